@@ -1,0 +1,11 @@
+"""Column names used everywhere: in tables, datasets on the Hub, collators and reports."""
+
+USER_ID = "user_id"
+ITEM_ID = "item_id"
+TIMESTAMP = "timestamp"
+RATING = "rating"
+TITLE = "title"
+TEXT = "text"
+IMAGE = "image"
+DESCRIPTION = "description"
+"""Optional item column: what a caption of the picture plus the text would say. Only warm-up targets read it."""
