@@ -1,0 +1,50 @@
+"""Configuration of a `VLM2RecEmbedder`."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+FUSIONS = ("external", "internal")
+
+
+@strict
+class VLM2RecConfig(PreTrainedConfig):
+    r"""Configuration of a `VLM2RecEmbedder`: a vision-language backbone plus how its states become one vector.
+
+    Args:
+        vlm_config: configuration (object or dict) of the backbone; Qwen2-VL, Qwen2.5-VL and Qwen3-VL are supported.
+        fusion: `"external"` (the paper's: text and pictures are encoded in separate rows and the two unit vectors
+            added) or `"internal"` (one row with text and pictures together; the paper's baseline).
+        initializer_range: standard deviation used when weights are initialised from scratch.
+
+    Example:
+        ```python
+        from transformers import Qwen2VLConfig
+
+        from vlm2rec_hf import VLM2RecConfig
+
+        config = VLM2RecConfig(vlm_config=Qwen2VLConfig())
+        assert config.fusion == "external"
+        ```
+    """
+
+    model_type = "vlm2rec"
+    sub_configs_defaults = {"vlm_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2_vl")}
+
+    vlm_config: dict | PreTrainedConfig | None = None
+    fusion: str = "external"
+    initializer_range: float | int = 0.02
+
+    def __post_init__(self, **kwargs) -> None:  # noqa: ANN003 - signature is the library's
+        super().__post_init__(**kwargs)
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"`fusion` must be one of {FUSIONS}, got {self.fusion!r}.")
+
+    @property
+    def hidden_size(self) -> int:
+        """Length of an embedding."""
+        return self.get_text_config().hidden_size
+
+    def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:  # noqa: ANN002, ANN003
+        """Configuration of the language model inside the backbone."""
+        return self.vlm_config.get_text_config(*args, **kwargs)

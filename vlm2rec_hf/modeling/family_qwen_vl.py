@@ -1,0 +1,106 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: placeholders on a grid, multimodal rotary positions, optional deepstack."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .families_vlm2rec import BackboneFamily, ImageFeatures
+
+
+class QwenVLFamily(BackboneFamily):
+    """The three Qwen-VL generations through one code path (still pictures only)."""
+
+    model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+    def image_block(self, tokenizer: Any, image_processor: Any, grid: Sequence[int]) -> list[int]:
+        """`<|vision_start|>`, one `<|image_pad|>` per merged patch, `<|vision_end|>`."""
+        start, pad, end = tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"])
+        length = int(grid[0]) * int(grid[1]) * int(grid[2]) // image_processor.merge_size**2
+        return [start] + [pad] * length + [end]
+
+    def tokens_per_image(self, config: Any, grid: Tensor) -> Tensor:
+        """`t * h * w / merge**2` placeholders per picture."""
+        return grid.prod(-1) // config.vision_config.spatial_merge_size**2
+
+    def encode_images(self, vlm: nn.Module, pixel_values: Tensor, grid: Tensor) -> ImageFeatures:
+        """`pixel_values (n_patches, patch_dim)` -> merged features; Qwen3-VL also yields its deepstack features."""
+        output = vlm.get_image_features(pixel_values, grid, return_dict=True)
+        layers = getattr(output, "deepstack_features", None) or ()
+        return ImageFeatures(
+            torch.cat(tuple(output.pooler_output)), grid, tuple(torch.cat(tuple(layer)) for layer in layers)
+        )
+
+    def run(self, vlm: nn.Module, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
+        """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
+        embeds = vlm.get_input_embeddings()(input_ids)
+        extra: dict[str, Any] = {}
+        placeholders = input_ids == vlm.config.image_token_id
+        grid = None
+        if images is not None and len(images.grid):
+            grid = images.grid
+            if int(placeholders.sum()) != len(images.tokens):
+                raise ValueError(
+                    f"The rows hold {int(placeholders.sum())} picture placeholders but `pixel_values` gives "
+                    f"{len(images.tokens)} features: was a row truncated inside a picture?"
+                )
+            embeds = embeds.masked_scatter(placeholders.unsqueeze(-1), images.tokens.to(embeds.dtype))
+            if images.layers:
+                extra["visual_pos_masks"] = placeholders
+                extra["deepstack_visual_embeds"] = [layer.to(embeds.dtype) for layer in images.layers]
+        positions = multimodal_positions(
+            attention_mask, placeholders, grid, vlm.config.vision_config.spatial_merge_size
+        )
+        output = vlm.language_model(
+            inputs_embeds=embeds,
+            # Behind a right-padded causal row nothing real ever looks at the padding, so no mask is needed: that
+            # leaves the attention kernel its fast causal path.
+            attention_mask=None if is_right_padded(attention_mask) else attention_mask,
+            position_ids=positions,
+            use_cache=False,
+            **extra,
+        )
+        return output.last_hidden_state
+
+
+def is_right_padded(attention_mask: Tensor) -> bool:
+    """Whether every row of `(rows, length)` begins with all of its real tokens."""
+    return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
+
+
+def multimodal_positions(
+    attention_mask: Tensor, placeholders: Tensor, grid: Tensor | None, merge_size: int
+) -> Tensor:
+    """Qwen-VL's rotary positions for still pictures, for all rows at once.
+
+    A text token advances the position by one; a picture's tokens share one start and spread over height and width,
+    and together advance by `max(height, width)` in merged patches. Same numbers as the backbones' own
+    `get_rope_index` (which loops over tokens in Python, and whose signature changes between generations).
+
+    Args:
+        attention_mask: `(rows, length)`, 1 for real tokens.
+        placeholders: `(rows, length)` bool, picture tokens.
+        grid: `(n_images, 3)` in placeholder order, or `None` without pictures.
+        merge_size: vision patches per merged patch and side.
+
+    Returns:
+        `(3, rows, length)` long: temporal, height and width positions; 0 on padding.
+    """
+    advance = attention_mask.long().clone()  # `long()` of a long tensor is the caller's own
+    height = torch.zeros_like(advance)
+    width = torch.zeros_like(advance)
+    if grid is not None:
+        rows, columns = grid[:, 1] // merge_size, grid[:, 2] // merge_size
+        lengths = rows * columns
+        first = torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths)
+        within = torch.arange(len(first), device=grid.device) - first
+        columns_of = torch.repeat_interleave(columns, lengths)
+        is_last = within == torch.repeat_interleave(lengths, lengths) - 1
+        height[placeholders] = within // columns_of
+        width[placeholders] = within % columns_of
+        steps = torch.repeat_interleave(torch.maximum(rows, columns), lengths)
+        advance[placeholders] = torch.where(is_last, steps, torch.zeros_like(steps))
+    start = torch.cumsum(advance, -1) - advance
+    positions = torch.stack([start, start + height, start + width])
+    return positions * attention_mask.long()

@@ -1,0 +1,335 @@
+"""`VLM2RecEmbedder`: items and user histories in one space, from a vision-language backbone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_vlm2rec import VLM2RecConfig
+from .families_vlm2rec import ImageFeatures, family_of
+from .fusion_vlm2rec import fuse, last_token_pool, scatter_rows, unit
+from .processing_vlm2rec import PreparedItem, VLM2RecProcessor
+
+VIEWS = ("text", "image", "both")
+
+
+@dataclass
+class VLM2RecOutput(ModelOutput):
+    """What `VLM2RecEmbedder.forward` returns.
+
+    Attributes:
+        embeddings: `(n, d)` the fused vectors, `text_embeddings + image_embeddings` (external fusion).
+        text_embeddings: `(n, d)` unit vectors, zero where the text is absent; `None` for internal fusion.
+        image_embeddings: `(n, d)` unit vectors, zero where the picture is absent; `None` for internal fusion.
+        has_text: `(n,)` bool.
+        has_image: `(n,)` bool.
+    """
+
+    embeddings: Tensor | None = None
+    text_embeddings: Tensor | None = None
+    image_embeddings: Tensor | None = None
+    has_text: Tensor | None = None
+    has_image: Tensor | None = None
+
+
+@dataclass
+class Encoding:
+    """Vectors of many items or histories on the CPU, float32, all three views.
+
+    Attributes:
+        both: `(n, d)` the fused vectors (not normalised: scores are cosine similarities of these sums).
+        text: `(n, d)`, zero where absent.
+        image: `(n, d)`, zero where absent.
+        has_text: `(n,)` bool.
+        has_image: `(n,)` bool.
+    """
+
+    both: Tensor
+    text: Tensor
+    image: Tensor
+    has_text: Tensor
+    has_image: Tensor
+
+    def __len__(self) -> int:
+        return len(self.both)
+
+    def view(self, name: str) -> Tensor:
+        """The `(n, d)` vectors of view `"text"`, `"image"` or `"both"`."""
+        if name not in VIEWS:
+            raise ValueError(f"`view` must be one of {VIEWS}, got {name!r}.")
+        return getattr(self, name)
+
+
+class VLM2RecPreTrainedModel(PreTrainedModel):
+    """Weight handling shared by the models built on a vision-language backbone."""
+
+    config_class = VLM2RecConfig
+    base_model_prefix = ""
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+
+class VLM2RecEmbedder(VLM2RecPreTrainedModel):
+    """A vision-language model that embeds items (title and picture) and histories for recommendation.
+
+    External fusion (arXiv 2603.17450): the text row and the picture row are encoded separately, each pooled at its
+    last token and normalised, and the two unit vectors are added; a missing modality contributes nothing, so
+    `encode(both) == encode(text) + encode(picture)` exactly. Scores are cosine similarities of the sums.
+    """
+
+    def __init__(self, config: VLM2RecConfig) -> None:
+        super().__init__(config)
+        self.family = family_of(config.vlm_config.model_type)
+        self.vlm = AutoModel.from_config(config.vlm_config)
+        self.post_init()
+
+    @classmethod
+    def from_backbone(cls, backbone: str, *, fusion: str = "external", **kwargs: Any) -> "VLM2RecEmbedder":
+        """Build an embedder from a raw vision-language checkpoint (Hub id or folder).
+
+        Args:
+            backbone: Hub id or path, such as `"Qwen/Qwen2.5-VL-3B-Instruct"`.
+            fusion: see `VLM2RecConfig`.
+            kwargs: for `AutoModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, ...).
+
+        Raises:
+            ValueError: a weight of the backbone was not found in the checkpoint or has another shape; such a
+                model would be partly random.
+        """
+        vlm, info = AutoModel.from_pretrained(backbone, output_loading_info=True, **kwargs)
+        lost = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
+        if lost:
+            raise ValueError(
+                f"`backbone` {backbone!r} lacks {len(lost)} weights of its own architecture ({', '.join(lost[:3])}"
+                f"{', ...' if len(lost) > 3 else ''}); they would stay random. Use a complete checkpoint."
+            )
+        config = VLM2RecConfig(vlm_config=vlm.config, fusion=fusion, dtype=vlm.dtype)
+        config._attn_implementation = vlm.config._attn_implementation
+        with torch.device("meta"):
+            model = cls(config)
+        model.vlm = vlm
+        model.config.name_or_path = str(backbone)
+        return model.eval()
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """The backbone's token embedding."""
+        return self.vlm.get_input_embeddings()
+
+    def set_input_embeddings(self, value: torch.nn.Module) -> None:
+        """Replace the backbone's token embedding."""
+        self.vlm.set_input_embeddings(value)
+
+    def vision_parameters(self) -> list[torch.nn.Parameter]:
+        """Parameters of the vision tower (its merger included)."""
+        return list(self.vlm.visual.parameters())
+
+    def freeze_vision(self) -> None:
+        """Stop training the vision tower, so that pictures need to pass it only once."""
+        for parameter in self.vision_parameters():
+            parameter.requires_grad_(False)
+
+    def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor) -> ImageFeatures:
+        """Run the vision tower alone on what the image processor made of the pictures."""
+        return self.family.encode_images(self.vlm, pixel_values.to(self.vlm.visual.dtype), image_grid_thw)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rows: Tensor | None = None,
+        image_rows_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        image_index: Tensor | None = None,
+        image_features: Tensor | None = None,
+        deepstack_features: Tensor | None = None,
+        has_text: Tensor | None = None,
+        has_image: Tensor | None = None,
+        **kwargs: Any,
+    ) -> VLM2RecOutput:
+        """Embed a batch made by `VLM2RecProcessor`; see its `collate` for every argument's shape."""
+        if input_ids is None or attention_mask is None:
+            raise ValueError("`input_ids` and `attention_mask` are required; make batches with `VLM2RecProcessor`.")
+        has_text = attention_mask.new_ones(len(input_ids), dtype=torch.bool) if has_text is None else has_text.bool()
+        if has_image is None:
+            rows = image_rows if image_rows is not None else input_ids
+            has_image = (rows == self.config.vlm_config.image_token_id).any(-1)
+        has_image = has_image.bool()
+        images = self._gather_images(pixel_values, image_grid_thw, image_index, image_features, deepstack_features)
+        if self.config.fusion == "internal":
+            if image_rows is not None:
+                raise ValueError("`image_rows` belong to external fusion; make the processor with fusion='internal'.")
+            embeddings = unit(self._pooled(input_ids, attention_mask, images))
+            return VLM2RecOutput(embeddings=embeddings, has_text=has_text, has_image=has_image)
+        text = self._view(input_ids, attention_mask, None, has_text)
+        if image_rows is None or image_rows_mask is None:
+            image = torch.zeros_like(text)
+        else:
+            image = self._view(image_rows, image_rows_mask, images, has_image)
+        return VLM2RecOutput(
+            embeddings=fuse(text, image),
+            text_embeddings=text,
+            image_embeddings=image,
+            has_text=has_text,
+            has_image=has_image,
+        )
+
+    def _gather_images(
+        self,
+        pixel_values: Tensor | None,
+        grid: Tensor | None,
+        index: Tensor | None,
+        tokens: Tensor | None,
+        layers: Tensor | None,
+    ) -> ImageFeatures | None:
+        """Features of every picture slot: distinct pictures pass the tower once and are repeated by index."""
+        if grid is None or (pixel_values is None and tokens is None):
+            return None
+        if tokens is not None:
+            images = ImageFeatures(tokens, grid, tuple(layers) if layers is not None else ())
+        else:
+            images = self.encode_images(pixel_values, grid)  # type: ignore[arg-type]
+        if index is None:
+            return images
+        return images.select(index, self.family.tokens_per_image(self.config.vlm_config, grid))
+
+    def _view(self, rows: Tensor, mask: Tensor, images: ImageFeatures | None, present: Tensor) -> Tensor:
+        """Unit vectors of one view; absent rows are never run, so they get neither a value nor a gradient."""
+        if bool(present.all()):
+            return unit(self._pooled(rows, mask, images))
+        if not bool(present.any()):
+            return torch.zeros(len(rows), self.config.hidden_size, device=rows.device)
+        return scatter_rows(unit(self._pooled(rows[present], mask[present], images)), present)
+
+    def _pooled(self, rows: Tensor, mask: Tensor, images: ImageFeatures | None) -> Tensor:
+        """Final-norm state of the last token of each row."""
+        return last_token_pool(self.family.run(self.vlm, rows, mask, images), mask)
+
+    @torch.no_grad()
+    def encode_items(
+        self, items: Sequence[Any], processor: VLM2RecProcessor, *, batch_size: int = 32, show_progress: bool = False
+    ) -> Encoding:
+        """Embed items one by one into the space of histories.
+
+        Args:
+            items: a sequence of items (`as_item`); it is read chunk by chunk, so a lazy sequence of decoded pictures
+                works. A `PreparedItem` is taken as it is.
+            processor: made for this backbone.
+            batch_size: items per forward pass; the result does not depend on it (1e-5 in float32).
+            show_progress: draw a progress bar.
+
+        Returns:
+            `Encoding` with all three views, in input order.
+        """
+        return self._encode(
+            len(items),
+            lambda rows: _prepare_rows(processor, [[items[i]] for i in rows]),
+            processor,
+            "item",
+            batch_size,
+            "Items" if show_progress else None,
+        )
+
+    @torch.no_grad()
+    def encode_histories(
+        self,
+        histories: Sequence[Sequence[Any]],
+        processor: VLM2RecProcessor,
+        *,
+        batch_size: int = 32,
+        show_progress: bool = False,
+    ) -> Encoding:
+        """Embed user histories (lists of items, oldest first); see `encode_items` for the arguments."""
+        return self._encode(
+            len(histories),
+            lambda rows: _prepare_rows(processor, [list(histories[i])[-processor.max_history :] for i in rows]),
+            processor,
+            "user",
+            batch_size,
+            "Histories" if show_progress else None,
+        )
+
+    def _encode(
+        self,
+        count: int,
+        prepare: Callable[[Sequence[int]], list[list[PreparedItem]]],
+        processor: VLM2RecProcessor,
+        role: str,
+        batch_size: int,
+        progress: str | None,
+    ) -> Encoding:
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        was_training = self.training
+        self.eval()
+        width = self.config.hidden_size
+        out = Encoding(
+            *(torch.zeros(count, width) for _ in VIEWS),
+            torch.zeros(count, dtype=torch.bool),
+            torch.zeros(count, dtype=torch.bool),
+        )
+        bar = tqdm(total=count, desc=progress, disable=progress is None, leave=False)
+        # Rows of like length share a batch, so little padding is computed; a chunk bounds what is held in memory.
+        for chunk in range(0, count, 16 * batch_size):
+            rows = range(chunk, min(count, chunk + 16 * batch_size))
+            examples = prepare(rows)
+            order = sorted(range(len(examples)), key=lambda i: _length(examples[i]))
+            for start in range(0, len(order), batch_size):
+                part = order[start : start + batch_size]
+                where = torch.tensor([rows[i] for i in part])
+                self._encode_batch(processor, [examples[i] for i in part], role, where, out)
+                bar.update(len(part))
+        bar.close()
+        self.train(was_training)
+        return out
+
+    def _encode_batch(
+        self, processor: VLM2RecProcessor, examples: list[list[PreparedItem]], role: str, where: Tensor, out: Encoding
+    ) -> None:
+        batch = processor.collate(examples, role).to(self.device)
+        result = self(**batch)
+        out.both[where] = result.embeddings.float().cpu()
+        out.has_text[where] = result.has_text.cpu()
+        out.has_image[where] = result.has_image.cpu()
+        if result.text_embeddings is not None:
+            out.text[where] = result.text_embeddings.float().cpu()
+            out.image[where] = result.image_embeddings.float().cpu()
+            return
+        # Internal fusion has no separate branches: a view is what the model says of the input without the other.
+        for name, view, has in (("text", out.text, result.has_text), ("image", out.image, result.has_image)):
+            kept = [i for i in range(len(examples)) if bool(has[i])]
+            if kept:
+                alone = [[_only(item, name) for item in examples[i] if _has(item, name)] for i in kept]
+                batch = processor.collate(alone, role).to(self.device)
+                view[where[kept]] = self(**batch).embeddings.float().cpu()
+
+
+def _prepare_rows(processor: VLM2RecProcessor, rows: list[list[Any]]) -> list[list[PreparedItem]]:
+    """Prepare the raw items among `rows`; prepared ones pass through."""
+    raw = [item for row in rows for item in row if not isinstance(item, PreparedItem)]
+    prepared = iter(processor.prepare_items(raw))
+    return [[item if isinstance(item, PreparedItem) else next(prepared) for item in row] for row in rows]
+
+
+def _length(example: list[PreparedItem]) -> int:
+    """A stand-in for the cost of an example."""
+    return sum(len(item.text or ()) + (item.grid[1] * item.grid[2] if item.grid else 0) for item in example)
+
+
+def _has(item: PreparedItem, view: str) -> bool:
+    return (item.text if view == "text" else item.grid) is not None
+
+
+def _only(item: PreparedItem, view: str) -> PreparedItem:
+    if view == "text":
+        return PreparedItem(text=item.text)
+    return PreparedItem(grid=item.grid, pixel_values=item.pixel_values, features=item.features, key=item.key)

@@ -1,0 +1,294 @@
+"""Lay out items and histories as the rows a `VLM2RecEmbedder` reads.
+
+Every text is tokenised on its own and rows are put together from token ids, so the tokens of an item are the same
+wherever it stands (alone, or anywhere in a history) and can be computed once per item.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature, ProcessorMixin
+
+from .families_vlm2rec import BackboneFamily, ImageFeatures, family_of
+
+ROLES = ("item", "user")
+
+
+@dataclass
+class PreparedItem:
+    """One item, ready to be placed in rows.
+
+    Attributes:
+        text: token ids of the text, or `None` without one.
+        grid: vision grid `(t, h, w)` of the picture, or `None` without one.
+        pixel_values: what the image processor made of the picture, `(n_patches, patch_dim)`.
+        features: vision features instead of pixels, where the tower's output is already known.
+        key: equal keys mean the same picture; such pictures are encoded once per batch.
+    """
+
+    text: list[int] | None = None
+    grid: tuple[int, ...] | None = None
+    pixel_values: Tensor | None = None
+    features: ImageFeatures | None = None
+    key: Any = None
+
+
+def as_item(value: Any) -> dict[str, Any]:
+    """Type an item: a string is always text, a PIL picture is always a picture, a dict holds `text` and/or `image`.
+
+    Raises:
+        TypeError: something else, or a dict entry of another type (strings are never opened as paths or URLs).
+        ValueError: neither text nor picture is present.
+    """
+    if isinstance(value, str):
+        value = {"text": value}
+    elif isinstance(value, Image.Image):
+        value = {"image": value}
+    elif not isinstance(value, dict):
+        raise TypeError(
+            f"`items` holds a {type(value).__name__}; pass a str (text), a PIL.Image.Image or a dict with 'text' "
+            "and/or 'image'."
+        )
+    text, image = value.get("text"), value.get("image")
+    if text is not None and not isinstance(text, str):
+        raise TypeError(f"`text` of an item must be a str or None, got {type(text).__name__}.")
+    if image is not None and not isinstance(image, Image.Image):
+        raise TypeError(
+            f"`image` of an item must be a PIL.Image.Image or None, got {type(image).__name__}; decode bytes or "
+            "files first with `vlm2rec_hf.data.decode_image`."
+        )
+    text = text if text and text.strip() else None
+    if text is None and image is None:
+        raise ValueError(f"An item needs a text or a picture, got {value!r}.")
+    return {"text": text, "image": image}
+
+
+class VLM2RecProcessor(ProcessorMixin):
+    """Turns items and histories into batches for `VLM2RecEmbedder`.
+
+    Rows are (METHODS: our choice) the instruction, the content, one end token whose state is pooled. A history's text
+    row numbers its titles, oldest first; its picture row holds the pictures in the same order.
+
+    Args:
+        image_processor: the backbone's image processor.
+        tokenizer: the backbone's tokenizer.
+        backbone_type: `model_type` of the backbone, which decides how a picture stands in a row.
+        fusion: `"external"` (a text row and a picture row per example) or `"internal"` (one row with both).
+        item_instruction: text in front of an item.
+        user_instruction: text in front of a history.
+        max_history: most recent items kept of a history.
+        max_item_tokens: tokens kept of an item's text.
+        max_history_item_tokens: tokens kept of each text inside a history.
+        end_token: the token whose state is pooled; the tokenizer's end-of-sequence token by default.
+        chat_template: kept for the library's loading code.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        backbone_type: str = "qwen2_vl",
+        fusion: str = "external",
+        item_instruction: str = "Represent this item for recommendation:\n",
+        user_instruction: str = "Represent what this user will choose next, given the history, oldest first:\n",
+        max_history: int = 10,
+        max_item_tokens: int = 128,
+        max_history_item_tokens: int = 32,
+        end_token: str | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        for name, number in (
+            ("max_history", max_history),
+            ("max_item_tokens", max_item_tokens),
+            ("max_history_item_tokens", max_history_item_tokens),
+        ):
+            if number < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {number}.")
+        if fusion not in ("external", "internal"):
+            raise ValueError(f"`fusion` must be 'external' or 'internal', got {fusion!r}.")
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.backbone_type = backbone_type
+        self.fusion = fusion
+        self.item_instruction = item_instruction
+        self.user_instruction = user_instruction
+        self.max_history = max_history
+        self.max_item_tokens = max_item_tokens
+        self.max_history_item_tokens = max_history_item_tokens
+        self.end_token = end_token if end_token is not None else tokenizer.eos_token
+        if self.end_token is None:
+            raise ValueError("`tokenizer` has no end-of-sequence token; name one with `end_token=`.")
+        if tokenizer.convert_tokens_to_ids(self.end_token) in (None, tokenizer.unk_token_id):
+            raise ValueError(f"`end_token` {self.end_token!r} is not in the tokenizer's vocabulary.")
+
+    @property
+    def family(self) -> BackboneFamily:
+        """How this backbone places pictures in rows."""
+        return family_of(self.backbone_type)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Keys a batch can hold."""
+        return [
+            "input_ids", "attention_mask", "image_rows", "image_rows_mask", "pixel_values", "image_grid_thw",
+            "image_index", "image_features", "deepstack_features", "has_text", "has_image", "num_images_per_sample",
+        ]  # fmt: skip
+
+    def prepare_items(self, items: Sequence[Any], keys: Sequence[Any] | None = None) -> list[PreparedItem]:
+        """Tokenise texts and preprocess pictures, each once.
+
+        Args:
+            items: see `as_item` for what an item may be.
+            keys: a hashable per item that tells whose picture it is; without keys each item is its own.
+        """
+        typed = [as_item(item) for item in items]
+        texts = [(i, item["text"]) for i, item in enumerate(typed) if item["text"] is not None]
+        tokens: list[list[int] | None] = [None] * len(typed)
+        if texts:
+            encoded = self.tokenizer([text for _, text in texts], add_special_tokens=False)["input_ids"]
+            for (i, _), ids in zip(texts, encoded, strict=True):
+                tokens[i] = ids[: self.max_item_tokens]
+        prepared = []
+        for i, item in enumerate(typed):
+            one = PreparedItem(text=tokens[i], key=keys[i] if keys is not None else None)
+            if item["image"] is not None:
+                made = self.image_processor(images=[item["image"].convert("RGB")], return_tensors="pt")
+                one.pixel_values = made["pixel_values"]
+                one.grid = tuple(made["image_grid_thw"][0].tolist())
+                if one.key is None:
+                    one.key = id(one)
+            prepared.append(one)
+        return prepared
+
+    def __call__(
+        self, items: Sequence[Any] | None = None, histories: Sequence[Sequence[Any]] | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        """Prepare a batch of items, or of histories (lists of items, oldest first).
+
+        Returns:
+            Tensors for `VLM2RecEmbedder.forward`; see `collate`.
+        """
+        if (items is None) == (histories is None):
+            raise ValueError("Pass exactly one of `items` (each item alone) and `histories` (lists of items).")
+        if items is not None:
+            if isinstance(items, (str, dict, Image.Image)):
+                raise TypeError("`items` must be a list of items; wrap a single item as `[item]`.")
+            return self.collate([[item] for item in self.prepare_items(items)], "item")
+        recent = [list(history)[-self.max_history :] for history in histories or []]
+        flat = self.prepare_items([item for history in recent for item in history])
+        rows, start = [], 0
+        for history in recent:
+            rows.append(flat[start : start + len(history)])
+            start += len(history)
+        return self.collate(rows, "user")
+
+    def collate(self, examples: Sequence[Sequence[PreparedItem]], role: str) -> BatchFeature:
+        """Lay out examples (an item is a list of one) as padded rows.
+
+        Returns:
+            `input_ids`, `attention_mask` `(n, length)`: the text rows (`fusion="internal"`: the only rows);
+            `image_rows`, `image_rows_mask` `(n, length)`: the picture rows (absent if no example has a picture);
+            `has_text`, `has_image` `(n,)` bool; `num_images_per_sample` `(n,)`;
+            `pixel_values`, `image_grid_thw` of the distinct pictures, or `image_features` (`deepstack_features`);
+            `image_index` `(n_slots,)`: which of them stands in each picture slot, in row order.
+        """
+        if role not in ROLES:
+            raise ValueError(f"`role` must be one of {ROLES}, got {role!r}.")
+        if not examples or any(not example for example in examples):
+            raise ValueError("`histories` and `items` must not be empty; an empty history has no embedding.")
+        if role == "user":
+            examples = [example[-self.max_history :] for example in examples]
+        instruction = self._ids(self.item_instruction if role == "item" else self.user_instruction)
+        end = [self.tokenizer.convert_tokens_to_ids(self.end_token)]
+        text_rows, image_rows, slots = [], [], []
+        for example in examples:
+            text, image = self._bodies(example, role)
+            text_rows.append(instruction + text + end if text else end)
+            image_rows.append(instruction + image + end if image else end)
+            slots.extend(item for item in example if item.grid is not None)
+        counts = torch.tensor([sum(item.grid is not None for item in example) for example in examples])
+        data: dict[str, Any] = {
+            "has_text": torch.tensor([any(item.text is not None for item in example) for example in examples]),
+            "has_image": counts > 0,
+            "num_images_per_sample": counts,
+        }
+        data["input_ids"], data["attention_mask"] = self._pad(text_rows)
+        if slots:
+            if self.fusion == "external":
+                data["image_rows"], data["image_rows_mask"] = self._pad(image_rows)
+            data.update(_distinct_pictures(slots))
+        return BatchFeature(data)
+
+    def _bodies(self, example: Sequence[PreparedItem], role: str) -> tuple[list[int], list[int]]:
+        """Content of the text row and of the picture row; for internal fusion everything is in the first."""
+        text: list[int] = []
+        image: list[int] = []
+        newline = self._ids("\n")
+        limit = self.max_item_tokens if role == "item" else self.max_history_item_tokens
+        for number, item in enumerate(example, start=1):
+            block = []
+            if item.grid is not None:
+                block = self.family.image_block(self.tokenizer, self.image_processor, item.grid)
+            written = item.text[:limit] if item.text is not None else []
+            if role == "user" and (written or (block and self.fusion == "internal")):
+                text += self._ids(f"{number}. ") + written
+            else:
+                text += written
+            if self.fusion == "internal":
+                text += block
+            else:
+                image += block
+            if role == "user" and (written or (block and self.fusion == "internal")):
+                text += newline
+        return text, image
+
+    def _ids(self, text: str) -> list[int]:
+        """Token ids of a fixed piece of the layout, remembered."""
+        cache = self.__dict__.setdefault("_pieces", {})
+        if text not in cache:
+            cache[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return list(cache[text])
+
+    def _pad(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Pad on the tokenizer's side: `(n, longest)` ids and mask."""
+        longest = max(len(row) for row in rows)
+        pad = self.tokenizer.pad_token_id
+        pad = pad if pad is not None else self.tokenizer.convert_tokens_to_ids(self.end_token)
+        ids = torch.full((len(rows), longest), pad)
+        mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        for i, row in enumerate(rows):
+            place = slice(longest - len(row), longest) if self.tokenizer.padding_side == "left" else slice(0, len(row))
+            ids[i, place] = torch.tensor(row)
+            mask[i, place] = 1
+        return ids, mask
+
+
+def _distinct_pictures(slots: Sequence[PreparedItem]) -> dict[str, Any]:
+    """Pixels or features of the distinct pictures, and which of them stands in each slot."""
+    order: dict[Any, int] = {}
+    distinct: list[PreparedItem] = []
+    index = []
+    for item in slots:
+        if item.key not in order:
+            order[item.key] = len(distinct)
+            distinct.append(item)
+        index.append(order[item.key])
+    data: dict[str, Any] = {
+        "image_grid_thw": torch.tensor([item.grid for item in distinct]),
+        "image_index": torch.tensor(index),
+    }
+    features = [item.features for item in distinct if item.features is not None]
+    if len(features) == len(distinct):
+        data["image_features"] = torch.cat([feature.tokens for feature in features])
+        if features[0].layers:
+            data["deepstack_features"] = torch.stack(
+                [torch.cat([feature.layers[i] for feature in features]) for i in range(len(features[0].layers))]
+            )
+    elif features:
+        raise ValueError("Some pictures of the batch come as `features` and some as pixels; prepare all in one way.")
+    else:
+        data["pixel_values"] = torch.cat([item.pixel_values for item in distinct if item.pixel_values is not None])
+    return data
