@@ -1,3 +1,67 @@
 """Turn a vision-language model into a multimodal sequential recommender."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .modeling.auto import register_auto_classes
+
 __version__ = "0.1.0.dev0"
+
+_EXPORTS = {
+    "Encoding": "modeling.modeling_vlm2rec",
+    "ImagePath": "data.images",
+    "PreparedCatalogue": "modeling.prepared_catalogue",
+    "RecDataset": "data.dataset",
+    "Report": "evaluation.report",
+    "VLM2RecConfig": "modeling.configuration_vlm2rec",
+    "VLM2RecEmbedder": "modeling.modeling_vlm2rec",
+    "VLM2RecLoss": "losses.vlm2rec",
+    "VLM2RecProcessor": "modeling.processing_vlm2rec",
+    "VLM2RecTrainer": "trainers.vlm2rec_trainer",
+    "VLM2RecTrainingArguments": "trainers.vlm2rec_args",
+    "default_lora_config": "trainers.vlm2rec_trainer",
+    "evaluate_embedder": "evaluation.embedder",
+    "load_recsys": "data.readers",
+    "make_demo_shop": "data.demo_shop",
+    "tiny_vlm": "modeling.backbones",
+    "warm_up_backbone": "trainers.warm_up",
+}
+
+__all__ = ["Encoding", "ImagePath", "PreparedCatalogue", "RecDataset", "Report", "VLM2RecConfig", "VLM2RecEmbedder",
+           "VLM2RecLoss", "VLM2RecProcessor", "VLM2RecTrainer", "VLM2RecTrainingArguments", "default_lora_config",
+           "evaluate_embedder", "load_recsys", "make_demo_shop", "tiny_vlm", "warm_up_backbone"]  # fmt: skip
+
+if TYPE_CHECKING:
+    from .data.dataset import RecDataset
+    from .data.demo_shop import make_demo_shop
+    from .data.images import ImagePath
+    from .data.readers import load_recsys
+    from .evaluation.embedder import evaluate_embedder
+    from .evaluation.report import Report
+    from .losses.vlm2rec import VLM2RecLoss
+    from .modeling.backbones import tiny_vlm
+    from .modeling.configuration_vlm2rec import VLM2RecConfig
+    from .modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
+    from .modeling.prepared_catalogue import PreparedCatalogue
+    from .modeling.processing_vlm2rec import VLM2RecProcessor
+    from .trainers.vlm2rec_args import VLM2RecTrainingArguments
+    from .trainers.vlm2rec_trainer import VLM2RecTrainer, default_lora_config
+    from .trainers.warm_up import warm_up_backbone
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that `import vlm2rec_hf` stays cheap."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+register_auto_classes()

@@ -72,6 +72,10 @@ class Examples:
         """Catalogue index of each example's target: `(n,)` int32."""
         return self.sequences.items[self.position]
 
+    def targets_at(self, index: int) -> int:
+        """Catalogue index of one example's target."""
+        return int(self.sequences.items[self.position[index]])
+
     @property
     def user_ids(self) -> np.ndarray:
         """Raw user id of each example: `(n,)`."""

@@ -80,6 +80,8 @@ class VLM2RecProcessor(ProcessorMixin):
         fusion: `"external"` (a text row and a picture row per example) or `"internal"` (one row with both).
         item_instruction: text in front of an item.
         user_instruction: text in front of a history.
+        history_template: how one text stands in a history; holds `{text}` once and may hold `{number}` (1 = oldest
+            of those kept) before it.
         max_history: most recent items kept of a history.
         max_item_tokens: tokens kept of an item's text.
         max_history_item_tokens: tokens kept of each text inside a history.
@@ -95,6 +97,7 @@ class VLM2RecProcessor(ProcessorMixin):
         fusion: str = "external",
         item_instruction: str = "Represent this item for recommendation:\n",
         user_instruction: str = "Represent what this user will choose next, given the history, oldest first:\n",
+        history_template: str = "{number}. {text}\n",
         max_history: int = 10,
         max_item_tokens: int = 128,
         max_history_item_tokens: int = 32,
@@ -108,6 +111,11 @@ class VLM2RecProcessor(ProcessorMixin):
         ):
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}.")
+        if history_template.count("{text}") != 1 or "{number}" in history_template.split("{text}")[-1]:
+            raise ValueError(
+                f"`history_template` must hold '{{text}}' once, and '{{number}}' only before it, got "
+                f"{history_template!r}."
+            )
         if fusion not in ("external", "internal"):
             raise ValueError(f"`fusion` must be 'external' or 'internal', got {fusion!r}.")
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
@@ -115,6 +123,7 @@ class VLM2RecProcessor(ProcessorMixin):
         self.fusion = fusion
         self.item_instruction = item_instruction
         self.user_instruction = user_instruction
+        self.history_template = history_template
         self.max_history = max_history
         self.max_item_tokens = max_item_tokens
         self.max_history_item_tokens = max_history_item_tokens
@@ -224,33 +233,30 @@ class VLM2RecProcessor(ProcessorMixin):
 
     def _bodies(self, example: Sequence[PreparedItem], role: str) -> tuple[list[int], list[int]]:
         """Content of the text row and of the picture row; for internal fusion everything is in the first."""
+        before, after = self.history_template.split("{text}")
+        limit = self.max_item_tokens if role == "item" else self.max_history_item_tokens
         text: list[int] = []
         image: list[int] = []
-        newline = self._ids("\n")
-        limit = self.max_item_tokens if role == "item" else self.max_history_item_tokens
         for number, item in enumerate(example, start=1):
             block = []
             if item.grid is not None:
                 block = self.family.image_block(self.tokenizer, self.image_processor, item.grid)
             written = item.text[:limit] if item.text is not None else []
-            if role == "user" and (written or (block and self.fusion == "internal")):
-                text += self._ids(f"{number}. ") + written
-            else:
-                text += written
             if self.fusion == "internal":
-                text += block
+                written, block = written + block, []
+            image += block
+            if role == "item" or not written:
+                text += written
             else:
-                image += block
-            if role == "user" and (written or (block and self.fusion == "internal")):
-                text += newline
+                text += self._ids(before.replace("{number}", str(number))) + written + self._ids(after)
         return text, image
 
     def _ids(self, text: str) -> list[int]:
         """Token ids of a fixed piece of the layout, remembered."""
-        cache = self.__dict__.setdefault("_pieces", {})
-        if text not in cache:
+        cache: dict[str, list[int]] = self.__dict__.setdefault("_pieces", {})
+        if text and text not in cache:
             cache[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return list(cache[text])
+        return list(cache[text]) if text else []
 
     def _pad(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Pad on the tokenizer's side: `(n, longest)` ids and mask."""

@@ -1,0 +1,453 @@
+"""`RecDataset`: interactions, items and a split, checked once, hashed by content, saved as one folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from vlm2rec_hf.columns import IMAGE, ITEM_ID, TEXT, TIMESTAMP, TITLE
+from vlm2rec_hf.data import items as item_tables
+from vlm2rec_hf.data import quarantine as q
+from vlm2rec_hf.data import splits
+from vlm2rec_hf.data.coverage import Coverage, measure
+from vlm2rec_hf.data.fingerprint import dataset_fingerprint
+from vlm2rec_hf.data.ids import to_objects
+from vlm2rec_hf.data.images import MAX_PIXELS, try_decode_image
+from vlm2rec_hf.data.ingest import Provenance, find_broken_images, ingest, without_images
+from vlm2rec_hf.data.interaction_log import InteractionLog, k_core_rows, log_from_stored
+from vlm2rec_hf.data.items import Item, text_of
+from vlm2rec_hf.data.sequences import SPLIT_CODES, TRAIN, Examples, Sequences, make_examples
+from vlm2rec_hf.data.storage import read_folder, write_folder
+from vlm2rec_hf.data.tables import ColumnMapping
+from vlm2rec_hf.data.validation import Duplicates, UnknownItems
+
+if TYPE_CHECKING:
+    import datasets
+
+
+class RecDataset:
+    """Interactions, items and a split. Immutable: every method that changes something returns a new dataset.
+
+    Users stand in ascending order of their id (as UTF-8 text), their interactions in time order; equal timestamps are
+    ordered by the column `position` where there is one, else by the rows' order in the input. Items stand in the
+    order of the item table (without one: in ascending order of id). Build one with `from_tables`, `load` or
+    `vlm2rec_hf.data.readers.load_recsys`.
+
+    Attributes:
+        items: one row per item: `item_id`, and what the table had: `title`, `text`, `image` (`{bytes, path}`, not
+            decoded) and any other column.
+        quarantine: rows that were taken out: table, reason, column, number, row (JSON).
+        name: short name for reports, or None.
+        timestamp_unit: "s", "ms", "us", "ns", or None where unknown.
+        split_spec: how the split was made, as plain data.
+        steps: what was done since the tables came in, with counts.
+        image_problems: reason by item index of every picture that failed to decode in this process.
+    """
+
+    def __init__(
+        self,
+        log: InteractionLog | None,
+        items: datasets.Dataset,
+        quarantine: pa.Table,
+        provenance: Provenance,
+        stored: datasets.Dataset | None = None,
+    ) -> None:
+        if log is None and stored is None:
+            raise ValueError("`log` and `stored` are both None; build datasets with `RecDataset.from_tables`.")
+        self.items = items
+        self.image_problems: dict[int, str] = {}
+        self._log_in_memory = log
+        self._stored = stored
+        self._quarantine = quarantine
+        self._provenance = provenance
+
+    @classmethod
+    def from_tables(
+        cls,
+        interactions: Any,
+        items: Any = None,
+        *,
+        name: str | None = None,
+        column_mapping: ColumnMapping | None = None,
+        timestamp_unit: str | None = None,
+        duplicates: Duplicates = "keep",
+        unknown_items: UnknownItems = "quarantine",
+        split_column: str | None = None,
+        quarantine: pa.Table | None = None,
+    ) -> RecDataset:
+        """Build a dataset from a table of interactions and one of items.
+
+        Args:
+            interactions: polars, pandas, pyarrow or `datasets` table or list of dicts with `user_id`, `item_id`, and
+                `timestamp` or `position` (or both). Other columns are kept.
+            items: likewise with `item_id` and any of `title`, `text`, `image`. None: a catalogue of bare ids.
+            name: short name for reports.
+            column_mapping: `{original: standard}` names, or `{"interactions": {...}, "items": {...}}`.
+            timestamp_unit: "s", "ms", "us" or "ns", needed only to split numeric timestamps at calendar times.
+            duplicates: rows with equal user, item, timestamp and position are kept and counted ("keep"), or all but
+                the first are quarantined.
+            unknown_items: rows with an item outside `items` are quarantined, or ("keep") the item joins the catalogue
+                without text and picture.
+            split_column: column of the interactions with an existing split ("train", "validation", "test" or 0, 1, 2).
+            quarantine: rows that a reader already took out.
+
+        Raises:
+            ValueError: a missing column, a type that cannot be used, or an unknown option.
+        """
+        log, catalogue, taken_out, provenance = ingest(
+            interactions,
+            items,
+            name=name,
+            column_mapping=column_mapping,
+            timestamp_unit=timestamp_unit,
+            duplicates=duplicates,
+            unknown_items=unknown_items,
+            split_column=split_column,
+            quarantine=quarantine,
+        )
+        return cls(log, catalogue, taken_out, provenance)
+
+    # ---- what is in it
+
+    @cached_property
+    def _log(self) -> InteractionLog:
+        if self._log_in_memory is not None:
+            return self._log_in_memory
+        assert self._stored is not None
+        ids = self._raw_item_ids()
+        catalogue = pa.concat_arrays(ids.chunks) if ids.num_chunks else pa.array([], pa.string())
+        return log_from_stored(self._stored.data.table, catalogue)
+
+    def _raw_item_ids(self) -> pa.ChunkedArray:
+        return self.items.select_columns([ITEM_ID]).with_format("arrow")[:][ITEM_ID]
+
+    @cached_property
+    def interactions(self) -> datasets.Dataset:
+        """One row per interaction, sorted: `user_id`, `item_id`, what the table had, `split` (0, 1, 2).
+
+        Memory-mapped after `load`; else built on first use.
+        """
+        if self._stored is not None:
+            return self._stored
+        import datasets
+
+        return datasets.Dataset(self._log.to_table())
+
+    @cached_property
+    def quarantine(self) -> datasets.Dataset:
+        """The rows taken out: `table`, `reason`, `column`, `number`, `row`."""
+        import datasets
+
+        return datasets.Dataset(self._quarantine)
+
+    @property
+    def name(self) -> str | None:
+        """Short name for reports."""
+        return self._provenance.name
+
+    @property
+    def timestamp_unit(self) -> str | None:
+        """Unit of `timestamp`, or None where unknown."""
+        return self._provenance.timestamp_unit
+
+    @property
+    def split_spec(self) -> dict[str, Any]:
+        """How the split was made: `{"kind": ..., ...}`."""
+        return dict(self._provenance.split)
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """What was done to the rows since they came in, with counts."""
+        return [dict(step) for step in self._provenance.steps]
+
+    @property
+    def n_users(self) -> int:
+        """Users with at least one interaction."""
+        return len(self._log.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        """Size of the catalogue."""
+        return len(self.items)
+
+    @property
+    def n_interactions(self) -> int:
+        """Number of interactions."""
+        return len(self._stored) if self._stored is not None else len(self._log)
+
+    @cached_property
+    def item_ids(self) -> np.ndarray:
+        """`(n_items,)` raw ids (str) in catalogue order."""
+        return to_objects(self._raw_item_ids())
+
+    @cached_property
+    def item_has_text(self) -> np.ndarray:
+        """`(n_items,)` bool: whether the item has a text."""
+        names = [name for name in (ITEM_ID, TITLE, TEXT) if name in self.items.column_names]
+        return item_tables.has_text(self.items.select_columns(names).with_format("arrow")[:])
+
+    @cached_property
+    def item_has_image(self) -> np.ndarray:
+        """`(n_items,)` bool: whether the item carries picture bytes. `check_images` makes sure that they decode."""
+        return self._per_item(item_tables.has_image)
+
+    def _per_item(self, test: Any) -> np.ndarray:
+        """Evaluate a test of the picture column batch by batch: all pictures together may not fit into memory."""
+        if IMAGE not in self.items.column_names:
+            return np.zeros(self.n_items, dtype=bool)
+        batches = self.items.select_columns([IMAGE]).with_format("arrow").iter(batch_size=1024)
+        return np.concatenate([np.zeros(0, dtype=bool), *(test(batch) for batch in batches)])
+
+    def sequences(self) -> Sequences:
+        """Every user's interactions as flat arrays (cached)."""
+        return self._sequences
+
+    @cached_property
+    def _sequences(self) -> Sequences:
+        return self._log.to_sequences()
+
+    def examples(self, split: str, max_history: int = 10, targets: str = "all", min_history: int = 1) -> Examples:
+        """The (history, target) examples of one split; see `make_examples`.
+
+        Raises:
+            ValueError: an unknown option, or validation or test of a dataset that was not split yet.
+        """
+        if split in SPLIT_CODES and split != "train" and self.split_spec["kind"] == "none":
+            raise ValueError(
+                f"`split` is {split!r}, but the dataset was not split yet; call `leave_one_out()` or "
+                "`temporal_split(...)` first."
+            )
+        return make_examples(self.sequences(), split, max_history, targets, min_history)
+
+    def item(self, index: int) -> Item:
+        """The item at a place of the catalogue.
+
+        Returns:
+            `text` (the column `text`, else `title`; blank counts as None) and `image` (decoded RGB). A picture that
+            does not decode is None and is recorded in `image_problems`.
+
+        Raises:
+            IndexError: outside the catalogue.
+        """
+        index = int(index)
+        if not 0 <= index < self.n_items:
+            raise IndexError(f"`index` must be in 0..{self.n_items - 1}, got {index}.")
+        row = self.items[index]
+        cell = row.get(IMAGE)
+        if cell is None or not cell["bytes"]:
+            return Item(text=text_of(row), image=None)
+        picture, reason = try_decode_image(cell["bytes"])
+        if reason is not None:
+            self.image_problems[index] = reason
+        return Item(text=text_of(row), image=picture)
+
+    def popularity(self) -> np.ndarray:
+        """How often each item occurs in train: `(n_items,)` int64."""
+        return np.bincount(self._log.item[self._log.split == TRAIN], minlength=self.n_items).astype(np.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the content: interactions in stored order, items with their pictures, split. 32 hex digits.
+
+        It depends neither on where or how the tables are stored nor on the input order of rows that are sorted anyway.
+        """
+        return dataset_fingerprint(self._log, self.items)
+
+    @property
+    def coverage(self) -> Coverage:
+        """Counts: splits, modalities, oddities, quarantine."""
+        return measure(
+            self._log,
+            text=self.item_has_text,
+            image=self.item_has_image,
+            path_only=self._per_item(item_tables.has_only_image_path),
+            noted=self._provenance.noted,
+            quarantined=q.counts(self._quarantine),
+            image_problems=self.image_problems.values(),
+        )
+
+    def __len__(self) -> int:
+        return self.n_interactions
+
+    def __repr__(self) -> str:
+        label = f"{self.name!r}, " if self.name else ""
+        return (
+            f"RecDataset({label}users={self.n_users:,}, items={self.n_items:,}, interactions={self.n_interactions:,}, "
+            f"split={self.split_spec['kind']!r})"
+        )
+
+    def describe(self) -> str:
+        """The dataset in words and numbers: what it is, what was done to it, and the coverage table."""
+        steps = [", ".join(f"{key}={value}" for key, value in step.items()) for step in self.steps]
+        lines = [repr(self), f"fingerprint: {self.fingerprint}", *(f"step {i + 1}: {s}" for i, s in enumerate(steps))]
+        return "\n".join([*lines, "", self.coverage.table()])
+
+    # ---- derived datasets
+
+    def k_core(self, k: int) -> RecDataset:
+        """Keep users and items with at least `k` interactions each, repeated until that holds for all.
+
+        Items that fall out leave the catalogue. Like every k-core it looks at whole histories, the future included.
+
+        Raises:
+            ValueError: `k < 1`, a dataset that is already split (its targets could vanish), or nothing left.
+        """
+        if k < 1:
+            raise ValueError(f"`k` must be at least 1, got {k}.")
+        self._require_unsplit("k_core")
+        log = self._log
+        rows = k_core_rows(log.user, log.item, len(log.user_ids), self.n_items, k)
+        if not rows.any():
+            raise ValueError(f"`k` = {k} leaves no interaction of {len(log)}; choose a smaller one.")
+        kept = log.keep(rows)
+        items = np.flatnonzero(np.bincount(kept.item, minlength=self.n_items))
+        step = {
+            "step": "k_core",
+            "k": k,
+            "removed_users": self.n_users - len(kept.user_ids),
+            "removed_items": self.n_items - len(items),
+            "removed_interactions": len(log) - len(kept),
+        }
+        catalogue = self.items if len(items) == self.n_items else self.items.select(items)
+        return RecDataset(kept.restrict_items(items), catalogue, self._quarantine, self._provenance.after(step))
+
+    def leave_one_out(self) -> RecDataset:
+        """Each user's last interaction is test, the one before validation, the rest train.
+
+        Users with fewer than three interactions stay train only. Replaces an earlier split.
+        """
+        codes = splits.leave_one_out_codes(self._log.offsets)
+        return self._with_split(codes, {"kind": "leave_one_out"})
+
+    def temporal_split(
+        self, *, validation_from: Any = None, test_from: Any = None, quantiles: tuple[float, float] | None = None
+    ) -> RecDataset:
+        """Split all users at the same moments. Replaces an earlier split.
+
+        An event's split depends on its own time only, also for users without any training event: moving their late
+        events into train would train on the future. Their first event has no history and is no target.
+
+        Args:
+            validation_from: first moment of validation: a number in the data's unit, or (with a known
+                `timestamp_unit`) a datetime or an ISO 8601 string. None: no validation.
+            test_from: first moment of test.
+            quantiles: instead, the shares of all interactions before validation and before test, such as (0.8, 0.9).
+                Unlike fixed moments these move when later events are added.
+
+        Raises:
+            ValueError: no timestamps, both or neither way given, moments out of order, or an empty train split.
+        """
+        timestamp = self._log.timestamp
+        if timestamp is None:
+            raise ValueError(f"A temporal split needs the column `{TIMESTAMP}`; this dataset knows positions only.")
+        first, last = splits.cutoffs(timestamp, self.timestamp_unit, validation_from, test_from, quantiles)
+        codes = splits.temporal_codes(timestamp, first, last)
+        if not np.any(codes == TRAIN):
+            raise ValueError(f"No interaction lies before {last if first is None else first}: train would be empty.")
+        spec = {"kind": "temporal", "validation_from": first, "test_from": last}
+        return self._with_split(codes, spec if quantiles is None else {**spec, "quantiles": list(quantiles)})
+
+    def hold_out_cold_items(self, fraction: float, seed: int = 0) -> RecDataset:
+        """Make some items cold: their train interactions go to the quarantine (reason `cold_hold_out`).
+
+        Their validation and test interactions stay as targets. Each item is chosen by a hash of its id and `seed`
+        alone, so later data never changes the choice, and the share meets `fraction` only on average.
+
+        Raises:
+            ValueError: `fraction` outside (0, 1), a dataset that was not split yet, or an empty train split.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"`fraction` must lie between 0 and 1, got {fraction}.")
+        if self.split_spec["kind"] == "none":
+            raise ValueError("Split first, with `leave_one_out()` or `temporal_split(...)`, then hold out cold items.")
+        log = self._log
+        cold = splits.cold_choice(self.item_ids, fraction, seed)
+        out = cold[log.item] & (log.split == TRAIN)
+        if not np.any((log.split == TRAIN) & ~out):
+            raise ValueError(
+                f"`fraction` = {fraction} with `seed` = {seed} would leave train empty; choose a smaller one."
+            )
+        moved = q.of_rows(
+            log.rows(out), np.flatnonzero(out), table="interactions", reason="cold_hold_out", column=ITEM_ID
+        )
+        done = {"fraction": fraction, "seed": seed, "items": int(cold.sum())}
+        step = {"step": "hold_out_cold_items", **done, "moved_interactions": int(out.sum())}
+        provenance = self._provenance.after(step, {**self.split_spec, "cold_items": done})
+        return RecDataset(log.keep(~out), self.items, q.concat([self._quarantine, moved]), provenance)
+
+    def check_images(self, *, full: bool = True, max_pixels: int = MAX_PIXELS) -> RecDataset:
+        """Decode every picture once; those that fail leave their item and go to the quarantine (`image:<reason>`).
+
+        Args:
+            full: decode all pixels; False looks at the headers only, which is much faster and misses truncated files.
+            max_pixels: largest accepted width x height.
+        """
+        broken = find_broken_images(self.items, full=full, max_pixels=max_pixels)
+        step = {"step": "check_images", "full": full, "broken": len(broken)}
+        items, taken_out = without_images(self.items, broken) if broken else (self.items, q.empty())
+        quarantine = q.concat([self._quarantine, taken_out])
+        return RecDataset(self._log, items, quarantine, self._provenance.after(step))
+
+    def renamed(self, name: str) -> RecDataset:
+        """The same dataset under another name; the fingerprint stays."""
+        return RecDataset(self._log, self.items, self._quarantine, replace(self._provenance, name=name))
+
+    def _with_split(self, codes: np.ndarray, spec: dict[str, Any]) -> RecDataset:
+        if "cold_items" in self.split_spec:
+            raise ValueError("Cold items were held out under the present split; split the dataset before that step.")
+        sizes = {name: int(np.sum(codes == code)) for name, code in SPLIT_CODES.items()}
+        provenance = self._provenance.after({"step": "split", **spec, **sizes}, spec)
+        return RecDataset(self._log.with_split(codes), self.items, self._quarantine, provenance)
+
+    def _require_unsplit(self, what: str) -> None:
+        if self.split_spec["kind"] != "none":
+            raise ValueError(f"`{what}` must come before the split (this one is {self.split_spec['kind']!r}).")
+
+    # ---- to disk and back
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the dataset as one folder, atomically: an interrupted save leaves nothing at `folder`.
+
+        Args:
+            folder: where; created with its parents.
+            overwrite: replace a dataset that is already there. Anything else there is never touched.
+
+        Raises:
+            ValueError: `folder` is taken.
+        """
+        info = {**self._provenance.to_dict(), "fingerprint": self.fingerprint, "coverage": self.coverage.to_dict()}
+        write_folder(
+            Path(folder),
+            interactions=self.interactions,
+            items=self.items,
+            quarantine=self._quarantine,
+            info=info,
+            overwrite=overwrite,
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RecDataset:
+        """Open a saved dataset; its tables are memory-mapped.
+
+        Raises:
+            ValueError: not a dataset folder, or an incomplete or newer one.
+        """
+        interactions, items, quarantine, info = read_folder(Path(folder))
+        loaded = cls(None, items, quarantine, Provenance.from_dict(info), stored=interactions)
+        loaded.__dict__["fingerprint"] = info["fingerprint"]  # the cached value; `verify` computes it again
+        return loaded
+
+    def verify(self) -> None:
+        """Compute the fingerprint again from the rows.
+
+        Raises:
+            ValueError: it is not the recorded one: the files were changed after they were saved.
+        """
+        actual = dataset_fingerprint(self._log, self.items)
+        if actual != self.fingerprint:
+            raise ValueError(f"The content has fingerprint {actual}, recorded is {self.fingerprint}; save it again.")

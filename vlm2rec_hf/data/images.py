@@ -1,0 +1,274 @@
+"""Safe picture loading: anything hostile or broken costs the item its picture, never the run."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 100_000_000
+
+# An allow-list: Pillow also knows formats whose loading starts other programs (EPS) or that nobody uses for products.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+
+REASONS = {
+    "empty": "no bytes at all",
+    "not_an_image": f"not a picture in one of the formats {', '.join(FORMATS)}",
+    "truncated": "the file ends too early",
+    "corrupt": "the header is fine, the pixels cannot be decoded",
+    "too_many_pixels": "more pixels than `max_pixels`",
+    "too_many_bytes": f"the file is larger than {MAX_BYTES} bytes",
+    "unreadable_path": "the file behind an `ImagePath` cannot be read",
+    "no_bytes": "a mapping without `bytes` (its `path` is only a label and is never opened)",
+    "unsupported_type": "not a PIL image, bytes, a {'bytes', 'path'} mapping or an `ImagePath`",
+}
+"""Every reason an `ImageError` can carry, with its meaning."""
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used.
+
+    Attributes:
+        reason: one of the keys of `REASONS`, for tables and counts.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        super().__init__(f"{reason}: {REASONS[reason]}{f' ({detail})' if detail else ''}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would rebuild the error from the message, which is not a reason: data-loader workers pickle it.
+        return _rebuild_error, (self.reason, str(self))
+
+
+def _rebuild_error(reason: str, message: str) -> ImageError:
+    error = ImageError(reason)
+    error.args = (message,)
+    return error
+
+
+class ImagePath:
+    """A local picture file that may be opened. The only way in which this package opens a path to a picture."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"ImagePath({str(self.path)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ImagePath) and other.path == self.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def read_bytes(self) -> bytes:
+        """The file's content.
+
+        Raises:
+            ImageError: `unreadable_path` or `too_many_bytes`.
+        """
+        try:
+            if self.path.stat().st_size > MAX_BYTES:
+                raise ImageError("too_many_bytes", str(self.path))
+            return self.path.read_bytes()
+        except OSError as error:
+            raise ImageError("unreadable_path", f"{self.path}: {error.strerror}") from error
+
+
+def decode_image(value: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode one picture to RGB.
+
+    The size is checked from the header before any pixel is decoded. The EXIF orientation is applied, transparent
+    parts are laid on white, 16-bit and float pictures are scaled to 8 bits, and of an animation the first frame is
+    taken.
+
+    Args:
+        value: a `PIL.Image.Image`, the bytes of a file, a mapping with `bytes` (as `datasets.Image(decode=False)`
+            gives) or an `ImagePath`. A plain string is never opened and never fetched.
+        max_pixels: largest accepted width x height.
+
+    Returns:
+        A loaded RGB image.
+
+    Raises:
+        ImageError: with the reason; see `REASONS`.
+    """
+    from PIL import Image
+
+    if isinstance(value, Image.Image):
+        _check_pixels(value, max_pixels)
+        return _to_rgb(value)
+    data = image_bytes(value)
+    picture = _open(data)
+    _check_pixels(picture, max_pixels)
+    return _to_rgb(picture)
+
+
+def try_decode_image(value: Any, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image | None, str | None]:
+    """`decode_image`, with the reason returned instead of raised.
+
+    Returns:
+        `(image, None)`, or `(None, reason)` with a key of `REASONS`.
+    """
+    try:
+        return decode_image(value, max_pixels), None
+    except ImageError as error:
+        return None, error.reason
+
+
+def check_image_header(value: Any, max_pixels: int = MAX_PIXELS) -> str | None:
+    """What is wrong with a picture as far as its header tells (no pixel is decoded); None where nothing is."""
+    try:
+        _check_pixels(_open(image_bytes(value)), max_pixels)
+    except ImageError as error:
+        return error.reason
+    return None
+
+
+def image_bytes(value: Any) -> bytes:
+    """The encoded bytes of a picture given as bytes, mapping or `ImagePath`.
+
+    Raises:
+        ImageError: `unsupported_type` (also for every plain string), `no_bytes`, `empty`, `too_many_bytes` or
+            `unreadable_path`.
+    """
+    if isinstance(value, ImagePath):
+        data: Any = value.read_bytes()
+    elif isinstance(value, Mapping):
+        data = value.get("bytes")
+        if data is None:
+            raise ImageError("no_bytes", "wrap a local file in `ImagePath(...)` to have it opened")
+    else:
+        data = value
+    if isinstance(data, str):
+        raise ImageError(
+            "unsupported_type",
+            f"got the string {data[:60]!r}; strings are never opened or fetched, wrap a file in `ImagePath(...)`",
+        )
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise ImageError("unsupported_type", f"got {type(data).__name__}")
+    if len(data) == 0:
+        raise ImageError("empty")
+    if len(data) > MAX_BYTES:
+        raise ImageError("too_many_bytes", f"{len(data)} bytes")
+    return bytes(data)
+
+
+def encode_png(picture: Image.Image) -> bytes:
+    """A PIL image as PNG bytes (RGB), for tables that were given decoded pictures."""
+    buffer = io.BytesIO()
+    decode_image(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _open(data: bytes) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]  # a build of Pillow may lack WEBP or AVIF
+    try:
+        return Image.open(io.BytesIO(data), formats=formats)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError("too_many_pixels", str(error)) from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not_an_image") from error
+    except (OSError, ValueError, SyntaxError, TypeError, EOFError, KeyError, struct.error, zlib.error) as error:
+        raise ImageError(_broken_reason(error), str(error)) from error
+
+
+def _check_pixels(picture: Image.Image, max_pixels: int) -> None:
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise ImageError("too_many_pixels", f"{width} x {height}, `max_pixels` is {max_pixels}")
+    if width == 0 or height == 0:
+        raise ImageError("not_an_image", f"{width} x {height} pixels")
+
+
+def _broken_reason(error: Exception) -> str:
+    text = str(error).lower()
+    early = (
+        "truncated",
+        "unexpected end",
+        "end of file",
+        "not enough",
+        "incomplete",
+        "broken data stream",
+        "too small",
+    )
+    return "truncated" if isinstance(error, EOFError) or any(word in text for word in early) else "corrupt"
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    try:
+        if getattr(picture, "n_frames", 1) > 1:
+            picture.seek(0)
+        picture.load()
+        return _flatten(_upright(picture))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError("too_many_pixels", str(error)) from error
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        TypeError,
+        EOFError,
+        KeyError,
+        IndexError,
+        MemoryError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(_broken_reason(error), str(error)) from error
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(picture)
+    except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, ZeroDivisionError, struct.error):
+        # The pixels are fine and only the EXIF block is damaged: the picture is used as it is stored.
+        return picture
+
+
+def _flatten(picture: Image.Image) -> Image.Image:
+    """RGB of any mode; transparency on white."""
+    from PIL import Image
+
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = _eight_bits(picture)
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    # `copy` drops the reference to the file and its lazily read metadata.
+    return picture.convert("RGB") if picture.mode != "RGB" else picture.copy()
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Greyscale of more than 8 bits, scaled (`convert` alone would clip everything above 255 to white)."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(picture).astype(np.float64)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    top = float(values.max(initial=0.0))
+    if picture.mode == "F":
+        scale = 1.0 if top <= 1.0 else 255.0 if top <= 255.0 else top
+    else:
+        scale = 255.0 if top <= 255.0 and picture.mode == "I" else 65535.0 if top <= 65535.0 else top
+    return Image.fromarray(np.clip(values / scale * 255.0, 0, 255).round().astype(np.uint8), mode="L")

@@ -1,0 +1,93 @@
+"""Readers for the formats that recommendation data comes in, and `load_recsys`, which finds the right one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vlm2rec_hf.data.dataset import RecDataset
+from vlm2rec_hf.data.readers import amazon_2014, amazon_2023, delimited, hub, movielens, parquet
+from vlm2rec_hf.data.readers.amazon_2014 import read_amazon_2014
+from vlm2rec_hf.data.readers.amazon_2023 import read_amazon_2023
+from vlm2rec_hf.data.readers.delimited import read_delimited
+from vlm2rec_hf.data.readers.hub import read_hub
+from vlm2rec_hf.data.readers.movielens import read_movielens
+from vlm2rec_hf.data.readers.parquet import read_parquet
+from vlm2rec_hf.data.storage import INFO_FILE, is_saved_dataset
+
+__all__ = [
+    "FORMATS",
+    "load_recsys",
+    "read_amazon_2014",
+    "read_amazon_2023",
+    "read_delimited",
+    "read_hub",
+    "read_movielens",
+    "read_parquet",
+]
+
+
+def _load_saved(folder: str | Path, **kwargs: Any) -> RecDataset:
+    if kwargs:
+        raise ValueError(f"A saved dataset takes no further arguments, got {sorted(kwargs)}.")
+    return RecDataset.load(folder)
+
+
+# In the order in which a folder is tried; what it looks for, for the message when nothing fits.
+FORMATS: dict[str, tuple[Callable[[Path], bool], Callable[..., RecDataset], str]] = {
+    "saved": (is_saved_dataset, _load_saved, f"a folder that `RecDataset.save` wrote ({INFO_FILE})"),
+    "hub": (hub.matches, read_hub, "a dataset repo (README.md that declares the config `interactions`)"),
+    "parquet": (parquet.matches, read_parquet, "interactions.parquet, or a folder interactions/ with parquet shards"),
+    "movielens": (movielens.matches, read_movielens, "ratings.dat and movies.dat, or ratings.csv and movies.csv"),
+    "delimited": (delimited.matches, read_delimited, "interactions.csv, .tsv or .jsonl (each also .gz)"),
+    "amazon_2014": (amazon_2014.matches, read_amazon_2014, "one reviews_X_5.json.gz or X_5.json.gz"),
+    "amazon_2023": (amazon_2023.matches, read_amazon_2023, "one X.jsonl.gz with meta_X.jsonl.gz"),
+}
+"""By name: whether a folder fits, the reader, and what it looks for."""
+
+
+def load_recsys(
+    path_or_hub_id: str | Path, *, format: str | None = None, revision: str | None = None, **kwargs: Any
+) -> RecDataset:
+    """Load a dataset from a folder in any known format, or from the Hub.
+
+    Args:
+        path_or_hub_id: a local folder, or `owner/name` of a dataset repo. What exists locally is never looked up on
+            the Hub.
+        format: a key of `FORMATS`, to skip the detection.
+        revision: branch, tag or commit of a Hub repo.
+        **kwargs: passed to the reader and on to `RecDataset.from_tables`.
+
+    Raises:
+        ValueError: an unknown format, or a folder that fits none (the message lists what was looked for).
+    """
+    path = Path(path_or_hub_id)
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"`format` must be one of {list(FORMATS)}, got {format!r}.")
+    if format == "hub" or (format is None and not path.exists()):
+        return _from_hub(str(path_or_hub_id), path, revision, kwargs)
+    if revision is not None:
+        raise ValueError(f"`revision` = {revision!r} applies to Hub repos; {str(path)!r} is local.")
+    if format is not None:
+        return FORMATS[format][1](path, **kwargs)
+    if path.is_dir():
+        for fits, read, _ in FORMATS.values():
+            if fits(path):
+                return read(path, **kwargs)
+    elif path.name.endswith(delimited.SUFFIXES):
+        return read_delimited(path, **kwargs)
+    wanted = "\n".join(f"  {name}: {what}" for name, (_, _, what) in FORMATS.items())
+    there = ", ".join(sorted(p.name for p in path.iterdir())[:20]) if path.is_dir() else "a file"
+    raise ValueError(
+        f"`path_or_hub_id` {str(path)!r} is in no known format. It holds: {there or 'nothing'}. Looked for:\n"
+        f"{wanted}\nName the reader with `format=`, or read the tables yourself and use `RecDataset.from_tables`."
+    )
+
+
+def _from_hub(name: str, path: Path, revision: str | None, kwargs: dict[str, Any]) -> RecDataset:
+    if not path.exists() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise ValueError(
+            f"`path_or_hub_id` {name!r} is neither an existing folder nor a Hub id of the form 'owner/name'."
+        )
+    return read_hub(name, revision=revision, **kwargs)

@@ -1,0 +1,159 @@
+"""CSV, TSV and JSON lines: `interactions.*` and, where there is one, `items.*`."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from vlm2rec_hf.columns import ITEM_ID, USER_ID
+from vlm2rec_hf.data import quarantine as q
+from vlm2rec_hf.data.dataset import RecDataset
+from vlm2rec_hf.data.ids import id_strings
+from vlm2rec_hf.data.readers.image_folder import with_images
+from vlm2rec_hf.data.readers.jsonl import json_object, open_bytes, parse_lines
+from vlm2rec_hf.data.tables import ColumnMapping, rename, split_mapping, to_arrow
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+
+
+def find(folder: Path, table: str) -> Path | None:
+    """The file of a table in a folder, by the known endings."""
+    return next((folder / f"{table}{s}" for s in SUFFIXES if (folder / f"{table}{s}").is_file()), None)
+
+
+def matches(folder: Path) -> bool:
+    """Whether the folder looks like this format."""
+    return find(folder, "interactions") is not None
+
+
+def read_delimited(
+    interactions: str | Path,
+    items: str | Path | None = None,
+    *,
+    column_mapping: ColumnMapping | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
+    image_folder: str | Path | None = None,
+    image_column: str | None = None,
+    **kwargs: Any,
+) -> RecDataset:
+    """Read delimited or JSON-lines files, plain or gzipped.
+
+    Lines that do not parse (wrong number of fields, no JSON object) go to the quarantine with their number.
+
+    Args:
+        interactions: a file, or a folder with `interactions.csv` (`.tsv`, `.jsonl`, each also `.gz`) and `items.*`.
+        items: the file of the items, if they lie elsewhere.
+        column_mapping: original to standard names, as in `RecDataset.from_tables`.
+        separator: one character; default by ending: comma, or tab for `.tsv`.
+        encoding: of CSV and TSV files.
+        image_folder: local folder with the pictures, named by item id.
+        image_column: take file names inside `image_folder` from this item column (original or standard name) instead.
+        **kwargs: passed to `RecDataset.from_tables`.
+
+    Raises:
+        ValueError: missing files or columns, or a wrong encoding.
+    """
+    source = Path(interactions)
+    if source.is_dir():
+        found = find(source, "interactions")
+        if found is None:
+            raise ValueError(f"`interactions` {str(source)!r} has no file interactions with {', '.join(SUFFIXES)}.")
+        items = items if items is not None else find(source, "items")
+        kwargs.setdefault("name", source.name)
+        source = found
+    events, bad_events = read_file(source, separator, encoding)
+    catalogue, bad_items = (None, q.empty()) if items is None else read_file(Path(items), separator, encoding)
+    for_events, for_items = split_mapping(column_mapping, events, catalogue)
+    events = rename(events, for_events, "interactions")
+    if catalogue is not None:
+        catalogue = rename(catalogue, for_items, "items")
+    if image_folder is not None:
+        if catalogue is None or ITEM_ID not in catalogue.column_names:
+            raise ValueError(f"`image_folder` needs `items` with a column `{ITEM_ID}`.")
+        ids = id_strings(catalogue[ITEM_ID], ITEM_ID)
+        catalogue = catalogue.set_column(catalogue.column_names.index(ITEM_ID), ITEM_ID, ids)
+        column = None if image_column is None else for_items.get(image_column, image_column)
+        catalogue = with_images(catalogue, image_folder, file_column=column)
+    return RecDataset.from_tables(events, catalogue, quarantine=q.concat([bad_events, bad_items]), **kwargs)
+
+
+def read_file(path: Path, separator: str | None, encoding: str) -> tuple[pa.Table, pa.Table]:
+    """One file as a table, and the quarantine of its bad lines.
+
+    Raises:
+        ValueError: no such file, an empty one, or a wrong encoding.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no file {str(path)!r}.")
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".jsonl"):
+        rows, bad = parse_lines(path, json_object)
+        return to_arrow(rows, path.name), q.of_lines(bad, table=path.name)
+    if separator is None:
+        separator = "\t" if name.endswith(".tsv") else ","
+    with open_bytes(path) as file:
+        return read_csv_bytes(file.read(), path.name, separator=separator, encoding=encoding)
+
+
+def read_csv_bytes(
+    data: bytes,
+    name: str,
+    *,
+    separator: str,
+    encoding: str = "utf-8",
+    columns: list[str] | None = None,
+    quoted: bool = True,
+) -> tuple[pa.Table, pa.Table]:
+    """Parse delimited text; ids always stay text, so that "007" is not 7.
+
+    Args:
+        data: the file's bytes.
+        name: the file's name, for the quarantine.
+        separator: one character.
+        encoding: of the text.
+        columns: column names of a file without header line.
+        quoted: whether double quotes group a field.
+
+    Returns:
+        The rows, and the quarantine of lines with a wrong number of fields.
+
+    Raises:
+        ValueError: nothing in the file, or a wrong encoding.
+    """
+    import pyarrow.csv as pc_csv
+
+    if not data.strip():
+        raise ValueError(f"{name} is empty.")
+    bad: list[tuple[int, str]] = []
+
+    def skip(row: Any) -> str:
+        bad.append((int(row.number) if row.number is not None else 0, str(row.text)))
+        return "skip"
+
+    ids = [USER_ID, ITEM_ID, "userId", "movieId", "UserID", "MovieID", "asin", "parent_asin"]
+    try:
+        table = pc_csv.read_csv(
+            io.BytesIO(data),
+            # One thread: only then does the parser know the numbers of bad lines.
+            read_options=pc_csv.ReadOptions(use_threads=False, encoding=encoding, column_names=columns),
+            parse_options=pc_csv.ParseOptions(
+                delimiter=separator,
+                quote_char='"' if quoted else False,
+                newlines_in_values=quoted,
+                invalid_row_handler=skip,
+            ),
+            convert_options=pc_csv.ConvertOptions(
+                column_types={key: pa.string() for key in ids},
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=True,
+            ),
+        )
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{name} cannot be read ({error}); check `separator` and `encoding` ({encoding!r})."
+        ) from error
+    return table, q.of_lines(bad, table=name)

@@ -1,0 +1,148 @@
+"""JSON lines, plain or gzipped: fast in blocks, line by line only where a block holds a bad one."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from vlm2rec_hf.data import quarantine as q
+
+_BLOCK_BYTES = 16 << 20
+_MAX_LINE = 8 << 20
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """A file for reading bytes, unpacked where its name ends in `.gz`."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return path.open("rb")
+
+
+def read_json_lines(path: Path, schema: pa.Schema) -> tuple[pa.Table, pa.Table]:
+    """The fields of `schema` from a file with one JSON object per line.
+
+    Args:
+        path: the file, `.gz` or plain.
+        schema: the wanted fields; others are skipped, missing ones are null. String fields take numbers as text.
+
+    Returns:
+        The rows, and the quarantine of the lines that are no such object, with their numbers.
+    """
+    import pyarrow.json as pj
+
+    options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    tables: list[pa.Table] = []
+    bad: list[tuple[int, str]] = []
+    for first, lines in blocks(path):
+        data = b"".join(lines)
+        if not data.strip():
+            continue
+        try:
+            table = pj.read_json(
+                io.BytesIO(data), read_options=pj.ReadOptions(block_size=len(data) + 1), parse_options=options
+            )
+            # pyarrow takes several objects on one line for several rows; a block must give a row per line.
+            if table.num_rows == sum(1 for line in lines if line.strip()):
+                tables.append(table.select(schema.names))
+                continue
+        except pa.ArrowInvalid:
+            pass  # some line of the block is bad: the loop below finds which
+        rows = [row for row in _good_rows(first, lines, schema, bad) if row is not None]
+        tables.append(pa.Table.from_pylist(rows, schema=schema))
+    return pa.concat_tables([schema.empty_table(), *tables]), q.of_lines(bad, table=path.name)
+
+
+def parse_lines(
+    path: Path, parse: Callable[[str], dict[str, Any] | None]
+) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
+    """Parse a file line by line.
+
+    Args:
+        path: the file, `.gz` or plain.
+        parse: gives the row of a line, or None to skip it; raises ValueError on a bad line.
+
+    Returns:
+        The rows, and the bad lines with their numbers from 1.
+    """
+    rows: list[dict[str, Any]] = []
+    bad: list[tuple[int, str]] = []
+    for first, lines in blocks(path):
+        for number, line in enumerate(lines, first):
+            text = line.decode("utf-8", "replace").strip()
+            if not text:
+                continue
+            try:
+                if len(line) > _MAX_LINE:
+                    raise ValueError(f"a line of {len(line)} bytes")
+                row = parse(text)
+            except ValueError:
+                bad.append((number, text[:_MAX_LINE]))
+                continue
+            if row is not None:
+                rows.append(row)
+    return rows, bad
+
+
+def blocks(path: Path) -> Iterator[tuple[int, list[bytes]]]:
+    """The lines of a file in blocks of some megabytes, each with the number of its first line (from 1).
+
+    Raises:
+        ValueError: a gzip file that is damaged or cut off.
+    """
+    number = 1
+    try:
+        with open_bytes(path) as file:
+            while lines := file.readlines(_BLOCK_BYTES):
+                yield number, lines
+                number += len(lines)
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{str(path)!r} is damaged or cut off after line {number - 1}; download it again.") from error
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+        ValueError: something else.
+    """
+    try:
+        row = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    return row
+
+
+def _good_rows(
+    first: int, lines: list[bytes], schema: pa.Schema, bad: list[tuple[int, str]]
+) -> Iterator[dict[str, Any] | None]:
+    for number, line in enumerate(lines, first):
+        text = line.decode("utf-8", "replace").strip()
+        if not text:
+            continue
+        try:
+            row = json_object(text)
+            yield {field.name: _cast(row.get(field.name), field.type) for field in schema}
+        except (ValueError, TypeError, OverflowError):
+            bad.append((number, text))
+
+
+def _cast(value: Any, kind: pa.DataType) -> Any:
+    if value is None:
+        return None
+    if pa.types.is_string(kind):
+        if isinstance(value, (dict, list)):
+            raise ValueError("a nested value where text is expected")
+        return str(value)
+    if pa.types.is_integer(kind):
+        if isinstance(value, str) or int(value) != value:
+            return int(str(value))
+        return int(value)
+    return float(value)

@@ -1,0 +1,73 @@
+"""MovieLens as GroupLens ships it: ml-1m and ml-10m (`::`), ml-20m, ml-25m, ml-latest and ml-32m (CSV)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vlm2rec_hf.columns import ITEM_ID, RATING, TEXT, TIMESTAMP, TITLE, USER_ID
+from vlm2rec_hf.data import quarantine as q
+from vlm2rec_hf.data.dataset import RecDataset
+from vlm2rec_hf.data.readers.delimited import read_csv_bytes
+from vlm2rec_hf.data.readers.image_folder import with_images
+
+_GENRES = "genres"
+_CSV_NAMES = {"userId": USER_ID, "movieId": ITEM_ID, "title": TITLE, "genres": _GENRES}
+_NO_GENRE = "(no genres listed)"
+
+
+def matches(folder: Path) -> bool:
+    """Whether the folder looks like this format."""
+    return any((folder / f"ratings{s}").is_file() and (folder / f"movies{s}").is_file() for s in (".dat", ".csv"))
+
+
+def read_movielens(folder: str | Path, *, posters: str | Path | None = None, **kwargs: Any) -> RecDataset:
+    """Read a MovieLens folder. The text of an item is its title and its genres.
+
+    Args:
+        folder: holds `ratings.dat` and `movies.dat`, or `ratings.csv` and `movies.csv`.
+        posters: local folder with posters named by movie id (`1.jpg`).
+        **kwargs: passed to `RecDataset.from_tables`.
+
+    Raises:
+        ValueError: the files are not there or lack columns.
+    """
+    folder = Path(folder)
+    if not matches(folder):
+        raise ValueError(
+            f"`folder` {str(folder)!r} has neither ratings.dat and movies.dat nor ratings.csv and movies.csv."
+        )
+    if (folder / "ratings.dat").is_file():
+        ratings, bad_ratings = _read_dat(folder / "ratings.dat", [USER_ID, ITEM_ID, RATING, TIMESTAMP])
+        movies, bad_movies = _read_dat(folder / "movies.dat", [ITEM_ID, TITLE, _GENRES])
+    else:
+        ratings, bad_ratings = _read_csv(folder / "ratings.csv")
+        movies, bad_movies = _read_csv(folder / "movies.csv")
+    if TITLE in movies.column_names and _GENRES in movies.column_names:
+        movies = movies.append_column(TEXT, _text(movies))
+    if posters is not None:
+        movies = with_images(movies, posters)
+    options: dict[str, Any] = {"name": folder.name, "timestamp_unit": "s", **kwargs}
+    return RecDataset.from_tables(ratings, movies, quarantine=q.concat([bad_ratings, bad_movies]), **options)
+
+
+def _read_dat(path: Path, columns: list[str]) -> tuple[pa.Table, pa.Table]:
+    # The parser takes one-character separators only; the unit separator cannot occur in a title, a colon can.
+    data = path.read_bytes().replace(b"::", b"\x1f")
+    return read_csv_bytes(data, path.name, separator="\x1f", encoding="latin-1", columns=columns, quoted=False)
+
+
+def _read_csv(path: Path) -> tuple[pa.Table, pa.Table]:
+    table, bad = read_csv_bytes(path.read_bytes(), path.name, separator=",")
+    return table.rename_columns([_CSV_NAMES.get(name, name) for name in table.column_names]), bad
+
+
+def _text(movies: pa.Table) -> pa.ChunkedArray:
+    genres = pc.replace_substring(movies[_GENRES].cast(pa.string()), "|", ", ")
+    known = pc.fill_null(pc.and_(pc.not_equal(genres, _NO_GENRE), pc.not_equal(genres, "")), False)
+    title = movies[TITLE].cast(pa.string())
+    full = pc.binary_join_element_wise(title, ". Genres: ", genres, ".", "")
+    return pc.if_else(known, full, title)

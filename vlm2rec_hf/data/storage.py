@@ -1,0 +1,131 @@
+"""The folder of a saved dataset: written beside its place and renamed, refused when anything is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+INFO_FILE = "rec_dataset.json"
+FORMAT_VERSION = 1
+INTERACTIONS, ITEMS, QUARANTINE = "interactions", "items", "quarantine.parquet"
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether a folder holds (or claims to hold) a saved dataset."""
+    return (folder / INFO_FILE).is_file()
+
+
+def write_folder(
+    folder: Path,
+    *,
+    interactions: datasets.Dataset,
+    items: datasets.Dataset,
+    quarantine: pa.Table,
+    info: dict[str, Any],
+    overwrite: bool,
+) -> None:
+    """Write a dataset folder atomically.
+
+    Raises:
+        ValueError: `folder` exists and is not a dataset that may be replaced.
+    """
+    import pyarrow.parquet as pq
+
+    with replacing(folder, overwrite) as staging:
+        interactions.save_to_disk(str(staging / INTERACTIONS))
+        items.save_to_disk(str(staging / ITEMS))
+        pq.write_table(quarantine, staging / QUARANTINE)
+        files = {
+            str(path.relative_to(staging)): path.stat().st_size
+            for path in sorted(staging.rglob("*"))
+            if path.is_file()
+        }
+        text = json.dumps({"format_version": FORMAT_VERSION, **info, "files": files}, indent=2, ensure_ascii=False)
+        # Last, so that a folder with this file was complete when it was written.
+        (staging / INFO_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_folder(folder: Path) -> tuple[datasets.Dataset, datasets.Dataset, pa.Table, dict[str, Any]]:
+    """Open a dataset folder; the tables are memory-mapped.
+
+    Returns:
+        interactions, items, quarantine and the content of the info file.
+
+    Raises:
+        ValueError: not a dataset folder, of a newer format, or incomplete.
+    """
+    import datasets
+    import pyarrow.parquet as pq
+
+    if not folder.is_dir():
+        raise ValueError(f"`folder` {str(folder)!r} is not a folder.")
+    if not is_saved_dataset(folder):
+        raise ValueError(
+            f"`folder` {str(folder)!r} holds no {INFO_FILE}: it was not written by `RecDataset.save`, or the writing "
+            "was cut short; save it again. For raw tables use `load_recsys`."
+        )
+    try:
+        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        version, files = info["format_version"], info["files"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{INFO_FILE} in `folder` {str(folder)!r} is damaged ({error}); save the dataset again."
+        ) from error
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"`folder` {str(folder)!r} has format {version}, this package reads {FORMAT_VERSION}; upgrade it."
+        )
+    for name, size in files.items():
+        found = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes instead of {size}"
+            raise ValueError(f"The dataset in `folder` {str(folder)!r} is incomplete: {name} {state}; save it again.")
+    tables = [datasets.load_from_disk(str(folder / name), keep_in_memory=False) for name in (INTERACTIONS, ITEMS)]
+    interactions, items = tables
+    if not (isinstance(interactions, datasets.Dataset) and isinstance(items, datasets.Dataset)):
+        raise ValueError(f"The tables in `folder` {str(folder)!r} are no plain datasets; save the dataset again.")
+    return interactions, items, pq.read_table(folder / QUARANTINE), info
+
+
+@contextmanager
+def replacing(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """Give a staging folder beside `folder` and move it into place at the end; on an error leave `folder` as it was.
+
+    Raises:
+        ValueError: `folder` exists, is not empty and may not be replaced.
+    """
+    folder = Path(os.path.abspath(folder))
+    occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if occupied and not (folder.is_dir() and is_saved_dataset(folder)):
+        raise ValueError(f"`folder` {str(folder)!r} already holds something else; choose another folder.")
+    if occupied and not overwrite:
+        raise ValueError(f"`folder` {str(folder)!r} already holds a dataset; pass `overwrite=True` or choose another.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tag = uuid.uuid4().hex[:8]
+    staging = folder.with_name(f".{folder.name}.{tag}.partial")
+    staging.mkdir()
+    try:
+        yield staging
+        retired = folder.with_name(f".{folder.name}.{tag}.old") if folder.exists() else None
+        if retired is not None:
+            folder.rename(retired)
+        try:
+            staging.rename(folder)
+        except OSError:
+            if retired is not None:
+                retired.rename(folder)
+            raise
+        if retired is not None:
+            shutil.rmtree(retired)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

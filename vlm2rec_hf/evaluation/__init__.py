@@ -1,0 +1,115 @@
+"""Evaluation: exact ranking, per-user metrics, modality views, floors, significance, reports.
+
+Names are imported on first use, so that importing this package stays cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.evaluation.floors import FLOORS, PopularityScorer, RepeatLastScorer, TransitionScorer, rank_floors
+    from vlm2rec_hf.evaluation.metrics import (
+        coverage_at_k,
+        hit_at_k,
+        mrr_at_k,
+        ndcg_at_k,
+        novelty_at_k,
+        rank_metric,
+        recall_at_k,
+    )
+    from vlm2rec_hf.evaluation.modality import (
+        effective_rank,
+        evaluate_views,
+        margins,
+        modality_gap,
+        weak_modality_share,
+    )
+    from vlm2rec_hf.evaluation.plots import plot_margins, plot_views
+    from vlm2rec_hf.evaluation.protocol import Protocol
+    from vlm2rec_hf.evaluation.ranking import Ranking, rank_targets
+    from vlm2rec_hf.evaluation.report import Report
+    from vlm2rec_hf.evaluation.sampled import SampledRanking, rank_sampled
+    from vlm2rec_hf.evaluation.scorers import BlockScorer, VectorScorer
+    from vlm2rec_hf.evaluation.seen import SeenItems
+    from vlm2rec_hf.evaluation.significance import (
+        bootstrap_interval,
+        compare,
+        compare_methods,
+        holm,
+        paired_permutation_test,
+    )
+    from vlm2rec_hf.evaluation.slices import make_slices, popularity_buckets
+
+_HOME = {
+    "floors": ("FLOORS", "PopularityScorer", "RepeatLastScorer", "TransitionScorer", "rank_floors"),
+    "metrics": (
+        "coverage_at_k",
+        "hit_at_k",
+        "mrr_at_k",
+        "ndcg_at_k",
+        "novelty_at_k",
+        "rank_metric",
+        "recall_at_k",
+    ),
+    "modality": ("effective_rank", "evaluate_views", "margins", "modality_gap", "weak_modality_share"),
+    "plots": ("plot_margins", "plot_views"),
+    "protocol": ("Protocol",),
+    "ranking": ("Ranking", "rank_targets"),
+    "report": ("Report",),
+    "sampled": ("SampledRanking", "rank_sampled"),
+    "scorers": ("BlockScorer", "VectorScorer"),
+    "seen": ("SeenItems",),
+    "significance": ("bootstrap_interval", "compare", "compare_methods", "holm", "paired_permutation_test"),
+    "slices": ("make_slices", "popularity_buckets"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "BlockScorer",
+    "FLOORS",
+    "PopularityScorer",
+    "Protocol",
+    "Ranking",
+    "RepeatLastScorer",
+    "Report",
+    "SampledRanking",
+    "SeenItems",
+    "TransitionScorer",
+    "VectorScorer",
+    "bootstrap_interval",
+    "compare",
+    "compare_methods",
+    "coverage_at_k",
+    "effective_rank",
+    "evaluate_views",
+    "hit_at_k",
+    "holm",
+    "make_slices",
+    "margins",
+    "modality_gap",
+    "mrr_at_k",
+    "ndcg_at_k",
+    "novelty_at_k",
+    "paired_permutation_test",
+    "plot_margins",
+    "plot_views",
+    "popularity_buckets",
+    "rank_floors",
+    "rank_metric",
+    "rank_sampled",
+    "rank_targets",
+    "recall_at_k",
+    "weak_modality_share",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,151 @@
+"""Rank an embedder's views on the examples of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from vlm2rec_hf.evaluation.metrics import hit_at_k, mrr_at_k, ndcg_at_k
+from vlm2rec_hf.evaluation.modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.data.sequences import Examples
+    from vlm2rec_hf.evaluation.ranking import Ranking
+    from vlm2rec_hf.modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
+    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+
+METRICS = {"hit": hit_at_k, "ndcg": ndcg_at_k, "mrr": mrr_at_k}
+
+
+@dataclass(frozen=True)
+class EmbedderEvaluation:
+    """What `evaluate_embedder` found.
+
+    Attributes:
+        rankings: view -> ranks and top items of every example.
+        users: vectors of the examples' histories.
+        items: vectors of the catalogue.
+        modality: how both modalities fare: mean full-catalogue margins, share of users whose image (text) is the
+            weaker one, effective rank of each view's item vectors, modality gap.
+    """
+
+    rankings: dict[str, Ranking]
+    users: Encoding
+    items: Encoding
+    modality: dict[str, float]
+
+    def metrics(self, ks: Sequence[int] = (10, 20)) -> dict[str, float]:
+        """Means over users, named like `text_hit@10`, `both_ndcg@20`."""
+        return {
+            f"{view}_{name}@{k}": float(metric(ranking.ranks, k).mean())
+            for view, ranking in self.rankings.items()
+            for name, metric in METRICS.items()
+            for k in ks
+        }
+
+
+def evaluate_embedder(
+    model: VLM2RecEmbedder,
+    catalogue: PreparedCatalogue,
+    examples: Examples,
+    *,
+    k: int = 20,
+    exclude_seen: bool = True,
+    batch_size: int = 64,
+    show_progress: bool = False,
+) -> EmbedderEvaluation:
+    """Encode the whole catalogue and the examples' histories, and rank every view over the full catalogue.
+
+    Args:
+        model: the embedder.
+        catalogue: the prepared items, in the order of `examples.sequences.item_ids`. Items with neither text nor
+            picture get zero vectors.
+        examples: who to rank for; histories are cut to `examples.max_history` and the processor's `max_history`.
+        k: length of the top lists.
+        exclude_seen: leave items of the user's past out of the candidates.
+        batch_size: of the encoder.
+        show_progress: draw progress bars.
+
+    Raises:
+        ValueError: a catalogue of another size than the examples', or no examples.
+    """
+    if len(catalogue) != examples.sequences.n_items:
+        raise ValueError(
+            f"`catalogue` holds {len(catalogue)} items, but `examples` were cut from a catalogue of "
+            f"{examples.sequences.n_items}; prepare the items of the same dataset."
+        )
+    if len(examples) == 0:
+        raise ValueError("`examples` is empty: no user of this split has a history and a target.")
+    items, users = encode_catalogue_and_users(
+        model, catalogue, examples, batch_size=batch_size, show_progress=show_progress
+    )
+    views = ("text", "image", "both")
+    rankings = evaluate_views(
+        {view: users.view(view) for view in views},
+        {view: items.view(view) for view in views},
+        examples,
+        k=k,
+        exclude_seen=exclude_seen,
+    )
+    text = margins(users.text, items.text, examples, exclude_seen=exclude_seen)
+    image = margins(users.image, items.image, examples, exclude_seen=exclude_seen)
+    weak = weak_modality_share(text, image)
+    modality = {
+        "margin_text": _mean(text),
+        "margin_image": _mean(image),
+        "weak_text_share": weak["text"],
+        "weak_image_share": weak["image"],
+        "effective_rank_text": effective_rank(items.text),
+        "effective_rank_image": effective_rank(items.image),
+        "effective_rank_both": effective_rank(items.both),
+        "modality_gap": modality_gap(items.text, items.image),
+    }
+    return EmbedderEvaluation(rankings, users, items, modality)
+
+
+def encode_catalogue_and_users(
+    model: VLM2RecEmbedder,
+    catalogue: PreparedCatalogue,
+    examples: Examples,
+    *,
+    batch_size: int = 64,
+    show_progress: bool = False,
+) -> tuple[Encoding, Encoding]:
+    """Vectors of every item of the catalogue and of every example's history, zero where nothing can be said."""
+    from vlm2rec_hf.modeling.modeling_vlm2rec import Encoding
+
+    processor = catalogue.processor
+    prepared = list(catalogue)
+    usable = [item.text is not None or item.grid is not None for item in prepared]
+
+    def spread(encoded: Encoding | None, rows: Sequence[int], count: int) -> Encoding:
+        out = Encoding(
+            *(torch.zeros(count, model.config.hidden_size) for _ in range(3)),
+            torch.zeros(count, dtype=torch.bool),
+            torch.zeros(count, dtype=torch.bool),
+        )
+        if encoded is not None:
+            for name in ("both", "text", "image", "has_text", "has_image"):
+                getattr(out, name)[list(rows)] = getattr(encoded, name)
+        return out
+
+    rows = [i for i, ok in enumerate(usable) if ok]
+    encoded = model.encode_items(
+        [prepared[i] for i in rows], processor, batch_size=batch_size, show_progress=show_progress
+    ) if rows else None  # fmt: skip
+    items = spread(encoded, rows, len(prepared))
+    histories = [[prepared[i] for i in history if usable[i]] for history in examples.histories()]
+    known = [i for i, history in enumerate(histories) if history]
+    encoded = model.encode_histories(
+        [histories[i] for i in known], processor, batch_size=batch_size, show_progress=show_progress
+    ) if known else None  # fmt: skip
+    return items, spread(encoded, known, len(histories))
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")

@@ -1,0 +1,231 @@
+"""Exact ranks over the full catalogue, block by block: memory stays bounded whatever the number of users and items.
+
+The rank of a target is 1 + the number of *other candidates* that score at least as high. Ties therefore count against
+the target (pessimistic): a model that scores everything alike ranks last, not first.
+
+With `exclude_seen` the items a user interacted with before the target are no candidates. If the target itself was seen
+before (a repeat purchase), it stays a candidate; its rank answers "where among the unseen items would it stand".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from vlm2rec_hf.data.sequences import Examples
+from vlm2rec_hf.evaluation.scorers import BlockScorer, VectorScorer
+from vlm2rec_hf.evaluation.seen import SeenItems, resolve_targets
+from vlm2rec_hf.evaluation.top_k import GROUP, RunningTop, count_at_least
+
+BLOCK_SCORES = 2**22
+"""Scores held at once by default: 16 MiB of float32, which stays within reach of a CPU's caches."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Where each example's target stands in the full catalogue.
+
+    Attributes:
+        ranks: `(n,)` int64, 1 = best; ties count against the target.
+        top_items: `(n, k)` int64 catalogue indices, best first, equal scores by lower index; -1 where a user has fewer
+            than k candidates.
+        top_scores: `(n, k)` float scores of `top_items`; -inf where those are -1.
+        n_candidates: `(n,)` int64 number of items ranked, the target included; no rank exceeds it.
+        exclude_seen: whether seen items were left out.
+    """
+
+    ranks: np.ndarray
+    top_items: np.ndarray
+    top_scores: np.ndarray
+    n_candidates: np.ndarray
+    exclude_seen: bool
+
+    candidates = "full"
+
+    def __len__(self) -> int:
+        return len(self.ranks)
+
+
+def rank_targets(
+    scorer: BlockScorer,
+    examples: Examples | ArrayLike,
+    *,
+    seen: SeenItems | Sequence[ArrayLike] | None = None,
+    k: int = 20,
+    exclude_seen: bool = True,
+    block_users: int | None = None,
+    block_items: int = 8192,
+) -> Ranking:
+    """Rank every example's target among all items of the catalogue.
+
+    Block sizes change speed and memory only. (With float vectors, a matrix product of another shape may round the last
+    bit differently; within one call a target and an item with the same vector always tie.)
+
+    Args:
+        scorer: a `VectorScorer` (ranked over item blocks too), or any `BlockScorer` (whole rows of `n_items` scores).
+        examples: `Examples`, or `(n,)` integer targets (then pass `seen`, or `exclude_seen=False`). Row `i` of the
+            scorer belongs to example `i`.
+        seen: items to leave out per example; default: everything before the target in the user's sequence, not cut to
+            `max_history`.
+        k: length of the top lists.
+        exclude_seen: leave seen items out of the candidates.
+        block_users: examples scored at once; default: as many as keep a block near `BLOCK_SCORES` scores.
+        block_items: items scored at once by a `VectorScorer`, rounded up to a multiple of 64.
+
+    Returns:
+        Ranks and top lists. Memory: a few blocks of `block_users x block_items` scores (`x n_items` for a
+        `BlockScorer`) beside vectors and result.
+
+    Raises:
+        ValueError: lengths that do not fit, indices outside the catalogue, sizes below 1, NaN or infinite scores.
+    """
+    for name, value in (("k", k), ("block_items", block_items), ("block_users", block_users)):
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    n_items = scorer.n_items
+    targets, seen_items = resolve_targets(examples, seen, exclude_seen, n_items)
+    if len(scorer) != len(targets):
+        raise ValueError(f"`scorer` must have one row per example ({len(targets)}), got {len(scorer)} rows.")
+    width = _round_up(min(block_items, n_items) if isinstance(scorer, VectorScorer) else n_items)
+    n_rows = block_users or min(1024, max(1, BLOCK_SCORES // width))
+    order = np.arange(len(targets))
+    if n_items > width:
+        # Neighbouring targets share item blocks: finding the targets' scores first then costs next to nothing.
+        order = np.argsort(targets, kind="stable")
+
+    ranks = np.empty(len(targets), dtype=np.int64)
+    n_candidates = np.full(len(targets), n_items, dtype=np.int64)
+    top_items = np.full((len(targets), k), -1, dtype=np.int64)
+    top_scores = np.full((len(targets), k), -np.inf, dtype=np.float32)
+    for begin in range(0, len(targets), n_rows):
+        rows = order[begin : begin + n_rows]
+        if isinstance(scorer, VectorScorer):
+            source: _VectorBlocks | _WholeRows = _VectorBlocks(scorer, rows, width)
+        else:
+            source = _WholeRows(scorer, slice(begin, begin + len(rows)), width)
+        excluded = _Excluded(seen_items, rows, targets[rows], n_items)
+        ranks[rows], top = _rank_rows(source, targets[rows], excluded, k)
+        n_candidates[rows] -= excluded.n_items_per_row
+        if top.scores.dtype == torch.float64 and top_scores.dtype == np.float32:
+            top_scores = top_scores.astype(np.float64)
+        top_items[rows], top_scores[rows] = top.items.cpu().numpy(), top.scores.cpu().numpy()
+    return Ranking(ranks, top_items, top_scores, n_candidates, exclude_seen)
+
+
+def _round_up(n: int) -> int:
+    return -(-max(n, 1) // GROUP) * GROUP
+
+
+class _Excluded:
+    """The (row, item) pairs of one user block that are no candidates, each once, in item order."""
+
+    def __init__(self, seen: SeenItems | None, rows: np.ndarray, targets: np.ndarray, n_items: int) -> None:
+        position, item = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        if seen is not None:
+            position, item = seen.pairs(rows)
+            other = item != targets[position]
+            unique = np.unique(item[other] * len(rows) + position[other])
+            item, position = np.divmod(unique, len(rows))
+        self.position, self.item = position, item
+        self.n_items_per_row = np.bincount(position, minlength=len(rows))
+
+    def between(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs whose item is in `[start, stop)`."""
+        low, high = np.searchsorted(self.item, [start, stop])
+        return self.position[low:high], self.item[low:high]
+
+
+class _VectorBlocks:
+    """Item blocks of equal width for some rows of a `VectorScorer`.
+
+    All blocks have one shape (the last one reaches back over columns of the one before), so that one multiplication
+    kernel produces every score and equal vectors get bitwise equal scores.
+    """
+
+    def __init__(self, scorer: VectorScorer, rows: np.ndarray, width: int) -> None:
+        device = scorer.item_vectors.device
+        self.users = scorer.user_vectors[torch.as_tensor(rows, device=device)]
+        self.items = scorer.item_vectors
+        self.n_items = scorer.n_items
+        self.width = width
+        if self.n_items < width:  # one block only: fill it up with zero vectors, which are masked below
+            self.items = torch.nn.functional.pad(self.items, (0, 0, 0, width - self.n_items))
+        self._scores = torch.empty((len(rows), width), device=device)
+        self._current = -1
+
+    def block(self, number: int) -> tuple[torch.Tensor, int]:
+        """Scores `(b, width)` of block `number` and the catalogue index of column 0.
+
+        There is one buffer: the next block overwrites it, and asking for the same block again returns it as it is.
+        """
+        first = max(0, min(number * self.width, self.n_items - self.width))
+        if number == self._current:
+            return self._scores, first
+        self._current = number
+        torch.mm(self.users, self.items[first : first + self.width].T, out=self._scores)
+        self._scores[:, : number * self.width - first] = -torch.inf
+        self._scores[:, max(self.n_items - first, 0) :] = -torch.inf
+        return self._scores, first
+
+
+class _WholeRows:
+    """A `BlockScorer`'s rows as a single, copied block (the scorer may hand out a view of its own memory)."""
+
+    def __init__(self, scorer: BlockScorer, rows: slice, width: int) -> None:
+        scores = torch.as_tensor(scorer.scores(rows)).detach()
+        expected = (rows.stop - rows.start, scorer.n_items)
+        if tuple(scores.shape) != expected:
+            raise ValueError(f"`scorer.scores` must return shape {expected}, got {tuple(scores.shape)}.")
+        if not scores.is_floating_point():
+            raise ValueError(f"`scorer.scores` must return floating-point scores, got {scores.dtype}.")
+        if scores.dtype not in (torch.float32, torch.float64):
+            scores = scores.float()
+        bad = (~torch.isfinite(scores)).any(dim=1).nonzero()
+        if len(bad):
+            raise ValueError(
+                f"`scorer.scores` returned NaN or infinite scores, first in example {rows.start + int(bad[0])}; "
+                "scores must be finite (use a very low finite score to push an item down)."
+            )
+        self.n_items, self.width = scorer.n_items, width
+        self._scores = torch.nn.functional.pad(scores, (0, width - scorer.n_items), value=-torch.inf)
+
+    def block(self, number: int) -> tuple[torch.Tensor, int]:
+        return self._scores, 0
+
+
+def _rank_rows(
+    source: _VectorBlocks | _WholeRows, targets: np.ndarray, excluded: _Excluded, k: int
+) -> tuple[np.ndarray, RunningTop]:
+    """Ranks and running top-k of one user block."""
+    width, n_blocks = source.width, -(-source.n_items // source.width)
+    own = targets // width
+    # A target's score is read from the very block product that scores its rivals. A separate dot product may differ in
+    # the last bit, and then a target could lose against itself or against an item with the same vector.
+    parts = []
+    for number in np.unique(own).tolist():
+        scores, first = source.block(number)
+        rows = np.flatnonzero(own == number)
+        parts.append((torch.as_tensor(rows, device=scores.device), _take(scores, rows, targets[rows] - first)))
+    threshold = parts[0][1].new_empty((len(targets), 1))
+    for at, values in parts:
+        threshold[at, 0] = values
+    count = torch.zeros(len(targets), dtype=torch.int64, device=threshold.device)
+    top = RunningTop(len(targets), k, threshold.dtype, threshold.device)
+    mask = torch.empty((len(targets), width), dtype=torch.bool, device=threshold.device)
+    for number in range(n_blocks):
+        scores, first = source.block(number)
+        rows, items = excluded.between(number * width, (number + 1) * width)
+        scores[
+            torch.as_tensor(rows, device=scores.device), torch.as_tensor(items - first, device=scores.device)
+        ] = -torch.inf
+        count += count_at_least(scores, threshold, mask)
+        top.update(scores, first)
+    return count.cpu().numpy(), top
+
+
+def _take(scores: torch.Tensor, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:
+    return scores[torch.as_tensor(rows, device=scores.device), torch.as_tensor(columns, device=scores.device)]

@@ -1,0 +1,38 @@
+"""Losses: tensors in, named terms out. Nothing here knows a model or a trainer."""
+
+from .crtr import crtr, crtr_candidates
+from .gather import average_over_processes, gather_candidates, gather_sizes, gather_with_grad
+from .info_nce import info_nce, mean_over_users, unimodal_info_nce
+from .masks import check_positives, negative_mask
+from .schedules import Schedule
+from .similarity import ViewSimilarities, ViewVectors, unit_rows, view_similarities
+from .vlm2rec import OBJECTIVES, LossOutput, VLM2RecLoss
+from .wpcl import ModalityMargins, WPCLOutput, log_omega, modality_gap, modality_margins, wpcl
+
+__all__ = [
+    "OBJECTIVES",
+    "LossOutput",
+    "ModalityMargins",
+    "Schedule",
+    "VLM2RecLoss",
+    "ViewSimilarities",
+    "ViewVectors",
+    "WPCLOutput",
+    "average_over_processes",
+    "check_positives",
+    "crtr",
+    "crtr_candidates",
+    "gather_candidates",
+    "gather_sizes",
+    "gather_with_grad",
+    "info_nce",
+    "log_omega",
+    "mean_over_users",
+    "modality_gap",
+    "modality_margins",
+    "negative_mask",
+    "unimodal_info_nce",
+    "unit_rows",
+    "view_similarities",
+    "wpcl",
+]

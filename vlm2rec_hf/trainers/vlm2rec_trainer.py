@@ -1,0 +1,285 @@
+"""`VLM2RecTrainer`: trains a `VLM2RecEmbedder` on user histories with in-batch candidates."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
+
+from ..losses.similarity import ViewVectors
+from ..modeling.modeling_vlm2rec import VLM2RecEmbedder, VLM2RecOutput
+from ..modeling.prepared_catalogue import PreparedCatalogue
+from ..modeling.processing_vlm2rec import VLM2RecProcessor
+from .checkpoints import CompleteCheckpoints
+from .collator import ContrastiveCollator, ExampleDataset
+from .vlm2rec_args import VLM2RecTrainingArguments
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+
+    from ..data.dataset import RecDataset
+
+Evaluator = Callable[[nn.Module], dict[str, float]]
+
+
+class VLM2RecTrainer(CompleteCheckpoints, Trainer):
+    """Contrastive training of an embedder on a `RecDataset`.
+
+    Every user's history is encoded next to the targets of the batch; all targets are candidates, except those equal
+    to the user's own target and those the user has seen. Follows TRL's conventions.
+
+    Args:
+        model: a `VLM2RecEmbedder`, a PEFT model around one, or a Hub id or path to load one from.
+        args: a `VLM2RecTrainingArguments`.
+        data_collator: by default a `ContrastiveCollator` over the dataset's items.
+        train_dataset: a `RecDataset`; its training split is used.
+        eval_dataset: a `RecDataset` whose validation split is ranked at every evaluation; `train_dataset` by
+            default where an evaluation strategy is set.
+        processing_class: the processor; loaded beside `model` where that is an id or path.
+        callbacks: more callbacks.
+        optimizers: an optimizer and a schedule, by default AdamW and `args.lr_scheduler_type`.
+        peft_config: wrap the model, for instance with `default_lora_config()`.
+        evaluator: replaces the ranking of the validation split: called with the model, returns metrics.
+        catalogue: prepared items, to share between trainers; made from the dataset otherwise.
+
+    Raises:
+        ValueError: missing or contradicting arguments.
+    """
+
+    _tag_names = ["vlm2rec", "recommendation", "multimodal"]
+    _name = "VLM2Rec"
+    _paper = {"title": "VLM2Rec", "id": "2603.17450"}
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: VLM2RecTrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        train_dataset: RecDataset | None = None,
+        eval_dataset: RecDataset | None = None,
+        processing_class: ProcessorMixin | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        peft_config: PeftConfig | None = None,
+        evaluator: Evaluator | None = None,
+        catalogue: PreparedCatalogue | None = None,
+    ) -> None:
+        if train_dataset is None:
+            raise ValueError("`train_dataset` is required; make one with `load_recsys(...)` or `RecDataset`.")
+        args = args or VLM2RecTrainingArguments()
+        if isinstance(model, str):
+            options = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
+            processing_class = processing_class or VLM2RecProcessor.from_pretrained(model)
+            model = VLM2RecEmbedder.from_pretrained(model, **options)
+        elif args.model_init_kwargs:
+            raise ValueError("`model_init_kwargs` only applies where `model` is a Hub id or path.")
+        if not isinstance(processing_class, VLM2RecProcessor):
+            raise ValueError(f"`processing_class` must be a VLM2RecProcessor, got {type(processing_class).__name__}.")
+        embedder = _embedder_of(model)
+        if embedder.config.fusion == "internal" and args.objective not in ("sft",):
+            raise ValueError(
+                f"`objective` {args.objective!r} needs separate views; internal fusion trains with objective='sft'."
+            )
+        if args.freeze_vision:
+            embedder.freeze_vision()
+        if peft_config is not None:
+            model = _wrap(model, peft_config)
+        if args.gradient_checkpointing and _is_peft(model):
+            embedder.enable_input_require_grads()
+        frozen = not any(parameter.requires_grad for parameter in embedder.vision_parameters())
+        self.catalogue = catalogue or PreparedCatalogue(train_dataset.catalogue_items(), processing_class)
+        if args.cache_vision_features and frozen and not self.catalogue.has_cached_features:
+            self.catalogue.cache_features(embedder, show_progress=not args.disable_tqdm)
+        if not frozen and self.catalogue.has_cached_features:
+            raise ValueError("`catalogue` holds cached vision features, but the vision tower is being trained.")
+        self.loss = args.make_loss()
+        self.evaluator = evaluator
+        self._metrics: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._history_of_logs: list[dict[str, float]] = []
+        if eval_dataset is None and args.eval_strategy != "no":
+            eval_dataset = train_dataset
+        self.recommendation_eval = eval_dataset
+        examples = ExampleDataset(train_dataset.examples("train", max_history=args.max_history))
+        if len(examples) == 0:
+            raise ValueError("`train_dataset` has no training example: every user needs two training interactions.")
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator or ContrastiveCollator(self.catalogue, args.max_history),
+            train_dataset=examples,
+            # The base class only asks whether there is one; `evaluate` below ranks the validation split itself.
+            eval_dataset=eval_dataset,  # type: ignore[arg-type]
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.model_accepts_loss_kwargs = False
+        if hasattr(self.model, "add_model_tags"):
+            self.model.add_model_tags(self._tag_names)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Embed users and items, compare them, sum the terms of the objective."""
+        users, items = model(**inputs["users"]), model(**inputs["items"])
+        squares = self._watch_gradients(users, items)
+        user_views, item_views = self._views(users), self._views(items)
+        row = inputs["target_row"]
+        candidates = ViewVectors(*(part[row] for part in _parts(item_views)))
+        output = self.loss(
+            self._drop_modalities(user_views) if self.args.objective == "modality_dropout" else user_views,
+            candidates,
+            target_ids=inputs["target_ids"],
+            candidate_ids=inputs["target_ids"],
+            positive=torch.arange(len(row), device=row.device),
+            history_ids=inputs["seen_ids"] if self.args.mask_seen else None,
+            progress=min(self.state.global_step / max(self.state.max_steps, 1), 1.0),
+        )
+        log = self._metrics["train" if self.model.training else "eval"]
+        for name, value in (*output.terms.items(), *output.diagnostics.items()):
+            log[name].append(value.detach())
+        self._squares = squares
+        return (output.total, {"users": users, "items": items}) if return_outputs else output.total
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One step; afterwards the gradient norms at both views are known."""
+        loss = super().training_step(*args, **kwargs)
+        for name, square in self._squares.items():
+            self._metrics["train"][f"grad_norm_{name}"].append(square.sqrt())
+        return loss
+
+    def _watch_gradients(self, *outputs: VLM2RecOutput) -> dict[str, Tensor]:
+        """Sums of squares of d L / d z_text and d L / d z_image, filled during the backward pass."""
+        squares: dict[str, Tensor] = {}
+        for name in ("text", "image"):
+            vectors = [output[f"{name}_embeddings"] for output in outputs if f"{name}_embeddings" in output]
+            watched = [vector for vector in vectors if vector is not None and vector.requires_grad]
+            if watched:
+                squares[name] = torch.zeros((), device=watched[0].device)
+            for vector in watched:
+                vector.register_hook(lambda grad, total=squares[name]: _add_square(total, grad))
+        return squares
+
+    def _views(self, output: VLM2RecOutput) -> ViewVectors:
+        """The loss's view of an output; internal fusion's single vector stands in the place of the text."""
+        if output.text_embeddings is None:
+            whole = output.embeddings
+            present = torch.ones(len(whole), dtype=torch.bool, device=whole.device)
+            return ViewVectors(whole, torch.zeros_like(whole), present, ~present)
+        return ViewVectors(output.text_embeddings, output.image_embeddings, output.has_text, output.has_image)
+
+    def _drop_modalities(self, views: ViewVectors) -> ViewVectors:
+        """Drop one view of some users, never their only one."""
+        both = views.has_text & views.has_image
+        drop = (torch.rand(len(views), device=both.device) < self.args.modality_dropout) & both
+        drop_text = torch.rand(len(views), device=both.device) < 0.5
+        return ViewVectors(
+            views.text, views.image, views.has_text & ~(drop & drop_text), views.has_image & ~(drop & ~drop_text)
+        )
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Rank the validation split over the full catalogue, in all three views.
+
+        Returns:
+            `eval_text_hit@10`, `eval_image_ndcg@10`, `eval_both_mrr@20`, ... and `eval_runtime` in seconds.
+        """
+        import time
+
+        from .validation import rank_validation
+
+        start = time.perf_counter()
+        dataset = eval_dataset if eval_dataset is not None else self.recommendation_eval
+        model = self.accelerator.unwrap_model(self.model)
+        if self.evaluator is not None:
+            found = self.evaluator(model)
+        elif dataset is None:
+            raise ValueError("`eval_dataset` is needed to evaluate; pass one here or to the trainer.")
+        else:
+            catalogue = self.catalogue if dataset is self.recommendation_eval else None
+            found = rank_validation(
+                _embedder_of(model),
+                dataset,
+                catalogue or PreparedCatalogue(dataset.catalogue_items(), self.processing_class),
+                max_history=self.args.max_history,
+                users=self.args.eval_users,
+                batch_size=self.args.per_device_eval_batch_size,
+            )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        metrics[f"{metric_key_prefix}_runtime"] = time.perf_counter() - start
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the means of what was recorded since the last log."""
+        mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
+        recorded = self._metrics[mode]
+        means = {name: float(torch.stack(values).float().nanmean()) for name, values in recorded.items() if values}
+        prefix = "eval_" if mode == "eval" else ""
+        logs = {**logs, **{f"{prefix}{name}": value for name, value in means.items()}}
+        recorded.clear()
+        super().log(logs, *args, **kwargs)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not estimated: the library's rule of thumb does not fit nested batches."""
+        return 0
+
+
+def default_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 0.05) -> PeftConfig:
+    """LoRA on all seven projections of the language model (METHODS: our choice); the vision tower stays as it is.
+
+    Args:
+        r: rank.
+        alpha: scaling, `2 * r` by default.
+        dropout: on the adapters' input.
+    """
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=r,
+        lora_alpha=alpha if alpha is not None else 2 * r,
+        lora_dropout=dropout,
+        target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+        task_type="FEATURE_EXTRACTION",
+    )
+
+
+def _add_square(total: Tensor, grad: Tensor) -> None:
+    total += grad.detach().float().pow(2).sum()
+
+
+def _parts(views: ViewVectors) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return views.text, views.image, views.has_text, views.has_image
+
+
+def _is_peft(model: nn.Module) -> bool:
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def _embedder_of(model: Any) -> VLM2RecEmbedder:
+    """The embedder inside a PEFT model, or the model itself."""
+    inner = model.get_base_model() if _is_peft(model) else model
+    if not isinstance(inner, VLM2RecEmbedder):
+        raise ValueError(
+            f"`model` must be a VLM2RecEmbedder, got {type(inner).__name__}; raw backbones become one with "
+            "`VLM2RecEmbedder.from_backbone`."
+        )
+    return inner
+
+
+def _wrap(model: Any, config: PeftConfig) -> Any:
+    from peft import get_peft_model
+
+    if _is_peft(model):
+        raise ValueError("`peft_config` was given, but `model` already is a PEFT model.")
+    return get_peft_model(model, config)
