@@ -14,6 +14,7 @@ from vlm2rec_hf.columns import IMAGE, ITEM_ID, TEXT, TIMESTAMP, TITLE
 from vlm2rec_hf.data import items as item_tables
 from vlm2rec_hf.data import quarantine as q
 from vlm2rec_hf.data import splits
+from vlm2rec_hf.data.catalogue_items import CatalogueItems
 from vlm2rec_hf.data.coverage import Coverage, measure
 from vlm2rec_hf.data.fingerprint import dataset_fingerprint
 from vlm2rec_hf.data.ids import to_objects
@@ -245,6 +246,15 @@ class RecDataset:
         if reason is not None:
             self.image_problems[index] = reason
         return Item(text=text_of(row), image=picture)
+
+    def item_texts(self) -> list[str | None]:
+        """Every item's text (as in `item`), without touching the pictures."""
+        names = [name for name in (ITEM_ID, TITLE, TEXT) if name in self.items.column_names]
+        return [text_of(row) for row in self.items.select_columns(names)]
+
+    def catalogue_items(self) -> CatalogueItems:
+        """The items as a lazy sequence, for `PreparedCatalogue` and encoders; pictures are decoded on access."""
+        return CatalogueItems(self)
 
     def popularity(self) -> np.ndarray:
         """How often each item occurs in train: `(n_items,)` int64."""

@@ -125,8 +125,8 @@ class DemoShop:
         return [row[:length] for row, length in zip(out, lengths, strict=True)]
 
     def title(self, index: int) -> str:
-        """What the shop writes under a product: brand and kind, the same for all its colours."""
-        return f"{BRANDS[self.brand[index]]} {SHAPES[self.kind[index]]}"
+        """What the shop writes under a product: brand, kind and a number; never the colour."""
+        return f"{BRANDS[self.brand[index]]} {SHAPES[self.kind[index]]} {index}"
 
     def description(self, index: int) -> str:
         """What a caption of the picture with its title would say; only warm-up targets read it."""
