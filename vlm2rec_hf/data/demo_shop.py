@@ -163,16 +163,41 @@ class DemoShop:
         name = f"demo-shop-{self.config.n_items}"
         return RecDataset.from_tables(self.interactions(), self.items(), name=name).leave_one_out()
 
-    def oracle_scores(self, examples: Examples) -> np.ndarray:
-        """True log-odds of every product at each example: `(n, n_items)` float64, for ranking like any model.
+    def oracle(self, examples: Examples) -> Oracle:
+        """A scorer that knows the true choice probabilities, to be ranked like any model.
 
         Args:
-            examples: from this shop's dataset (whose catalogue keeps the shop's order).
+            examples: from this shop's dataset.
         """
-        users = np.array([int(str(user)[1:]) for user in examples.user_ids])
-        items = np.array([int(str(item)[1:]) for item in examples.sequences.item_ids])
-        last = np.array([items[examples.history(i)[-1]] for i in range(len(examples))], dtype=np.int64)
-        return self._log_odds(users, self.kind[last])[:, items]
+        return Oracle(self, examples)
+
+
+class Oracle:
+    """The true log-odds of every product at each example; no model can rank better on average.
+
+    Args:
+        shop: where the truth lies.
+        examples: from the shop's dataset.
+    """
+
+    def __init__(self, shop: DemoShop, examples: Examples) -> None:
+        self._shop = shop
+        self._users = np.array([int(str(user)[1:]) for user in examples.user_ids])
+        self._items = np.array([int(str(item)[1:]) for item in examples.sequences.item_ids])
+        last = [self._items[examples.history(i)[-1]] for i in range(len(examples))]
+        self._last_kind = shop.kind[np.array(last, dtype=np.int64)]
+
+    @property
+    def n_items(self) -> int:
+        """Size of the catalogue."""
+        return len(self._items)
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    def scores(self, rows: slice) -> np.ndarray:
+        """Log-odds of all items for some examples: `(rows, n_items)` float64."""
+        return self._shop._log_odds(self._users[rows], self._last_kind[rows])[:, self._items]
 
 
 COLOUR_NAMES = tuple(COLOURS)

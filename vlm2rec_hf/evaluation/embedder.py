@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vlm2rec_hf.evaluation.ranking import Ranking
     from vlm2rec_hf.modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from vlm2rec_hf.modeling.processing_vlm2rec import PreparedItem
 
 METRICS = {"hit": hit_at_k, "ndcg": ndcg_at_k, "mrr": mrr_at_k}
 
@@ -80,9 +81,8 @@ def evaluate_embedder(
         )
     if len(examples) == 0:
         raise ValueError("`examples` is empty: no user of this split has a history and a target.")
-    items, users = encode_catalogue_and_users(
-        model, catalogue, examples, batch_size=batch_size, show_progress=show_progress
-    )
+    items = encode_catalogue(model, catalogue, batch_size=batch_size, show_progress=show_progress)
+    users = encode_users(model, catalogue, examples, batch_size=batch_size, show_progress=show_progress)
     views = ("text", "image", "both")
     rankings = evaluate_views(
         {view: users.view(view) for view in views},
@@ -107,43 +107,67 @@ def evaluate_embedder(
     return EmbedderEvaluation(rankings, users, items, modality)
 
 
-def encode_catalogue_and_users(
+def encode_catalogue(
+    model: VLM2RecEmbedder, catalogue: PreparedCatalogue, *, batch_size: int = 64, show_progress: bool = False
+) -> Encoding:
+    """Vectors of every item of the catalogue; items with neither text nor picture get zero vectors."""
+    usable = [i for i in range(len(catalogue)) if not catalogue.is_empty(i)]
+    encoded = model.encode_items(
+        _Chosen(catalogue, usable), catalogue.processor, batch_size=batch_size, show_progress=show_progress
+    )
+    return _spread(encoded, usable, len(catalogue))
+
+
+def encode_users(
     model: VLM2RecEmbedder,
     catalogue: PreparedCatalogue,
     examples: Examples,
     *,
     batch_size: int = 64,
     show_progress: bool = False,
-) -> tuple[Encoding, Encoding]:
-    """Vectors of every item of the catalogue and of every example's history, zero where nothing can be said."""
-    from vlm2rec_hf.modeling.modeling_vlm2rec import Encoding
-
-    processor = catalogue.processor
-    prepared = list(catalogue)
-    usable = [item.text is not None or item.grid is not None for item in prepared]
-
-    def spread(encoded: Encoding | None, rows: Sequence[int], count: int) -> Encoding:
-        out = Encoding(
-            *(torch.zeros(count, model.config.hidden_size) for _ in range(3)),
-            torch.zeros(count, dtype=torch.bool),
-            torch.zeros(count, dtype=torch.bool),
-        )
-        if encoded is not None:
-            for name in ("both", "text", "image", "has_text", "has_image"):
-                getattr(out, name)[list(rows)] = getattr(encoded, name)
-        return out
-
-    rows = [i for i, ok in enumerate(usable) if ok]
-    encoded = model.encode_items(
-        [prepared[i] for i in rows], processor, batch_size=batch_size, show_progress=show_progress
-    ) if rows else None  # fmt: skip
-    items = spread(encoded, rows, len(prepared))
-    histories = [[prepared[i] for i in history if usable[i]] for history in examples.histories()]
+) -> Encoding:
+    """Vectors of every example's history; zero where no item of it has a text or picture."""
+    # Each item of the catalogue is prepared once, however many histories it stands in.
+    used = np.unique(np.concatenate([np.zeros(0, np.int64), *examples.histories()]))
+    prepared = {int(i): catalogue[int(i)] for i in used}
+    histories = [
+        [prepared[int(i)] for i in history if _says_something(prepared[int(i)])] for history in examples.histories()
+    ]
     known = [i for i, history in enumerate(histories) if history]
     encoded = model.encode_histories(
-        [histories[i] for i in known], processor, batch_size=batch_size, show_progress=show_progress
-    ) if known else None  # fmt: skip
-    return items, spread(encoded, known, len(histories))
+        [histories[i] for i in known], catalogue.processor, batch_size=batch_size, show_progress=show_progress
+    )
+    return _spread(encoded, known, len(histories))
+
+
+class _Chosen(Sequence):
+    """Some items of a catalogue, still read lazily."""
+
+    def __init__(self, catalogue: PreparedCatalogue, rows: Sequence[int]) -> None:
+        self._catalogue, self._rows = catalogue, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._catalogue[self._rows[index]]
+
+
+def _says_something(item: PreparedItem) -> bool:
+    return item.text is not None or item.grid is not None
+
+
+def _spread(encoded: Encoding, rows: Sequence[int], count: int) -> Encoding:
+    """Put vectors in their places among `count`, zeros elsewhere."""
+    if len(rows) == count:
+        return encoded
+
+    def place(values: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros(count, *values.shape[1:], dtype=values.dtype)
+        out[list(rows)] = values
+        return out
+
+    return replace(encoded, **{field.name: place(getattr(encoded, field.name)) for field in fields(encoded)})
 
 
 def _mean(values: np.ndarray) -> float:

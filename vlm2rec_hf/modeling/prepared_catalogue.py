@@ -63,9 +63,9 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         """Whether pictures are held as vision features."""
         return self._features is not None
 
-    def presence(self) -> torch.Tensor:
-        """`(n_items,)` bool: whether the item has a text (a picture is only known once it is decoded)."""
-        return torch.tensor([text is not None for text in self._texts])
+    def is_empty(self, index: int) -> bool:
+        """Whether an item has neither a text nor a picture that decodes; decodes only where there is no text."""
+        return self._texts[index] is None and self[index].grid is None
 
     @torch.no_grad()
     def cache_features(

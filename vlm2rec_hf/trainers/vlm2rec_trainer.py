@@ -121,6 +121,11 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):
         if hasattr(self.model, "add_model_tags"):
             self.model.add_model_tags(self._tag_names)
 
+    @property
+    def embedder(self) -> VLM2RecEmbedder:
+        """The embedder being trained, adapters included, without PEFT's and accelerate's wrappers."""
+        return _embedder_of(self.accelerator.unwrap_model(self.model))
+
     def compute_loss(
         self,
         model: nn.Module,

@@ -1,0 +1,1 @@
+"""The command `vlm2rec`: one thin file per sub-command."""

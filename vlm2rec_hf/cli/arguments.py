@@ -1,0 +1,111 @@
+"""Arguments of the commands, as dataclasses: the same from the command line, from `--config FILE.yaml` and in Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DataArguments:
+    """Which dataset, and what is done to it before use."""
+
+    dataset: str = field(default="", metadata={"help": "Folder (prepared or raw) or Hub id of the dataset."})
+    format: str | None = field(default=None, metadata={"help": "Reader to use; found by itself by default."})
+    revision: str | None = field(default=None, metadata={"help": "Tag, branch or commit of a Hub dataset."})
+    k_core: int = field(default=0, metadata={"help": "Keep users and items with this many interactions; 0: all."})
+    split: str = field(
+        default="leave_one_out",
+        metadata={"help": "Split of a dataset that has none: leave_one_out, or temporal:0.8,0.9 (shares of time)."},
+    )
+    cold_items: float = field(default=0.0, metadata={"help": "Share of items held out of training (cold items)."})
+
+    def __post_init__(self) -> None:
+        if self.k_core < 0:
+            raise ValueError(f"`k_core` must be 0 or more, got {self.k_core}.")
+
+
+@dataclass
+class ModelArguments:
+    """Which embedder: a trained one, a raw backbone, or a tiny one built from config."""
+
+    model: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of an embedder or of a raw vision-language backbone."}
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Tag, branch or commit of the model."})
+    model_dtype: str = field(default="auto", metadata={"help": "Weights' dtype: auto, float32, bfloat16, float16."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
+    fusion: str = field(default="external", metadata={"help": "external (the paper's) or internal (baseline)."})
+    tiny: str | None = field(
+        default=None, metadata={"help": "Build a tiny backbone from config instead: qwen2_vl, qwen2_5_vl, qwen3_vl."}
+    )
+    hidden_size: int = field(default=128, metadata={"help": "Of a tiny backbone."})
+    num_layers: int = field(default=2, metadata={"help": "Of a tiny backbone's language model."})
+    vision_hidden_size: int = field(default=96, metadata={"help": "Of a tiny backbone's vision tower."})
+    vision_layers: int = field(default=2, metadata={"help": "Of a tiny backbone's vision tower."})
+    image_size: int = field(default=84, metadata={"help": "Pixels a side that a tiny backbone sees."})
+    vocab_size: int = field(default=4000, metadata={"help": "Of a tiny backbone's tokenizer."})
+    item_instruction: str | None = field(default=None, metadata={"help": "Text in front of an item."})
+    user_instruction: str | None = field(default=None, metadata={"help": "Text in front of a history."})
+    history_template: str | None = field(default=None, metadata={"help": "How one title stands in a history."})
+    max_item_tokens: int | None = field(default=None, metadata={"help": "Tokens kept of an item's text."})
+    max_history_item_tokens: int | None = field(
+        default=None, metadata={"help": "Tokens kept of each text inside a history."}
+    )
+    lora: bool | None = field(
+        default=None, metadata={"help": "Train LoRA adapters; by default for pretrained models, not for tiny ones."}
+    )
+    lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
+    lora_alpha: int | None = field(default=None, metadata={"help": "Scaling of the adapters, 2 * lora_r by default."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the adapters."})
+
+    def processor_options(self) -> dict[str, str | int]:
+        """What was set of the processor's options."""
+        names = ("item_instruction", "user_instruction", "history_template", "max_item_tokens",
+                 "max_history_item_tokens")  # fmt: skip
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass
+class WarmUpArguments:
+    """The warm-up of a backbone without pretrained weights."""
+
+    warm_up_steps: int = field(default=0, metadata={"help": "Steps of the warm-up; 0: none."})
+    warm_up_batch_size: int = field(default=256, metadata={"help": "Items per step."})
+    warm_up_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
+    warm_up_target: str = field(default="semantic", metadata={"help": "semantic or identity."})
+
+
+@dataclass
+class EvaluateArguments:
+    """What is ranked and where the report goes."""
+
+    output: str = field(default="", metadata={"help": "Folder of the report."})
+    eval_split: str = field(default="test", metadata={"help": "validation or test."})
+    eval_max_history: int = field(default=10, metadata={"help": "Most recent items shown to the model."})
+    ks: str = field(default="10,20", metadata={"help": "Cut-offs, separated by commas."})
+    include_seen: bool = field(default=False, metadata={"help": "Let items of the user's past be candidates."})
+    max_users: int | None = field(default=None, metadata={"help": "Rank only this many users, evenly spread."})
+    eval_batch_size: int = field(default=64, metadata={"help": "Histories or items per forward pass."})
+    method: str = field(default="embedder", metadata={"help": "Name of the model in the report."})
+
+    def cut_offs(self) -> tuple[int, ...]:
+        """The cut-offs as numbers.
+
+        Raises:
+            ValueError: something that is no list of positive whole numbers.
+        """
+        try:
+            numbers = tuple(sorted({int(part) for part in self.ks.split(",")}))
+        except ValueError:
+            numbers = ()
+        if not numbers or numbers[0] < 1:
+            raise ValueError(f"`ks` must be whole numbers separated by commas, such as 10,20; got {self.ks!r}.")
+        return numbers
+
+
+@dataclass
+class EmbedArguments:
+    """Where the vectors go."""
+
+    output: str = field(default="", metadata={"help": "The parquet file to write."})
+    embed_batch_size: int = field(default=64, metadata={"help": "Items per forward pass."})

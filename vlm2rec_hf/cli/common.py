@@ -1,0 +1,165 @@
+"""What the commands share: parsing, opening a dataset, building a model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.cli.arguments import DataArguments, ModelArguments
+    from vlm2rec_hf.data.dataset import RecDataset
+    from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
+    from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
+
+
+def parse(command: str, description: str, dataclass_types: Sequence[type], argv: Sequence[str]) -> tuple[Any, ...]:
+    """Parse dataclasses from the command line and `--config FILE.yaml`; the command line wins.
+
+    Raises:
+        ValueError: the config file does not exist, is no mapping, or names an unknown option.
+    """
+    from trl import TrlParser
+
+    parser = TrlParser(
+        list(dataclass_types),
+        prog=f"vlm2rec {command}",
+        description=description,
+        epilog="Options may also stand in a YAML file given as --config FILE; the command line wins.",
+    )
+    for index, argument in enumerate(argv):
+        path = argv[index + 1] if argument == "--config" and index + 1 < len(argv) else None
+        path = argument.removeprefix("--config=") if argument.startswith("--config=") else path
+        if path is not None and not Path(path).is_file():
+            raise ValueError(f"`--config` {path!r} does not exist; name a YAML file.")
+    return tuple(parser.parse_args_and_config(list(argv)))
+
+
+def open_dataset(arguments: DataArguments) -> RecDataset:
+    """Load, filter and split a dataset as the arguments say; a split it already has is kept.
+
+    Raises:
+        ValueError: no dataset named, an unknown split, or filters on a dataset that is split already.
+    """
+    from vlm2rec_hf.data.readers import load_recsys
+
+    if not arguments.dataset:
+        raise ValueError("`--dataset` is required: a folder that `vlm2rec prepare` wrote, raw data, or a Hub id.")
+    dataset = load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision)
+    if arguments.k_core:
+        dataset = dataset.k_core(arguments.k_core)
+    if dataset.split_spec["kind"] == "none":
+        dataset = split_dataset(dataset, arguments.split)
+    if arguments.cold_items:
+        dataset = dataset.hold_out_cold_items(arguments.cold_items)
+    return dataset
+
+
+def split_dataset(dataset: RecDataset, split: str) -> RecDataset:
+    """Split by `leave_one_out`, `temporal:A,B` (shares of all interactions before validation and test) or `none`."""
+    if split == "none":
+        return dataset
+    if split == "leave_one_out":
+        return dataset.leave_one_out()
+    kind, _, shares = split.partition(":")
+    if kind == "temporal":
+        try:
+            first, second = (float(part) for part in shares.split(","))
+        except ValueError:
+            raise ValueError(f"`split` {split!r} must look like temporal:0.8,0.9.") from None
+        return dataset.temporal_split(quantiles=(first, second))
+    raise ValueError(f"`split` must be leave_one_out, temporal:A,B or none, got {split!r}.")
+
+
+def build_model(
+    arguments: ModelArguments, dataset: RecDataset, max_history: int, seed: int
+) -> tuple[Any, VLM2RecProcessor, bool]:
+    """Load or build the model of a training run.
+
+    Returns:
+        The embedder, its processor, and whether it is a tiny one from config.
+
+    Raises:
+        ValueError: both or neither of `model` and `tiny`.
+    """
+    from vlm2rec_hf.modeling.backbones import tiny_vlm
+
+    if (arguments.model is None) == (arguments.tiny is None):
+        raise ValueError("Name exactly one of `--model` (folder or Hub id) and `--tiny` (build one from config).")
+    options = {**arguments.processor_options(), "max_history": max_history}
+    if arguments.tiny is not None:
+        model, processor = tiny_vlm(
+            arguments.tiny,
+            [text for text in dataset.item_texts() if text],
+            image_size=arguments.image_size,
+            vocab_size=arguments.vocab_size,
+            fusion=arguments.fusion,
+            seed=seed,
+            processor_options=options,
+            hidden_size=arguments.hidden_size,
+            layers=arguments.num_layers,
+            vision_hidden_size=arguments.vision_hidden_size,
+            vision_layers=arguments.vision_layers,
+        )
+        return model, processor, True
+    model, processor = load_embedder(arguments)
+    for name, value in options.items():
+        setattr(processor, name, value)
+    return model, processor, False
+
+
+def load_embedder(arguments: ModelArguments) -> tuple[VLM2RecEmbedder, VLM2RecProcessor]:
+    """Load a trained embedder (or adapter repo), or make one of a raw backbone.
+
+    Raises:
+        ValueError: no model named, or nothing loadable there.
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+
+    from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
+    from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
+
+    where = arguments.model
+    if not where:
+        raise ValueError("`--model` is required: a folder or Hub id of an embedder.")
+    options: dict[str, Any] = {"revision": arguments.model_revision, "dtype": arguments.model_dtype}
+    if arguments.attn_implementation:
+        options["attn_implementation"] = arguments.attn_implementation
+    options = {name: value for name, value in options.items() if value is not None}
+    if (Path(where) / "adapter_config.json").is_file():
+        return AutoModel.from_pretrained(where, **options).eval(), VLM2RecProcessor.from_pretrained(where)
+    if Path(where).exists() and not (Path(where) / "config.json").is_file():
+        raise ValueError(f"`--model` {where!r} holds no config.json: it is no saved model.")
+    try:
+        config = AutoConfig.from_pretrained(where, revision=arguments.model_revision or "main")
+    except OSError as error:
+        raise ValueError(f"`--model` {where!r} is neither a folder nor a model that the Hub has: {error}") from error
+    if config.model_type == "vlm2rec":
+        model = VLM2RecEmbedder.from_pretrained(where, **options).eval()
+        return model, VLM2RecProcessor.from_pretrained(where, revision=arguments.model_revision or "main")
+    model = VLM2RecEmbedder.from_backbone(where, fusion=arguments.fusion, **options)
+    revision = arguments.model_revision or "main"
+    processor = VLM2RecProcessor(
+        AutoImageProcessor.from_pretrained(where, revision=revision),
+        AutoTokenizer.from_pretrained(where, revision=revision),
+        backbone_type=config.model_type,
+        fusion=arguments.fusion,
+    )
+    return model, processor
+
+
+def say(text: str) -> None:
+    """Tell the user something; standard output stays free for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def require(value: str, option: str, what: str) -> str:
+    """The value of a required option.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if not value:
+        raise ValueError(f"`{option}` is required: {what}.")
+    return value

@@ -1,0 +1,66 @@
+"""`vlm2rec evaluate`: rank users over the full catalogue with an embedder, by view, beside the floors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments
+from vlm2rec_hf.cli.common import load_embedder, open_dataset, parse, require, say
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.data.dataset import RecDataset
+    from vlm2rec_hf.evaluation.report import Report
+    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+
+    data, models, options = parse("evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments), argv)
+    output = Path(require(options.output, "--output", "the folder of the report"))
+    options.cut_offs()
+    dataset = open_dataset(data)
+    model, processor = load_embedder(models)
+    processor.max_history = options.eval_max_history
+    catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
+    catalogue.cache_features(model, show_progress=True)
+    report = evaluate(model, catalogue, dataset, options, facts={"model": str(models.model)})
+    say(f"Report in {output}.")
+    report.save(output)
+    print(report.to_markdown())
+
+
+def evaluate(
+    model: Any, catalogue: PreparedCatalogue, dataset: RecDataset, options: EvaluateArguments, facts: dict[str, Any]
+) -> Report:
+    """Evaluate one embedder as the arguments say."""
+    from vlm2rec_hf.evaluation.embedder import evaluate_embedder
+    from vlm2rec_hf.evaluation.embedder_report import add_embedder, start_report
+
+    examples = dataset.examples(options.eval_split, max_history=options.eval_max_history)
+    if options.max_users is not None and options.max_users < len(examples):
+        examples = examples.take(np.linspace(0, len(examples) - 1, options.max_users).astype(np.int64))
+    found = evaluate_embedder(
+        model,
+        catalogue,
+        examples,
+        k=max(options.cut_offs()),
+        exclude_seen=not options.include_seen,
+        batch_size=options.eval_batch_size,
+        show_progress=True,
+    )
+    report = start_report(
+        dataset,
+        examples,
+        split=options.eval_split,
+        ks=options.cut_offs(),
+        exclude_seen=not options.include_seen,
+        facts=facts,
+    )
+    add_embedder(report, options.method, found, examples)
+    return report

@@ -1,0 +1,95 @@
+"""Entry point of `vlm2rec`: finds the sub-command and turns errors into exit codes.
+
+Exit codes: 0 done, 2 bad usage or bad input, 1 anything else. Errors are one paragraph; `--debug` shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "quickstart": "train on a generated shop and compare with and without the paper's losses",
+    "prepare": "read interactions and items, check, filter and split them, save a dataset",
+    "train": "train an embedder on a prepared dataset",
+    "evaluate": "rank a dataset's test users with an embedder, by view, beside the floors",
+    "embed": "write the vectors of a dataset's items",
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The top-level parser; sub-commands have their own."""
+    listing = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="vlm2rec",
+        usage="vlm2rec [--version] [--debug] COMMAND ...",
+        description="Turn a vision-language model into a recommender.",
+        epilog=f"commands:\n{listing}\n\n`vlm2rec COMMAND --help` tells each one's options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and library warnings")
+    parser.add_argument("command", nargs="?", choices=list(COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    # Everything up to the first word that is no option belongs to `vlm2rec` itself.
+    split = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
+    parser = make_parser()
+    try:
+        known = parser.parse_args(arguments[: split + 1])
+        if known.version:
+            from vlm2rec_hf import __version__
+
+            print(__version__)
+            return 0
+        if known.command is None:
+            parser.print_help()
+            return 2
+        if not debug:
+            _quiet_libraries()
+        command = importlib.import_module(f"vlm2rec_hf.cli.{known.command}")
+        command.main(arguments[split + 1 :])
+    except SystemExit as stop:  # argparse: 0 for --help, 2 for bad usage
+        return stop.code if isinstance(stop.code, int) else 2
+    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        if debug:
+            raise
+        print(f"vlm2rec: {_one_paragraph(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vlm2rec: interrupted; what was saved so far is kept.", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"vlm2rec: {type(error).__name__}: {_one_paragraph(error)} (run again with --debug for the traceback)",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _one_paragraph(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""`vlm2rec quickstart`: watch a vision-language model learn to recommend, with and without the paper's losses.
+
+A generated shop, a tiny Qwen2-VL built from config, a warm-up, then plain contrastive fine-tuning (SFT) and VLM2Rec
+(WPCL + CRTR) on the same budget, and a report by view. Nothing is downloaded; it takes a few minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm2rec_hf.cli.common import parse, say
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.data.dataset import RecDataset
+    from vlm2rec_hf.data.demo_shop import DemoShop
+    from vlm2rec_hf.evaluation.report import Report
+    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+
+HISTORY = 6
+FLOORS = {"popularity": "popularity", "repeat_last": "repeat_last", "transitions": "transition"}
+
+
+@dataclass
+class QuickstartArguments:
+    """Size of the quickstart; the defaults are what the README promises."""
+
+    output: str = field(default="runs/quickstart", metadata={"help": "Folder of the results."})
+    seed: int = field(default=0, metadata={"help": "Of the shop, the weights and the training."})
+    json: bool = field(default=False, metadata={"help": "Print the results as one JSON object on the last line."})
+    items: int = field(default=600, metadata={"help": "Products in the shop, 60 to 100,000."})
+    users: int = field(default=1200, metadata={"help": "Users of the shop."})
+    warm_up_steps: int = field(default=120, metadata={"help": "Steps of the warm-up."})
+    steps: int = field(default=300, metadata={"help": "Training steps of each method."})
+    batch_size: int = field(default=64, metadata={"help": "Users per step."})
+    wpcl_lambda: str = field(default="linear:10->0@0.2-1.0", metadata={"help": "Schedule of the weak-modality penalty."})
+    crtr_beta: str = field(default="linear:0.2->0@0.2-1.0", metadata={"help": "Schedule of CRTR's weight."})
+
+    def __post_init__(self) -> None:
+        for name in ("warm_up_steps", "steps", "batch_size", "users"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`--{name}` must be at least 1, got {getattr(self, name)}.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    (options,) = parse("quickstart", __doc__ or "", (QuickstartArguments,), argv)
+    output = Path(options.output)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"`--output` {options.output!r} is a file; name a folder.")
+    start = time.perf_counter()
+    # Everything is written beside the final place first: a killed run leaves no folder that looks whole.
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        report = run(options, partial)
+        seconds = time.perf_counter() - start
+        report.facts["seconds"] = round(seconds, 1)
+        report.save(partial)
+        put_in_place(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(summary_table(report))
+    say(
+        f"\n{seconds:.0f} s. In {output}: embedder/ (a model folder), report.json, per_user.parquet, margins.png, "
+        f"views.png.\nNext, try your own data:  vlm2rec prepare --dataset YOUR_DATA --output runs/data  and then  "
+        f"vlm2rec train --dataset runs/data --tiny qwen2_vl --warm_up_steps 350 --max_steps 500 --output_dir runs/mine"
+    )
+    if options.json:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({
+            "results": results_of(report),
+            "seconds": round(seconds, 1),
+            "peak_rss_mb": round(peak, 1),
+            "embedder": str(output / "embedder"),
+        }))  # fmt: skip
+
+
+def run(options: QuickstartArguments, folder: Path) -> Report:
+    """The whole study; the model and the plots are written into `folder`, the report is returned."""
+    from transformers import set_seed
+
+    from vlm2rec_hf.data.demo_shop import make_demo_shop
+    from vlm2rec_hf.evaluation.embedder import evaluate_embedder
+    from vlm2rec_hf.evaluation.embedder_report import add_embedder, start_report
+    from vlm2rec_hf.evaluation.plots import plot_margins, plot_views
+    from vlm2rec_hf.modeling.backbones import tiny_vlm
+    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from vlm2rec_hf.trainers.warm_up import warm_up_backbone
+
+    set_seed(options.seed)
+    say("1/5 A shop is generated: products with a title and a picture, and users with a taste for both.")
+    shop = make_demo_shop(options.items, seed=options.seed, n_users=options.users)
+    dataset = shop.dataset()
+    say(f"    {dataset!r}")
+    say("2/5 A tiny Qwen2-VL without pretrained weights is warmed up on captions of the products.")
+    model, processor = tiny_vlm(
+        "qwen2_vl",
+        [text for text in dataset.item_texts() if text],
+        seed=options.seed,
+        hidden_size=64,
+        vision_hidden_size=64,
+        processor_options={
+            "item_instruction": "Item: ",
+            "user_instruction": "History: ",
+            "history_template": "{text}, ",
+            "max_history": HISTORY,
+        },
+    )
+    catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
+    warm_up_backbone(
+        model,
+        catalogue,
+        dataset.items["description"],
+        steps=options.warm_up_steps,
+        batch_size=min(96, options.items),
+        seed=options.seed,
+        show_progress=True,
+    )
+    catalogue.cache_features(model)
+    examples = dataset.examples("test", max_history=HISTORY)
+    facts = {"seed": options.seed, "arguments": {key: value for key, value in vars(options).items()}}
+    report = start_report(dataset, examples, facts=facts)
+    _add_oracle(report, shop, dataset, examples)
+    add_embedder(report, "zero_shot", evaluate_embedder(model, catalogue, examples), examples)
+    start = copy.deepcopy(model.state_dict())
+    logs: dict[str, list[dict[str, Any]]] = {}
+    for number, (method, objective) in enumerate((("sft", "sft"), ("vlm2rec", "wpcl+crtr")), start=3):
+        what = "plain contrastive fine-tuning (SFT)" if method == "sft" else "VLM2Rec: the same plus WPCL and CRTR"
+        say(f"{number}/5 Training: {what}.")
+        model.load_state_dict(start)
+        logs[method] = _train(options, objective, model, dataset, catalogue, folder)
+        add_embedder(report, method, evaluate_embedder(model, catalogue, examples), examples)
+    say("5/5 Model folder, report and plots.")
+    model.save_pretrained(folder / "embedder")
+    processor.save_pretrained(folder / "embedder")
+    plot_margins(logs, folder / "margins.png")
+    plot_views(report, folder / "views.png")
+    return report
+
+
+def _train(
+    options: QuickstartArguments,
+    objective: str,
+    model: Any,
+    dataset: RecDataset,
+    catalogue: PreparedCatalogue,
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """One method on the common budget; returns the log."""
+    from vlm2rec_hf.cli.progress import show_only
+    from vlm2rec_hf.trainers.vlm2rec_args import VLM2RecTrainingArguments
+    from vlm2rec_hf.trainers.vlm2rec_trainer import VLM2RecTrainer
+
+    training = VLM2RecTrainingArguments(
+        output_dir=str(folder / ".training"),
+        objective=objective,
+        max_steps=options.steps,
+        per_device_train_batch_size=min(options.batch_size, options.users),
+        learning_rate=1e-3,
+        warmup_steps=max(options.steps // 10, 1),
+        wpcl_lambda=options.wpcl_lambda,
+        crtr_beta=options.crtr_beta,
+        max_history=HISTORY,
+        save_strategy="no",
+        seed=options.seed,
+        disable_tqdm=True,
+    )
+    trainer = VLM2RecTrainer(
+        model, training, train_dataset=dataset, processing_class=catalogue.processor, catalogue=catalogue
+    )
+    show_only(trainer, "    SFT    " if objective == "sft" else "    VLM2Rec")
+    trainer.train()
+    shutil.rmtree(folder / ".training", ignore_errors=True)
+    return [dict(record) for record in trainer.state.log_history]
+
+
+def _add_oracle(report: Report, shop: DemoShop, dataset: RecDataset, examples: Any) -> None:
+    """What a model that knew the true choice probabilities would score."""
+    from vlm2rec_hf.evaluation.ranking import rank_targets
+
+    ranking = rank_targets(shop.oracle(examples), examples, k=max(report.protocol.k))
+    report.add_floor("oracle", ranking, train_counts=dataset.popularity())
+
+
+def results_of(report: Report) -> dict[str, dict[str, dict[str, float]]]:
+    """Hit@10 and NDCG@10 of every method and view; floors and oracle stand under `both`."""
+
+    def two(found: Any) -> dict[str, float]:
+        return {name: round(float(found[name]["mean"]), 6) for name in ("hit@10", "ndcg@10")}
+
+    results = {
+        method: {view: two(report.metrics[method][view]) for view in ("text", "image", "both")}
+        for method in report.methods
+    }
+    results.update({FLOORS.get(name, name): {"both": two(found)} for name, found in report.floors.items()})
+    return results
+
+
+def summary_table(report: Report) -> str:
+    """The results as a plain table."""
+    lines = ["", f"{'Hit@10 / NDCG@10':<16}{'text':>18}{'image':>18}{'both':>18}"]
+    for method, views in results_of(report).items():
+        cells = [
+            f"{views[view]['hit@10']:.4f} / {views[view]['ndcg@10']:.4f}" if view in views else ""
+            for view in ("text", "image", "both")
+        ]
+        lines.append(f"{method:<16}" + "".join(f"{cell:>18}" for cell in cells))
+    return "\n".join(lines)
+
+
+def put_in_place(partial: Path, output: Path) -> None:
+    """Move a finished folder to its place; what stands there is kept under another name."""
+    if output.exists() and not any(output.iterdir()):
+        output.rmdir()
+    if output.exists():
+        number = 1
+        while (older := output.with_name(f"{output.name}.old-{number}")).exists():
+            number += 1
+        output.rename(older)
+        say(f"    {output} existed; the earlier results are now in {older}.")
+    partial.rename(output)

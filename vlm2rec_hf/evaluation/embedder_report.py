@@ -1,0 +1,65 @@
+"""A `Report` of embedders on one dataset: every view, the floors, the slices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vlm2rec_hf.evaluation.floors import rank_floors
+from vlm2rec_hf.evaluation.protocol import Protocol
+from vlm2rec_hf.evaluation.report import Report
+from vlm2rec_hf.evaluation.slices import make_slices
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.data.dataset import RecDataset
+    from vlm2rec_hf.data.sequences import Examples
+    from vlm2rec_hf.evaluation.embedder import EmbedderEvaluation
+
+
+def start_report(
+    dataset: RecDataset,
+    examples: Examples,
+    *,
+    split: str = "test",
+    ks: Sequence[int] = (10, 20),
+    exclude_seen: bool = True,
+    facts: Mapping[str, Any] | None = None,
+) -> Report:
+    """An empty report for `examples`, with the floors already in it.
+
+    Args:
+        dataset: what the examples were cut from; its fingerprint enters the protocol.
+        examples: who is ranked.
+        split: the examples' split.
+        ks: cut-offs.
+        exclude_seen: leave items of the user's past out of the candidates.
+        facts: plain JSON values to keep beside the numbers.
+    """
+    protocol = Protocol(
+        dataset=dataset.fingerprint,
+        split=split,
+        exclude_seen=exclude_seen,
+        max_history=examples.max_history,
+        k=tuple(sorted(ks)),
+    )
+    report = Report(
+        protocol,
+        user_ids=examples.user_ids,
+        item_ids=examples.sequences.item_ids[examples.targets],
+        slices=make_slices(examples, has_image=dataset.item_has_image),
+        facts=facts,
+    )
+    counts = examples.sequences.train_counts()
+    for name, ranking in rank_floors(examples, k=max(ks), exclude_seen=exclude_seen).items():
+        report.add_floor(name, ranking, train_counts=counts)
+    return report
+
+
+def add_embedder(report: Report, method: str, found: EmbedderEvaluation, examples: Examples) -> None:
+    """Add all views of one evaluated embedder, and its modality diagnostics under `facts["modality"]`."""
+    counts = examples.sequences.train_counts()
+    for view, ranking in found.rankings.items():
+        report.add(method, ranking, view=view, train_counts=counts)
+    # NaN (a dataset without pictures, say) has no place in JSON.
+    known = {name: value if value == value else None for name, value in found.modality.items()}
+    report.facts.setdefault("modality", {})[method] = known
