@@ -1,4 +1,4 @@
-"""Arguments of the commands, as dataclasses: the same from the command line, from `--config FILE.yaml` and in Python."""
+"""Arguments of the commands as dataclasses: from the command line, from `--config FILE.yaml`, or in Python."""
 
 from __future__ import annotations
 

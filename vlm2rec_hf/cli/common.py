@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
 
 
-def parse(command: str, description: str, dataclass_types: Sequence[type], argv: Sequence[str]) -> tuple[Any, ...]:
+def parse(command: str, description: str, dataclass_types: Sequence[Any], argv: Sequence[str]) -> tuple[Any, ...]:
     """Parse dataclasses from the command line and `--config FILE.yaml`; the command line wins.
 
     Raises:

@@ -36,7 +36,11 @@ def main(argv: Sequence[str]) -> None:
         columns[view] = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
     columns["has_text"], columns["has_image"] = pa.array(found.has_text.numpy()), pa.array(found.has_image.numpy())
     table = pa.table(columns).replace_schema_metadata(
-        {"dataset_fingerprint": dataset.fingerprint, "model": str(models.model), "revision": models.model_revision or ""}
+        {
+            "dataset_fingerprint": dataset.fingerprint,
+            "model": str(models.model),
+            "revision": models.model_revision or "",
+        }
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")

@@ -41,7 +41,9 @@ class QuickstartArguments:
     warm_up_steps: int = field(default=120, metadata={"help": "Steps of the warm-up."})
     steps: int = field(default=300, metadata={"help": "Training steps of each method."})
     batch_size: int = field(default=64, metadata={"help": "Users per step."})
-    wpcl_lambda: str = field(default="linear:10->0@0.2-1.0", metadata={"help": "Schedule of the weak-modality penalty."})
+    wpcl_lambda: str = field(
+        default="linear:10->0@0.2-1.0", metadata={"help": "Schedule of the weak-modality penalty."}
+    )
     crtr_beta: str = field(default="linear:0.2->0@0.2-1.0", metadata={"help": "Schedule of CRTR's weight."})
 
     def __post_init__(self) -> None:

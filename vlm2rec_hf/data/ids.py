@@ -23,14 +23,17 @@ def encode_ids(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, pa.Array
     Raises:
         ValueError: a type that cannot be an id.
     """
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+        raise ValueError(f"`{name}` must hold strings or integers, got {kind}; cast it first.")
     if pa.types.is_string_view(column.type):
         column = column.cast(pa.large_string())
     if not pa.types.is_dictionary(column.type):
-        column = pc.dictionary_encode(column)
+        column = pc.dictionary_encode(column.cast(pa.string()) if pa.types.is_null(kind) else column)
     encoded = column.unify_dictionaries().combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):  # older pyarrow returns one chunk still wrapped
         encoded = encoded.chunk(0) if encoded.num_chunks else pa.array([], column.type)
-    strings = _as_strings(encoded.dictionary, name)
+    strings = _as_strings(encoded.dictionary)
     codes = pc.fill_null(encoded.indices.cast(pa.int32()), -1).to_numpy(zero_copy_only=False)
     # Values that are no ids, or become equal as strings, fold together here; the vocabulary is small.
     vocabulary = pc.dictionary_encode(strings)
@@ -60,18 +63,17 @@ def to_objects(strings: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return np.array(strings.to_pylist(), dtype=object)
 
 
-def _as_strings(values: pa.Array, name: str) -> pa.Array:
-    kind = values.type
-    if pa.types.is_string(kind):
-        return values
-    if pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _as_strings(values: pa.Array) -> pa.Array:
+    if not pa.types.is_floating(values.type):
         return values.cast(pa.string())
-    if pa.types.is_floating(kind):
-        numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
-        whole = np.isfinite(numbers) & (numbers == np.floor(numbers)) & (np.abs(numbers) < 2**53)
-        texts = [
-            str(int(x)) if is_whole else (None if np.isnan(x) else repr(float(x)))
-            for x, is_whole in zip(numbers, whole, strict=True)
-        ]
-        return pa.array(texts, pa.string())
-    raise ValueError(f"`{name}` must hold strings or integers, got {kind}; cast it first.")
+    numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
+    whole = np.isfinite(numbers) & (numbers == np.floor(numbers)) & (np.abs(numbers) < 2**53)
+    texts = [
+        str(int(x)) if is_whole else (None if np.isnan(x) else repr(float(x)))
+        for x, is_whole in zip(numbers, whole, strict=True)
+    ]
+    return pa.array(texts, pa.string())

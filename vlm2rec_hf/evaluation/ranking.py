@@ -176,7 +176,10 @@ class _WholeRows:
     """A `BlockScorer`'s rows as a single, copied block (the scorer may hand out a view of its own memory)."""
 
     def __init__(self, scorer: BlockScorer, rows: slice, width: int) -> None:
-        scores = torch.as_tensor(scorer.scores(rows)).detach()
+        raw = scorer.scores(rows)
+        if isinstance(raw, np.ndarray) and not raw.flags.writeable:
+            raw = raw.copy()  # PyTorch has no read-only tensors and warns
+        scores = torch.as_tensor(raw).detach()
         expected = (rows.stop - rows.start, scorer.n_items)
         if tuple(scores.shape) != expected:
             raise ValueError(f"`scorer.scores` must return shape {expected}, got {tuple(scores.shape)}.")

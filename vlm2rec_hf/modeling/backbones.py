@@ -1,4 +1,4 @@
-"""Tiny vision-language backbones from config, with a tokenizer trained on the spot: for tests, demos, small studies."""
+"""Tiny vision-language backbones from config, with a tokenizer trained on the spot, for tests and small studies."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def tiny_backbone_config(
         else:
             vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 256}
             text |= {"head_dim": hidden_size // heads}
-    ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS), strict=True))
+    ids: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     return builders[family](
         text_config=text,
         vision_config=vision,

@@ -47,4 +47,4 @@ class VLM2RecConfig(PreTrainedConfig):
 
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:  # noqa: ANN002, ANN003
         """Configuration of the language model inside the backbone."""
-        return self.vlm_config.get_text_config(*args, **kwargs)
+        return self.vlm_config.get_text_config(*args, **kwargs)  # type: ignore[union-attr]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass
@@ -49,11 +49,11 @@ class BackboneFamily:
         """Placeholders per picture: `(n_images, 3)` long -> `(n_images,)` long."""
         raise NotImplementedError
 
-    def encode_images(self, vlm: nn.Module, pixel_values: Tensor, grid: Tensor) -> ImageFeatures:
+    def encode_images(self, vlm: Any, pixel_values: Tensor, grid: Tensor) -> ImageFeatures:
         """Run the vision tower: `pixel_values` as the family's image processor makes them."""
         raise NotImplementedError
 
-    def run(self, vlm: nn.Module, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
+    def run(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
         """Final-norm hidden states `(rows, length, hidden)`; `images` in the order of the placeholders."""
         raise NotImplementedError
 

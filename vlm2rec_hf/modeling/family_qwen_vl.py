@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .families_vlm2rec import BackboneFamily, ImageFeatures
 
@@ -24,7 +24,7 @@ class QwenVLFamily(BackboneFamily):
         """`t * h * w / merge**2` placeholders per picture."""
         return grid.prod(-1) // config.vision_config.spatial_merge_size**2
 
-    def encode_images(self, vlm: nn.Module, pixel_values: Tensor, grid: Tensor) -> ImageFeatures:
+    def encode_images(self, vlm: Any, pixel_values: Tensor, grid: Tensor) -> ImageFeatures:
         """`pixel_values (n_patches, patch_dim)` -> merged features; Qwen3-VL also yields its deepstack features."""
         output = vlm.get_image_features(pixel_values, grid, return_dict=True)
         layers = getattr(output, "deepstack_features", None) or ()
@@ -32,7 +32,7 @@ class QwenVLFamily(BackboneFamily):
             torch.cat(tuple(output.pooler_output)), grid, tuple(torch.cat(tuple(layer)) for layer in layers)
         )
 
-    def run(self, vlm: nn.Module, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
+    def run(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
         """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
         embeds = vlm.get_input_embeddings()(input_ids)
         extra: dict[str, Any] = {}
@@ -69,9 +69,7 @@ def is_right_padded(attention_mask: Tensor) -> bool:
     return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
 
 
-def multimodal_positions(
-    attention_mask: Tensor, placeholders: Tensor, grid: Tensor | None, merge_size: int
-) -> Tensor:
+def multimodal_positions(attention_mask: Tensor, placeholders: Tensor, grid: Tensor | None, merge_size: int) -> Tensor:
     """Qwen-VL's rotary positions for still pictures, for all rows at once.
 
     A text token advances the position by one; a picture's tokens share one start and spread over height and width,

@@ -70,7 +70,7 @@ class VLM2RecPreTrainedModel(PreTrainedModel):
 
     config_class = VLM2RecConfig
     base_model_prefix = ""
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -88,7 +88,7 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
 
     def __init__(self, config: VLM2RecConfig) -> None:
         super().__init__(config)
-        self.family = family_of(config.vlm_config.model_type)
+        self.family = family_of(config.vlm_config.model_type)  # type: ignore[union-attr]
         self.vlm = AutoModel.from_config(config.vlm_config)
         self.post_init()
 
@@ -273,9 +273,11 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
         self.eval()
         width = self.config.hidden_size
         out = Encoding(
-            *(torch.zeros(count, width) for _ in VIEWS),
-            torch.zeros(count, dtype=torch.bool),
-            torch.zeros(count, dtype=torch.bool),
+            both=torch.zeros(count, width),
+            text=torch.zeros(count, width),
+            image=torch.zeros(count, width),
+            has_text=torch.zeros(count, dtype=torch.bool),
+            has_image=torch.zeros(count, dtype=torch.bool),
         )
         bar = tqdm(total=count, desc=progress, disable=progress is None, leave=False)
         # Rows of like length share a batch, so little padding is computed; a chunk bounds what is held in memory.

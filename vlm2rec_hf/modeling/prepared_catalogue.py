@@ -1,4 +1,4 @@
-"""A catalogue ready for training and encoding: each item is tokenised once, each picture passes a frozen tower once."""
+"""A catalogue ready for use: each item is tokenised once, each picture passes a frozen vision tower once."""
 
 from __future__ import annotations
 

@@ -212,7 +212,9 @@ class VLM2RecProcessor(ProcessorMixin):
             examples = [example[-self.max_history :] for example in examples]
         instruction = self._ids(self.item_instruction if role == "item" else self.user_instruction)
         end = [self.tokenizer.convert_tokens_to_ids(self.end_token)]
-        text_rows, image_rows, slots = [], [], []
+        text_rows: list[list[int]] = []
+        image_rows: list[list[int]] = []
+        slots: list[PreparedItem] = []
         for example in examples:
             text, image = self._bodies(example, role)
             text_rows.append(instruction + text + end if text else end)

@@ -24,7 +24,7 @@ def complete_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 class CompleteCheckpoints:
-    """Mixin before `transformers.Trainer`: a process killed while it saves leaves nothing that looks like a checkpoint.
+    """Mixin before `transformers.Trainer`: a process killed while saving leaves nothing that looks like a checkpoint.
 
     A marker is the last file written into a checkpoint; `train(resume_from_checkpoint=True)` takes the newest one that
     has it and moves half-written ones aside as `incomplete-checkpoint-N`.

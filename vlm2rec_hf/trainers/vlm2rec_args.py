@@ -26,7 +26,7 @@ class VLM2RecTrainingArguments(TrainingArguments):
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Users per batch = in-batch candidates."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop the last, shorter batch."})
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Batches are nested: keep False."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Batches are nested: keep False."})
     logging_steps: float = field(default=10, metadata={"help": "Log every this many steps."})
     report_to: None | str | list[str] = field(default="none", metadata={"help": "Trackers, such as 'trackio'."})
     metric_for_best_model: str | None = field(
@@ -66,6 +66,8 @@ class VLM2RecTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.label_names = []
+        # Pinned memory is for accelerators; without one the data loader only warns about it.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type not in ("cpu", "mps")
         if not 0.0 <= self.modality_dropout < 1.0:
             raise ValueError(f"`modality_dropout` must lie in [0, 1), got {self.modality_dropout}.")
         if self.max_history < 1:

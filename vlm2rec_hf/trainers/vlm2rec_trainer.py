@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Evaluator = Callable[[nn.Module], dict[str, float]]
 
 
-class VLM2RecTrainer(CompleteCheckpoints, Trainer):
+class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
     """Contrastive training of an embedder on a `RecDataset`.
 
     Every user's history is encoded next to the targets of the batch; all targets are candidates, except those equal
@@ -107,7 +107,7 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):
         if len(examples) == 0:
             raise ValueError("`train_dataset` has no training example: every user needs two training interactions.")
         super().__init__(
-            model=model,
+            model=model,  # type: ignore[arg-type]
             args=args,
             data_collator=data_collator or ContrastiveCollator(self.catalogue, args.max_history),
             train_dataset=examples,
@@ -118,8 +118,9 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = False
-        if hasattr(self.model, "add_model_tags"):
-            self.model.add_model_tags(self._tag_names)
+        tagged: Any = self.model
+        if hasattr(tagged, "add_model_tags"):
+            tagged.add_model_tags(self._tag_names)
 
     @property
     def embedder(self) -> VLM2RecEmbedder:
@@ -148,7 +149,7 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):
             history_ids=inputs["seen_ids"] if self.args.mask_seen else None,
             progress=min(self.state.global_step / max(self.state.max_steps, 1), 1.0),
         )
-        log = self._metrics["train" if self.model.training else "eval"]
+        log = self._metrics["train" if model.training else "eval"]
         for name, value in (*output.terms.items(), *output.diagnostics.items()):
             log[name].append(value.detach())
         self._squares = squares
@@ -173,7 +174,7 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):
                 vector.register_hook(lambda grad, total=squares[name]: _add_square(total, grad))
         return squares
 
-    def _views(self, output: VLM2RecOutput) -> ViewVectors:
+    def _views(self, output: Any) -> ViewVectors:
         """The loss's view of an output; internal fusion's single vector stands in the place of the text."""
         if output.text_embeddings is None:
             whole = output.embeddings
@@ -214,7 +215,7 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):
             found = rank_validation(
                 _embedder_of(model),
                 dataset,
-                catalogue or PreparedCatalogue(dataset.catalogue_items(), self.processing_class),
+                catalogue or PreparedCatalogue(dataset.catalogue_items(), self.catalogue.processor),
                 max_history=self.args.max_history,
                 users=self.args.eval_users,
                 batch_size=self.args.per_device_eval_batch_size,
@@ -267,7 +268,7 @@ def _parts(views: ViewVectors) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return views.text, views.image, views.has_text, views.has_image
 
 
-def _is_peft(model: nn.Module) -> bool:
+def _is_peft(model: Any) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 

@@ -67,7 +67,8 @@ class _Targets(nn.Module):
         if self.table is not None:
             return F.normalize(self.table(rows), dim=-1)
         assert self.project is not None
-        return F.normalize(self.project(self.vectors[rows]), dim=-1)
+        vectors: Tensor = self.vectors  # type: ignore[assignment]
+        return F.normalize(self.project(vectors[rows]), dim=-1)
 
 
 def warm_up_backbone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,9 @@ def read_delimited(
         items = items if items is not None else find(source, "items")
         kwargs.setdefault("name", source.name)
         source = found
-    events, bad_events = read_file(source, separator, encoding)
-    catalogue, bad_items = (None, q.empty()) if items is None else read_file(Path(items), separator, encoding)
+    ids = id_columns(column_mapping)
+    events, bad_events = read_file(source, separator, encoding, ids)
+    catalogue, bad_items = (None, q.empty()) if items is None else read_file(Path(items), separator, encoding, ids)
     for_events, for_items = split_mapping(column_mapping, events, catalogue)
     events = rename(events, for_events, "interactions")
     if catalogue is not None:
@@ -74,15 +76,28 @@ def read_delimited(
     if image_folder is not None:
         if catalogue is None or ITEM_ID not in catalogue.column_names:
             raise ValueError(f"`image_folder` needs `items` with a column `{ITEM_ID}`.")
-        ids = id_strings(catalogue[ITEM_ID], ITEM_ID)
-        catalogue = catalogue.set_column(catalogue.column_names.index(ITEM_ID), ITEM_ID, ids)
+        item_ids = id_strings(catalogue[ITEM_ID], ITEM_ID)
+        catalogue = catalogue.set_column(catalogue.column_names.index(ITEM_ID), ITEM_ID, item_ids)
         column = None if image_column is None else for_items.get(image_column, image_column)
         catalogue = with_images(catalogue, image_folder, file_column=column)
     return RecDataset.from_tables(events, catalogue, quarantine=q.concat([bad_events, bad_items]), **kwargs)
 
 
-def read_file(path: Path, separator: str | None, encoding: str) -> tuple[pa.Table, pa.Table]:
+def id_columns(mapping: ColumnMapping | None) -> list[str]:
+    """The columns of a file that hold ids, under their original names: these must be read as text."""
+    parts: list[Any] = [mapping or {}]
+    parts += [part for part in parts[0].values() if isinstance(part, Mapping)]
+    return [USER_ID, ITEM_ID, *(old for part in parts for old, new in part.items() if new in (USER_ID, ITEM_ID))]
+
+
+def read_file(path: Path, separator: str | None, encoding: str, ids: list[str]) -> tuple[pa.Table, pa.Table]:
     """One file as a table, and the quarantine of its bad lines.
+
+    Args:
+        path: the file.
+        separator: one character, or None to go by the ending.
+        encoding: of CSV and TSV files.
+        ids: columns to read as text.
 
     Raises:
         ValueError: no such file, an empty one, or a wrong encoding.
@@ -96,7 +111,7 @@ def read_file(path: Path, separator: str | None, encoding: str) -> tuple[pa.Tabl
     if separator is None:
         separator = "\t" if name.endswith(".tsv") else ","
     with open_bytes(path) as file:
-        return read_csv_bytes(file.read(), path.name, separator=separator, encoding=encoding)
+        return read_csv_bytes(file.read(), path.name, separator=separator, encoding=encoding, ids=ids)
 
 
 def read_csv_bytes(
@@ -104,16 +119,18 @@ def read_csv_bytes(
     name: str,
     *,
     separator: str,
+    ids: list[str],
     encoding: str = "utf-8",
     columns: list[str] | None = None,
     quoted: bool = True,
 ) -> tuple[pa.Table, pa.Table]:
-    """Parse delimited text; ids always stay text, so that "007" is not 7.
+    """Parse delimited text.
 
     Args:
         data: the file's bytes.
         name: the file's name, for the quarantine.
         separator: one character.
+        ids: columns that stay text, so that "007" is not 7.
         encoding: of the text.
         columns: column names of a file without header line.
         quoted: whether double quotes group a field.
@@ -134,7 +151,6 @@ def read_csv_bytes(
         bad.append((int(row.number) if row.number is not None else 0, str(row.text)))
         return "skip"
 
-    ids = [USER_ID, ITEM_ID, "userId", "movieId", "UserID", "MovieID", "asin", "parent_asin"]
     try:
         table = pc_csv.read_csv(
             io.BytesIO(data),

@@ -57,11 +57,14 @@ def read_movielens(folder: str | Path, *, posters: str | Path | None = None, **k
 def _read_dat(path: Path, columns: list[str]) -> tuple[pa.Table, pa.Table]:
     # The parser takes one-character separators only; the unit separator cannot occur in a title, a colon can.
     data = path.read_bytes().replace(b"::", b"\x1f")
-    return read_csv_bytes(data, path.name, separator="\x1f", encoding="latin-1", columns=columns, quoted=False)
+    ids = [USER_ID, ITEM_ID]
+    return read_csv_bytes(
+        data, path.name, separator="\x1f", ids=ids, encoding="latin-1", columns=columns, quoted=False
+    )
 
 
 def _read_csv(path: Path) -> tuple[pa.Table, pa.Table]:
-    table, bad = read_csv_bytes(path.read_bytes(), path.name, separator=",")
+    table, bad = read_csv_bytes(path.read_bytes(), path.name, separator=",", ids=["userId", "movieId"])
     return table.rename_columns([_CSV_NAMES.get(name, name) for name in table.column_names]), bad
 
 

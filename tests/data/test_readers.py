@@ -1,0 +1,378 @@
+import gzip
+import io
+import json
+
+import datasets
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from vlm2rec_hf.data.dataset import RecDataset
+from vlm2rec_hf.data.readers import (
+    load_recsys,
+    read_amazon_2014,
+    read_amazon_2023,
+    read_delimited,
+    read_hub,
+    read_movielens,
+    read_parquet,
+)
+from vlm2rec_hf.data.readers.jsonl import read_json_lines
+
+
+def png(color="red"):
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4), color).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def events_of(dataset):
+    return [(r["user_id"], r["item_id"], r["timestamp"]) for r in dataset.interactions]
+
+
+def bad_lines(dataset):
+    return [(r["table"], r["number"]) for r in dataset.quarantine if r["reason"] == "bad_line"]
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+
+
+# ---- parquet
+
+
+def write_parquet(folder, shards=1):
+    rows = [{"user_id": f"u{i % 3}", "item_id": f"i{i % 4}", "timestamp": i} for i in range(30)]
+    items = pa.Table.from_pylist(
+        [{"item_id": f"i{i}", "title": f"t{i}", "image": {"bytes": png(), "path": None}} for i in range(4)]
+    )
+    folder.mkdir(parents=True)
+    table = pa.Table.from_pylist(rows)
+    if shards == 1:
+        pq.write_table(table, folder / "interactions.parquet", row_group_size=7)
+        pq.write_table(items, folder / "items.parquet")
+        return
+    for name, whole in (("interactions", table), ("items", items)):
+        (folder / name).mkdir()
+        for shard in range(shards):
+            size = -(-len(whole) // shards)
+            pq.write_table(whole.slice(shard * size, size), folder / name / f"train-{shard:05d}.parquet")
+
+
+def test_parquet_files_and_shards_are_the_same(tmp_path):
+    write_parquet(tmp_path / "one")
+    write_parquet(tmp_path / "many", shards=3)
+    one, many = load_recsys(tmp_path / "one"), load_recsys(str(tmp_path / "many"))
+    assert one.fingerprint == many.fingerprint
+    assert one.n_interactions == 30
+    assert one.name == "one"
+    assert one.item(3)["image"].size == (6, 4)
+    with pytest.raises(ValueError, match="has no interactions.parquet"):
+        read_parquet(tmp_path)
+
+
+# ---- CSV, TSV, JSON lines
+
+
+def test_csv_with_mapping_pictures_and_bad_lines(tmp_path):
+    (tmp_path / "log.csv").write_text('who,what,when\n007,1,10\n007,2,11,extra\n8,"a,b",12\n8,1\n8,2,13\n')
+    (tmp_path / "things.csv").write_text('what,name,file\n1,One,sub/../one.png\n2,Two,/etc/passwd\n"a,b",Both,\n')
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "one.png").write_bytes(png())
+    (pictures / "2.png").write_bytes(png("blue"))
+    mapping = {"who": "user_id", "what": "item_id", "when": "timestamp", "name": "title"}
+    options = {"column_mapping": mapping, "image_folder": pictures}
+    dataset = read_delimited(tmp_path / "log.csv", tmp_path / "things.csv", image_column="file", **options)
+    assert events_of(dataset) == [("007", "1", 10), ("8", "a,b", 12), ("8", "2", 13)]
+    assert bad_lines(dataset) == [("log.csv", 3), ("log.csv", 5)]
+    assert dataset.quarantine[0]["row"] == "007,2,11,extra"
+    assert dataset.item(0)["text"] == "One"
+    assert dataset.item_has_image.tolist() == [True, False, False]
+    by_id = read_delimited(tmp_path / "log.csv", tmp_path / "things.csv", **options)
+    assert by_id.item_has_image.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz"])
+def test_every_ending_gives_the_same_interactions(tmp_path, ending):
+    frame = pd.DataFrame({"user_id": ["a", "a", "b"], "item_id": ["x", "y", "x"], "timestamp": [3, 1, 2]})
+    if "jsonl" in ending:
+        text = frame.to_json(orient="records", lines=True)
+    else:
+        text = frame.to_csv(index=False, sep="\t" if "tsv" in ending else ",")
+    data = text.encode()
+    (tmp_path / f"interactions{ending}").write_bytes(gzip.compress(data) if ending.endswith(".gz") else data)
+    for dataset in (load_recsys(tmp_path), load_recsys(tmp_path / f"interactions{ending}")):
+        assert events_of(dataset) == [("a", "y", 1), ("a", "x", 3), ("b", "x", 2)]
+
+
+def test_bad_json_lines_are_kept_with_their_number(tmp_path):
+    lines = [
+        '{"user_id":"a","item_id":"x","timestamp":1}',
+        "",
+        "not json",
+        "[1]",
+        '{"user_id":"b","item_id":"x","timestamp":2}',
+    ]
+    (tmp_path / "interactions.jsonl").write_text("\n".join(lines))
+    dataset = load_recsys(tmp_path)
+    assert dataset.n_interactions == 2
+    assert bad_lines(dataset) == [("interactions.jsonl", 3), ("interactions.jsonl", 4)]
+    assert dataset.quarantine[0]["row"] == "not json"
+
+
+def test_wrong_encoding_and_missing_files_are_explained(tmp_path):
+    (tmp_path / "interactions.csv").write_bytes("user_id,item_id,timestamp\nJos\xe9,x,1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="`encoding`"):
+        load_recsys(tmp_path)
+    assert load_recsys(tmp_path, encoding="latin-1").sequences().user_ids.tolist() == ["José"]
+    with pytest.raises(ValueError, match="There is no file"):
+        read_delimited(tmp_path / "other.csv")
+    (tmp_path / "empty.csv").write_bytes(b"")
+    with pytest.raises(ValueError, match="is empty"):
+        read_delimited(tmp_path / "empty.csv")
+    with pytest.raises(ValueError, match="`image_folder` .* is not a folder"):
+        read_delimited(
+            tmp_path / "interactions.csv",
+            tmp_path / "interactions.csv",
+            encoding="latin-1",
+            image_folder=tmp_path / "no",
+        )
+
+
+# ---- MovieLens
+
+
+def test_ml_1m(tmp_path):
+    ratings = [
+        "1::1193::5::978300760",
+        "1::661::3::978302109",
+        "2::1193::4::978298413",
+        "2::broken",
+        "2::99::4::978298414",
+    ]
+    movies = [
+        "661::James and the Giant Peach (1996)::Animation|Children's|Musical",
+        '1193::Star Wars: Episode "IV", caf\xe9 (1977)::Drama',
+    ]
+    (tmp_path / "ratings.dat").write_text("\n".join(ratings) + "\n", encoding="latin-1")
+    (tmp_path / "movies.dat").write_text("\n".join(movies) + "\n", encoding="latin-1")
+    posters = tmp_path / "posters"
+    posters.mkdir()
+    (posters / "661.png").write_bytes(png())
+    (posters / "1193.jpg").write_bytes(b"no picture")
+    dataset = load_recsys(tmp_path, posters=posters)
+    assert events_of(dataset) == [("1", "1193", 978300760), ("1", "661", 978302109), ("2", "1193", 978298413)]
+    assert bad_lines(dataset) == [("ratings.dat", 4)]
+    assert dataset.coverage.quarantined == {"bad_line": 1, "unknown_item": 1}
+    assert dataset.item(0)["text"] == "James and the Giant Peach (1996). Genres: Animation, Children's, Musical."
+    assert dataset.item(1)["text"] == 'Star Wars: Episode "IV", café (1977). Genres: Drama.'
+    assert dataset.item(0)["image"].size == (6, 4)
+    assert dataset.item(1)["image"] is None
+    assert dataset.interactions["rating"][:] == [5, 3, 4]
+    assert dataset.temporal_split(test_from="2000-12-31T22:30:00").coverage.splits["test"] == 1
+
+
+def test_ml_20m_and_latest(tmp_path):
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,2,3.5,1112486027\n1,29,3.5,1112484676\n")
+    (tmp_path / "movies.csv").write_text(
+        'movieId,title,genres\n2,"American President, The (1995)",Comedy|Drama\n29,Ünbekannt,(no genres listed)\n'
+    )
+    (tmp_path / "links.csv").write_text("movieId,imdbId\n2,1\n")
+    dataset = load_recsys(tmp_path)
+    assert events_of(dataset) == [("1", "29", 1112484676), ("1", "2", 1112486027)]
+    assert dataset.item(0)["text"] == "American President, The (1995). Genres: Comedy, Drama."
+    assert dataset.item(1)["text"] == "Ünbekannt"
+    with pytest.raises(ValueError, match=r"neither ratings.dat"):
+        read_movielens(tmp_path.parent)
+
+
+# ---- Amazon
+
+
+def gz(path, lines):
+    path.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
+
+
+REVIEWS_2014 = [
+    json.dumps(
+        {"reviewerID": "A1", "asin": "B01", "overall": 5.0, "unixReviewTime": 20, "helpful": [0, 0], "reviewText": "x"}
+    ),
+    json.dumps({"reviewerID": "A1", "asin": "B02", "overall": 4.0, "unixReviewTime": 10, "style": {"a": 1}}),
+    '{"reviewerID": "A2", "asin": ',
+    json.dumps({"reviewerID": "A2", "asin": "B03", "overall": 1, "unixReviewTime": 30}),
+]
+
+
+def test_amazon_2014(tmp_path, no_network):
+    gz(tmp_path / "reviews_Toys_5.json.gz", REVIEWS_2014)
+    meta = [
+        "{'asin': 'B01', 'title': 'Bob\\'s &quot;kit&quot;', 'price': 9.5, 'brand': 'Acme', 'categories': [['Toys', 'Kits']], "
+        "'imUrl': 'http://example.org/b01.jpg', 'description': \"It's  good.\"}",
+        "{'asin': 'UNSEEN', 'title': 'nobody bought it'}",
+        "{'asin': 'B02', 'title': __import__('os').system('touch hacked')}",
+        "{'asin': 'B02', 'imUrl': 'http://example.org/b02.jpg'}",
+    ]
+    gz(tmp_path / "meta_Toys.json.gz", meta)
+    pictures = tmp_path / "images"
+    pictures.mkdir()
+    (pictures / "B03.jpg").write_bytes(png())
+    dataset = load_recsys(tmp_path, image_folder=pictures)
+    assert events_of(dataset) == [("A1", "B02", 10), ("A1", "B01", 20), ("A2", "B03", 30)]
+    assert bad_lines(dataset) == [("reviews_Toys_5.json.gz", 3), ("meta_Toys.json.gz", 3)]
+    by_id = dict(zip(dataset.item_ids, range(dataset.n_items), strict=True))
+    assert set(by_id) == {"B01", "B02", "B03"}
+    text = dataset.item(by_id["B01"])["text"]
+    assert text == "Bob's \"kit\". Brand: Acme. Category: Toys > Kits. Price: $9.50. It's good."
+    assert dataset.item(by_id["B02"]) == {"text": None, "image": None}
+    assert dataset.item(by_id["B03"])["image"] is not None
+    everything = read_amazon_2014(tmp_path, all_items=True)
+    assert set(everything.item_ids) == {"B01", "B02", "B03", "UNSEEN"}
+    assert everything.timestamp_unit == "s"
+
+
+def test_amazon_2018(tmp_path, no_network):
+    gz(tmp_path / "Movies_and_TV_5.json.gz", REVIEWS_2014)
+    meta = {
+        "asin": "B01",
+        "title": "A film",
+        "brand": "Studio",
+        "category": ["Movies", "Drama"],
+        "price": "$12.99",
+        "description": ["First.", "Second."],
+        "imageURL": ["http://example.org/x.jpg"],
+    }
+    gz(
+        tmp_path / "meta_Movies_and_TV.json.gz",
+        [json.dumps(meta), json.dumps({"asin": "B02", "price": ".a-box{" * 50})],
+    )
+    dataset = load_recsys(tmp_path)
+    by_id = dict(zip(dataset.item_ids, range(dataset.n_items), strict=True))
+    expected = "A film. Brand: Studio. Category: Movies > Drama. Price: $12.99. First. Second."
+    assert dataset.item(by_id["B01"])["text"] == expected
+    assert dataset.item(by_id["B02"])["text"] is None
+    assert "image" not in dataset.items.column_names
+
+
+def test_amazon_2023(tmp_path, no_network):
+    reviews = [
+        {"user_id": "U", "parent_asin": "P1", "asin": "V1", "rating": 5.0, "timestamp": 1600000000123, "images": []},
+        {
+            "user_id": "U",
+            "parent_asin": "P2",
+            "asin": "V2",
+            "rating": 3.0,
+            "timestamp": 1500000000000,
+            "images": [{"a": "b"}],
+        },
+    ]
+    meta = {
+        "parent_asin": "P1",
+        "title": "Lamp",
+        "store": "Lumen",
+        "categories": ["Home", "Light"],
+        "price": 5,
+        "description": [],
+        "images": [{"large": "https://example.org/l.jpg"}],
+    }
+    gz(tmp_path / "All_Beauty.jsonl.gz", [json.dumps(r) for r in reviews])
+    gz(tmp_path / "meta_All_Beauty.jsonl.gz", [json.dumps(meta), "[]"])
+    dataset = load_recsys(tmp_path)
+    assert events_of(dataset) == [("U", "P2", 1500000000000), ("U", "P1", 1600000000123)]
+    assert dataset.item(0)["text"] == "Lamp. Brand: Lumen. Category: Home > Light. Price: $5.00."
+    assert dataset.timestamp_unit == "ms"
+    assert bad_lines(dataset) == [("meta_All_Beauty.jsonl.gz", 2)]
+    with pytest.raises(ValueError, match="no file `meta`"):
+        read_amazon_2023(tmp_path / "All_Beauty.jsonl.gz", tmp_path / "nope")
+    with pytest.raises(ValueError, match="does not hold exactly one"):
+        read_amazon_2023(tmp_path.parent)
+
+
+def test_a_cut_off_download_is_explained(tmp_path):
+    data = gzip.compress("\n".join(REVIEWS_2014 * 200).encode())
+    (tmp_path / "reviews_X_5.json.gz").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="cut off"):
+        read_amazon_2014(tmp_path)
+
+
+def test_json_lines_take_the_slow_way_only_for_bad_blocks(tmp_path):
+    schema = pa.schema([("a", pa.string()), ("b", pa.int64())])
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1, "b": "5"}\n{"b": 2.0}\n{"a": {}}\n{"b": 1.5}\n{"a": "x"} {"a": "y"}\n')
+    rows, bad = read_json_lines(path, schema)
+    assert rows.to_pylist() == [{"a": "1", "b": 5}, {"a": None, "b": 2}]
+    assert bad["number"].to_pylist() == [3, 4, 5]
+
+
+# ---- dataset repos
+
+
+def write_repo(folder):
+    dataset = RecDataset.from_tables(
+        [{"user_id": f"u{i % 3}", "item_id": f"i{i % 4}", "timestamp": i} for i in range(30)],
+        [{"item_id": f"i{i}", "title": f"t{i}", "image": {"bytes": png(), "path": None}} for i in range(4)],
+    ).leave_one_out()
+    for name, table in (("interactions", dataset.interactions), ("items", dataset.items)):
+        (folder / name).mkdir(parents=True)
+        table.to_parquet(str(folder / name / "train-00000-of-00001.parquet"))
+    card = ["---", "configs:"]
+    for name in ("interactions", "items"):
+        card += [f"- config_name: {name}", "  data_files:", "  - split: train", f"    path: {name}/*.parquet"]
+    (folder / "README.md").write_text("\n".join([*card, "---", "# A dataset", ""]))
+    return dataset
+
+
+def test_a_local_dataset_repo_keeps_its_split(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    original = write_repo(tmp_path / "repo")
+    loaded = load_recsys(tmp_path / "repo")
+    assert loaded.fingerprint == original.fingerprint
+    assert loaded.coverage.splits == original.coverage.splits
+    assert loaded.split_spec == {"kind": "given", "column": "split"}
+    assert loaded.item(1)["image"].size == (6, 4)
+    assert load_recsys(tmp_path / "repo", split_column=None).split_spec == {"kind": "none"}
+    with pytest.raises(ValueError, match="`revision`"):
+        read_hub(tmp_path / "repo", revision="v1")
+
+
+def test_a_repo_without_the_configs_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "data.csv").write_text("a\n1\n")
+    with pytest.raises(ValueError, match="it needs `interactions`"):
+        read_hub(tmp_path / "repo")
+
+
+# ---- finding the reader
+
+
+def test_a_saved_dataset_is_found_first(tmp_path):
+    RecDataset.from_tables([{"user_id": 1, "item_id": 2, "timestamp": 3}]).save(tmp_path / "d")
+    assert load_recsys(tmp_path / "d").n_interactions == 1
+    with pytest.raises(ValueError, match="no further arguments"):
+        load_recsys(tmp_path / "d", name="x")
+
+
+def test_what_was_looked_for_is_listed(tmp_path):
+    (tmp_path / "notes.md").write_text("nothing")
+    with pytest.raises(ValueError, match="notes.md") as caught:
+        load_recsys(tmp_path)
+    for word in ("interactions.parquet", "ratings.dat", "reviews_X_5.json.gz", "interactions.csv", "meta_X.jsonl.gz"):
+        assert word in str(caught.value)
+    with pytest.raises(ValueError, match="`format` must be one of"):
+        load_recsys(tmp_path, format="xml")
+    with pytest.raises(ValueError, match="`revision`"):
+        load_recsys(tmp_path, revision="main")
+
+
+@pytest.mark.parametrize("name", ["./missing", "/no/such/place", "just-a-word", "a/b/c"])
+def test_a_mistyped_folder_is_not_looked_up_on_the_hub(name, no_network):
+    with pytest.raises(ValueError, match="neither an existing folder nor a Hub id"):
+        load_recsys(name)
