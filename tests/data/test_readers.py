@@ -214,8 +214,8 @@ REVIEWS_2014 = [
 def test_amazon_2014(tmp_path, no_network):
     gz(tmp_path / "reviews_Toys_5.json.gz", REVIEWS_2014)
     meta = [
-        "{'asin': 'B01', 'title': 'Bob\\'s &quot;kit&quot;', 'price': 9.5, 'brand': 'Acme', 'categories': [['Toys', 'Kits']], "
-        "'imUrl': 'http://example.org/b01.jpg', 'description': \"It's  good.\"}",
+        "{'asin': 'B01', 'title': 'Bob\\'s &quot;kit&quot;', 'price': 9.5, 'brand': 'Acme', "
+        "'categories': [['Toys', 'Kits']], 'imUrl': 'http://example.org/b01.jpg', 'description': \"It's  good.\"}",
         "{'asin': 'UNSEEN', 'title': 'nobody bought it'}",
         "{'asin': 'B02', 'title': __import__('os').system('touch hacked')}",
         "{'asin': 'B02', 'imUrl': 'http://example.org/b02.jpg'}",

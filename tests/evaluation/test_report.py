@@ -61,7 +61,7 @@ def test_saving_again_replaces_the_report_and_nothing_else(tmp_path):
     make_report(seed=0).save(tmp_path)
     make_report(seed=1).save(tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == 3 and names[0].startswith("per_user-") and names[1:] == ["plot.png", "report.json"]
+    assert names == ["per_user.parquet", "plot.png", "report.json"]
     np.testing.assert_array_equal(Report.load(tmp_path).ranks("sft"), make_report(seed=1).ranks("sft"))
     assert (tmp_path / "plot.png").read_bytes() == b"keep me"
     assert stat.S_IMODE((tmp_path / "report.json").stat().st_mode) == 0o644
@@ -84,6 +84,30 @@ def test_a_failing_save_leaves_the_old_report_readable(tmp_path, monkeypatch):
     monkeypatch.undo()
     np.testing.assert_array_equal(Report.load(tmp_path).ranks("sft"), make_report(seed=0).ranks("sft"))
     assert not list(tmp_path.glob(".writing*"))
+
+
+def test_a_save_killed_between_its_renames_leaves_the_old_report_readable(tmp_path, monkeypatch):
+    make_report(seed=0).save(tmp_path)
+    import vlm2rec_hf.evaluation.report as module
+
+    class Killed(BaseException):
+        pass
+
+    real = module.os.replace
+
+    def die_at_json(source, target):
+        if str(target).endswith("report.json"):
+            raise Killed
+        real(source, target)
+
+    monkeypatch.setattr(module.os, "replace", die_at_json)
+    with pytest.raises(Killed):
+        make_report(seed=1).save(tmp_path)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(Report.load(tmp_path).ranks("sft"), make_report(seed=0).ranks("sft"))
+    make_report(seed=1).save(tmp_path)
+    np.testing.assert_array_equal(Report.load(tmp_path).ranks("sft"), make_report(seed=1).ranks("sft"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["per_user.parquet", "report.json"]
 
 
 def test_damage_is_noticed(tmp_path):

@@ -44,7 +44,7 @@ def margin(batch, u, modality, negatives, form, tau):
         return target - sum(others) / len(others)
     if form == "hardest":
         return target - max(others)
-    exponentials = sum(torch.exp(s / tau) for s in others)
+    exponentials = torch.stack([torch.exp(s / tau) for s in others]).sum()
     if form == "logmeanexp":
         return target - tau * torch.log(exponentials / len(others))
     return torch.log(torch.exp(target / tau) / (torch.exp(target / tau) + exponentials))

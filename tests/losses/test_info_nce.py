@@ -47,6 +47,14 @@ def test_weight_two_counts_a_negative_twice(case):
     torch.testing.assert_close(info_nce(similarity, positive, negatives, 0.1, log_weight[:, 0]), want)
 
 
+def test_the_positive_is_never_weighted_even_if_marked_as_a_negative(case):
+    similarity, positive, negatives = case
+    marked = negatives.scatter(1, positive[:, None], True)
+    log_weight = torch.full((5,), 2.0, dtype=torch.float64)
+    got = info_nce(similarity, positive, marked, 0.1, log_weight)
+    assert torch.equal(got, info_nce(similarity, positive, negatives, 0.1, log_weight))
+
+
 @pytest.mark.parametrize("shape", [(5,), (5, 8)])
 def test_log_weight_zero_is_bit_equal_to_none(case, shape):
     similarity, positive, negatives = (x.detach() for x in case)

@@ -28,6 +28,8 @@ Summary = dict[str, float | int | None]
 """`{"mean", "low", "high", "n"}`; None where there is nothing to average or no interval."""
 
 FILE = "report.json"
+PER_USER_FILE = "per_user.parquet"
+PREVIOUS_FILE = ".per_user.previous.parquet"
 FORMAT = 1
 FLOOR_VIEW = "floor"
 SLICE_PREFIX = "slice."
@@ -236,10 +238,11 @@ class Report:
         }
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `report.json` and the per-user parquet file into `folder`, which may hold other files.
+        """Write `report.json` and `per_user.parquet` into `folder`, which may hold other files.
 
-        The parquet file's name carries its hash and `report.json`, which names it, is replaced last and at once: a
-        reader finds the old report or the new one, never a mixture, and a failed save loses nothing.
+        Both files are written whole beside their place and then renamed, `report.json`, which holds the parquet file's
+        hash, last. Until then the earlier rows stay under another name, where `load` finds them by their hash: a
+        reader gets the old report or the new one, never a mixture, whenever a save dies.
 
         Returns:
             The path of `report.json`.
@@ -257,18 +260,21 @@ class Report:
         except (TypeError, ValueError) as error:
             raise ValueError(f"`facts` must hold plain JSON values (no NaN, no arrays): {error}.") from error
         target = Path(folder)
-        with written_whole(target, ".parquet") as partial:
-            pq.write_table(self.per_user(), partial, compression="zstd")
-            digest = sha256(partial)
-            name = f"per_user-{digest[:12]}.parquet"
-            os.replace(partial, target / name)
-        values["per_user"] = {"file": name, "sha256": digest}
-        with written_whole(target, ".json") as partial:
-            partial.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            os.replace(partial, target / FILE)
-        for old in target.glob("per_user-*.parquet"):
-            if old.name != name:
-                old.unlink()
+        with written_whole(target, ".parquet") as rows, written_whole(target, ".json") as head:
+            pq.write_table(self.per_user(), rows, compression="zstd")
+            values["per_user"] = {"file": PER_USER_FILE, "sha256": sha256(rows)}
+            head.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            place, previous = target / PER_USER_FILE, target / PREVIOUS_FILE
+            if place.exists():
+                os.replace(place, previous)
+            try:
+                os.replace(rows, place)
+                os.replace(head, target / FILE)
+            except OSError:
+                if previous.exists():
+                    os.replace(previous, place)
+                raise
+            previous.unlink(missing_ok=True)
         return target / FILE
 
     @classmethod
@@ -290,9 +296,11 @@ class Report:
                 f"`folder` holds report format {values.get('format')!r}, this version reads {FORMAT}; update."
             )
         rows = path.parent / values["per_user"]["file"]
-        if not rows.is_file() or sha256(rows) != values["per_user"]["sha256"]:
+        places = (rows, path.parent / PREVIOUS_FILE)
+        whole = [place for place in places if place.is_file() and sha256(place) == values["per_user"]["sha256"]]
+        if not whole:
             raise ValueError(f"`folder` is damaged: {rows} is absent or not the file {path} was saved with.")
-        table = pq.read_table(rows)
+        table = pq.read_table(whole[0])
         n = values["n_examples"]
         names = [name for name in table.column_names if name.startswith(SLICE_PREFIX)]
         head = table.slice(0, n)

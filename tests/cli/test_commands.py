@@ -1,0 +1,171 @@
+"""The commands, run in process on a small shop: what they write, print and refuse."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from vlm2rec_hf import RecDataset, make_demo_shop
+from vlm2rec_hf.cli.main import main
+from vlm2rec_hf.evaluation.report import Report
+
+SIZES = ["--hidden_size", "32", "--vision_hidden_size", "32", "--image_size", "28"]
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """A folder of parquet files, as a user would bring it."""
+    import pyarrow as pa
+
+    folder = tmp_path_factory.mktemp("raw")
+    shop = make_demo_shop(60, n_users=60)
+    pq.write_table(pa.Table.from_pylist(shop.interactions()), folder / "interactions.parquet")
+    pq.write_table(pa.Table.from_pylist(shop.items()), folder / "items.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(raw, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    assert main(["prepare", "--dataset", str(raw), "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(prepared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    command = ["train", "--dataset", str(prepared), "--tiny", "qwen2_vl", *SIZES, "--max_steps", "2"]
+    command += ["--per_device_train_batch_size", "8", "--warm_up_steps", "2", "--warm_up_batch_size", "16"]
+    command += ["--output_dir", str(folder), "--use_cpu", "true", "--save_strategy", "no", "--max_users", "20"]
+    assert main(command) == 0
+    return folder
+
+
+def test_prepare_saves_a_split_dataset(prepared):
+    dataset = RecDataset.load(prepared)
+    assert dataset.split_spec["kind"] == "leave_one_out"
+    assert dataset.n_items == 60
+
+
+def test_train_leaves_a_model_and_a_report(trained):
+    report = Report.load(trained / "evaluation")
+    assert report.methods == ["wpcl+crtr"]
+    assert set(report.views("wpcl+crtr")) == {"text", "image", "both"}
+    assert len(report) == 20
+    assert (trained / "model.safetensors").is_file()
+    assert (trained / "processor_config.json").is_file()
+
+
+def test_evaluate_repeats_what_train_reported(trained, prepared, tmp_path, capsys):
+    output = tmp_path / "report"
+    command = ["evaluate", "--dataset", str(prepared), "--model", str(trained), "--output", str(output)]
+    assert main([*command, "--max_users", "20"]) == 0
+    first, second = Report.load(trained / "evaluation"), Report.load(output)
+    for view in ("text", "image", "both"):
+        assert first.ranks("wpcl+crtr", view).tolist() == second.ranks("embedder", view).tolist()
+    assert "popularity (floor)" in capsys.readouterr().out
+
+
+def test_embed_writes_every_item(trained, prepared, tmp_path):
+    output = tmp_path / "items.parquet"
+    command = ["embed", "--dataset", str(prepared), "--model", str(trained), "--output", str(output)]
+    assert main(command) == 0
+    table = pq.read_table(output)
+    assert table["item_id"].to_pylist() == RecDataset.load(prepared).item_ids.tolist()
+    row = table.slice(7, 1).to_pylist()[0]
+    assert len(row["both"]) == 32
+    assert row["both"] == pytest.approx([a + b for a, b in zip(row["text"], row["image"], strict=True)], abs=1e-6)
+    assert main(command) == 2  # never overwrites
+
+
+def test_quickstart_prints_one_json_line(tmp_path, capsys):
+    output = tmp_path / "run"
+    command = ["quickstart", "--output", str(output), "--items", "60", "--users", "60", "--steps", "2"]
+    command += ["--warm_up_steps", "2", "--batch_size", "8", "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert set(found) == {"results", "seconds", "peak_rss_mb", "embedder"}
+    methods = {"zero_shot", "sft", "vlm2rec", "popularity", "repeat_last", "transition", "oracle"}
+    assert set(found["results"]) == methods
+    for method, views in found["results"].items():
+        learned = method in ("zero_shot", "sft", "vlm2rec")
+        assert set(views) == ({"text", "image", "both"} if learned else {"both"})
+        assert all(set(values) == {"hit@10", "ndcg@10"} for values in views.values())
+    assert {"embedder", "report.json", "per_user.parquet", "margins.png", "views.png"} <= {
+        path.name for path in output.iterdir()
+    }
+    # What the report holds is what was printed.
+    report = Report.load(output)
+    assert report.metrics["sft"]["image"]["hit@10"]["mean"] == pytest.approx(
+        found["results"]["sft"]["image"]["hit@10"], abs=1e-6
+    )
+    # A second run keeps the first one's results.
+    assert main(command) == 0
+    assert (tmp_path / "run.old-1" / "report.json").is_file()
+    assert not list(tmp_path.glob(".*partial*"))
+
+
+def test_config_file_is_read_and_the_command_line_wins(raw, tmp_path):
+    config = tmp_path / "prepare.yaml"
+    config.write_text(f"dataset: {raw}\noutput: {tmp_path / 'from-config'}\nk_core: 3\n")
+    assert main(["prepare", "--config", str(config), "--output", str(tmp_path / "from-line")]) == 0
+    assert not (tmp_path / "from-config").exists()
+    steps = RecDataset.load(tmp_path / "from-line").steps
+    assert next(step for step in steps if step["step"] == "k_core")["k"] == 3
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_parse(recipe, tmp_path):
+    from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments, WarmUpArguments
+    from vlm2rec_hf.cli.common import parse
+    from vlm2rec_hf.trainers.vlm2rec_args import VLM2RecTrainingArguments
+
+    types = (DataArguments, ModelArguments, WarmUpArguments, EvaluateArguments, VLM2RecTrainingArguments)
+    options = ["--config", str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"]
+    data, models, *_, training = parse("train", "", types, options)
+    assert data.k_core == 5
+    assert (models.model is None) != (models.tiny is None)
+    assert training.objective == "wpcl+crtr"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train", "--dataset", "no-such-folder", "--tiny", "qwen2_vl", "--output_dir", "x"], "no-such-folder"),
+        (["prepare", "--output", "x"], "--dataset"),
+        (["quickstart", "--items", "5"], "n_items"),
+        (["quickstart", "--steps", "0"], "--steps"),
+        (["prepare", "--config", "absent.yaml"], "absent.yaml"),
+        (["evaluate", "--dataset", "DATA", "--model", "DATA", "--output", "x"], "config.json"),
+        (["evaluate", "--dataset", "DATA", "--model", "m", "--output", "x", "--ks", "ten"], "`ks`"),
+        (["train", "--dataset", "DATA", "--output_dir", "x"], "--model"),
+        (["train", "--dataset", "DATA", "--tiny", "bert", "--output_dir", "x"], "family"),
+        (["train", "--dataset", "DATA", "--tiny", "qwen2_vl", "--objective", "magic", "--output_dir", "x"], "objective"),
+        (["train", "--dataset", "DATA", "--tiny", "qwen2_vl", "--temperature", "-1", "--output_dir", "x"], "temperat"),
+        (["prepare", "--dataset", "DATA", "--k_core", "3", "--output", "x"], "split"),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_exit_code_2(command, message, prepared, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(prepared) if part == "DATA" else part for part in command]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", [["nonsense"], ["prepare", "--no-such-option", "1"], []])
+def test_bad_usage_is_exit_code_2(command, capsys):
+    assert main(command) == 2
+
+
+def test_help_and_version(capsys):
+    import vlm2rec_hf
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == vlm2rec_hf.__version__
+    assert main(["--help"]) == 0
+    assert "quickstart" in capsys.readouterr().out
+    assert main(["train", "--help"]) == 0
+    assert "--wpcl_lambda" in capsys.readouterr().out
