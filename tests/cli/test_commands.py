@@ -142,7 +142,10 @@ def test_recipes_parse(recipe, tmp_path):
         (["evaluate", "--dataset", "DATA", "--model", "m", "--output", "x", "--ks", "ten"], "`ks`"),
         (["train", "--dataset", "DATA", "--output_dir", "x"], "--model"),
         (["train", "--dataset", "DATA", "--tiny", "bert", "--output_dir", "x"], "family"),
-        (["train", "--dataset", "DATA", "--tiny", "qwen2_vl", "--objective", "magic", "--output_dir", "x"], "objective"),
+        (
+            ["train", "--dataset", "DATA", "--tiny", "qwen2_vl", "--objective", "magic", "--output_dir", "x"],
+            "objective",
+        ),
         (["train", "--dataset", "DATA", "--tiny", "qwen2_vl", "--temperature", "-1", "--output_dir", "x"], "temperat"),
         (["prepare", "--dataset", "DATA", "--k_core", "3", "--output", "x"], "split"),
     ],

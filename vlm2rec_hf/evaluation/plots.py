@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm2rec_hf.evaluation.files import written_whole
+from vlm2rec_hf.evaluation.report import floor_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 VIEW_COLOURS = {"text": "#3b6fb6", "image": "#e08a2e", "both": "#3c8d5a"}
 OTHER_COLOURS = ("#7a5aa6", "#b5495b", "#5f6b76")
 INK, GRID = "#2b2f36", "#d9dde3"
-FLOOR_STYLES = ("--", ":", "-.")
+FLOOR_STYLES: tuple[Any, ...] = ("--", ":", "-.", (0, (1, 3)))
 
 
 def plot_views(report: Report, path: str | os.PathLike[str], metric: str = "ndcg@10") -> Path:
@@ -72,7 +73,7 @@ def plot_views(report: Report, path: str | os.PathLike[str], metric: str = "ndcg
         if level is not None:
             style = FLOOR_STYLES[number % len(FLOOR_STYLES)]
             axes.axhline(
-                float(level), color="#6b7280", linestyle=style, linewidth=1.3, label=f"{name} (floor)", zorder=1
+                float(level), color="#6b7280", linestyle=style, linewidth=1.3, label=floor_label(name), zorder=1
             )
     axes.set_xticks(range(len(report.methods)), report.methods)
     axes.margins(y=0.12)
@@ -83,7 +84,7 @@ def plot_views(report: Report, path: str | os.PathLike[str], metric: str = "ndcg
         f"{_title(metric)} by view, {what.split} split, {what.candidates} ranking", loc="left", fontsize=11, color=INK
     )
     handles, labels = axes.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda i: labels[i].endswith("(floor)"))  # bars first
+    order = sorted(range(len(labels)), key=lambda i: labels[i].endswith(("(floor)", "(best possible)")))  # bars first
     axes.legend(
         [handles[i] for i in order],
         [labels[i] for i in order],

@@ -332,7 +332,7 @@ class Report:
         """
         names = list(metrics) if metrics else [f"{m}@{k}" for k in self.protocol.k for m in ("hit", "ndcg", "mrr")]
         rows = [(method, view, found) for method, views in self.metrics.items() for view, found in views.items()]
-        rows += [(f"{name} (floor)", "-", found) for name, found in self.floors.items()]
+        rows += [(floor_label(name), "-", found) for name, found in self.floors.items()]
         for name in names:
             if not any(name in found for _, _, found in rows):
                 raise ValueError(f"`metrics` holds {name!r}, which no method in the report has.")
@@ -346,6 +346,11 @@ class Report:
             f"\n\n{len(self):,} examples of the {what.split} split, {what.candidates} ranking{sampled}, "
             f"seen items {seen}, {what.ties} ties; 95 % bootstrap intervals; protocol `{what.fingerprint}`.\n"
         )
+
+
+def floor_label(name: str) -> str:
+    """How a floor is named in tables and plots; `oracle` (known choice probabilities) is a ceiling instead."""
+    return f"{name} (best possible)" if name == "oracle" else f"{name} (floor)"
 
 
 def _cell(summary: Summary | None, digits: int) -> str:

@@ -16,6 +16,7 @@ from transformers import BatchFeature, ProcessorMixin
 from .families_vlm2rec import BackboneFamily, ImageFeatures, family_of
 
 ROLES = ("item", "user")
+MAX_ASPECT = 100
 
 
 @dataclass
@@ -164,7 +165,7 @@ class VLM2RecProcessor(ProcessorMixin):
         for i, item in enumerate(typed):
             one = PreparedItem(text=tokens[i], key=keys[i] if keys is not None else None)
             if item["image"] is not None:
-                made = self.image_processor(images=[item["image"].convert("RGB")], return_tensors="pt")
+                made = self.image_processor(images=[_bounded_aspect(item["image"])], return_tensors="pt")
                 one.pixel_values = made["pixel_values"]
                 one.grid = tuple(made["image_grid_thw"][0].tolist())
                 if one.key is None:
@@ -272,6 +273,17 @@ class VLM2RecProcessor(ProcessorMixin):
             ids[i, place] = torch.tensor(row)
             mask[i, place] = 1
         return ids, mask
+
+
+def _bounded_aspect(image: Image.Image) -> Image.Image:
+    """RGB, and never more than `MAX_ASPECT` times as long as wide: image processors refuse such strips."""
+    image = image.convert("RGB")
+    shortest = -(-max(image.size) // MAX_ASPECT)
+    if min(image.size) >= shortest:
+        return image
+    padded = Image.new("RGB", (max(image.width, shortest), max(image.height, shortest)), "white")
+    padded.paste(image, (0, 0))
+    return padded
 
 
 def _distinct_pictures(slots: Sequence[PreparedItem]) -> dict[str, Any]:
