@@ -265,7 +265,8 @@ class Report:
             values["per_user"] = {"file": PER_USER_FILE, "sha256": sha256(rows)}
             head.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             place, previous = target / PER_USER_FILE, target / PREVIOUS_FILE
-            if place.exists():
+            # Rows that the present report does not name are the remains of an unfinished save: they may go.
+            if _rows_named_by(target / FILE) == _hash_of(place):
                 os.replace(place, previous)
             try:
                 os.replace(rows, place)
@@ -346,6 +347,18 @@ class Report:
             f"\n\n{len(self):,} examples of the {what.split} split, {what.candidates} ranking{sampled}, "
             f"seen items {seen}, {what.ties} ties; 95 % bootstrap intervals; protocol `{what.fingerprint}`.\n"
         )
+
+
+def _rows_named_by(report: Path) -> str | None:
+    """Hash of the rows that a saved `report.json` belongs to; None without a readable report."""
+    try:
+        return json.loads(report.read_text(encoding="utf-8"))["per_user"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _hash_of(path: Path) -> str:
+    return sha256(path) if path.is_file() else ""
 
 
 def floor_label(name: str) -> str:
