@@ -158,6 +158,25 @@ def test_bad_input_is_one_paragraph_and_exit_code_2(command, message, prepared, 
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("content", "message"), [("a: [1,", "no YAML"), ("- 1", "option: value"), ("stepz: 3", "stepz")]
+)
+def test_bad_config_files_are_refused(content, message, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(content)
+    assert main(["quickstart", "--config", str(tmp_path / "c.yaml"), "--output", str(tmp_path / "x")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_columns_are_renamed(tmp_path):
+    raw = tmp_path / "log.csv"
+    raw.write_text("who,what,timestamp\n" + "".join(f"u{u},i{(u + k) % 7},{k}\n" for u in range(6) for k in range(4)))
+    command = ["prepare", "--dataset", str(raw), "--output", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert main([*command, "--column_mapping", "who=user_id,what=item_id"]) == 0
+    assert RecDataset.load(tmp_path / "out").n_users == 6
+
+
 @pytest.mark.parametrize("command", [["nonsense"], ["prepare", "--no-such-option", "1"], []])
 def test_bad_usage_is_exit_code_2(command, capsys):
     assert main(command) == 2

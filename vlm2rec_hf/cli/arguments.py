@@ -12,6 +12,10 @@ class DataArguments:
     dataset: str = field(default="", metadata={"help": "Folder (prepared or raw) or Hub id of the dataset."})
     format: str | None = field(default=None, metadata={"help": "Reader to use; found by itself by default."})
     revision: str | None = field(default=None, metadata={"help": "Tag, branch or commit of a Hub dataset."})
+    column_mapping: str | None = field(
+        default=None,
+        metadata={"help": "Columns of raw files, as THEIRS=OURS,... (user=user_id,sku=item_id)."},
+    )
     k_core: int = field(default=0, metadata={"help": "Keep users and items with this many interactions; 0: all."})
     split: str = field(
         default="leave_one_out",

@@ -31,9 +31,31 @@ def parse(command: str, description: str, dataclass_types: Sequence[Any], argv: 
     for index, argument in enumerate(argv):
         path = argv[index + 1] if argument == "--config" and index + 1 < len(argv) else None
         path = argument.removeprefix("--config=") if argument.startswith("--config=") else path
-        if path is not None and not Path(path).is_file():
-            raise ValueError(f"`--config` {path!r} does not exist; name a YAML file.")
+        if path is not None:
+            _check_config(Path(path))
     return tuple(parser.parse_args_and_config(list(argv)))
+
+
+def _check_config(path: Path) -> None:
+    """Refuse a config file that is absent or no YAML mapping, before the parser stumbles over it."""
+    import yaml
+
+    if not path.is_file():
+        raise ValueError(f"`--config` {str(path)!r} does not exist; name a YAML file.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"`--config` {str(path)!r} is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`--config` {str(path)!r} must hold `option: value` lines, got {type(content).__name__}.")
+
+
+def _column_mapping(text: str) -> dict[str, str]:
+    """`user=user_id,sku=item_id` as a mapping."""
+    pairs = [pair.split("=") for pair in text.split(",")]
+    if any(len(pair) != 2 or not all(part.strip() for part in pair) for pair in pairs):
+        raise ValueError(f"`--column_mapping` must look like user=user_id,sku=item_id, got {text!r}.")
+    return {theirs.strip(): ours.strip() for theirs, ours in pairs}
 
 
 def open_dataset(arguments: DataArguments) -> RecDataset:
@@ -46,7 +68,10 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
 
     if not arguments.dataset:
         raise ValueError("`--dataset` is required: a folder that `vlm2rec prepare` wrote, raw data, or a Hub id.")
-    dataset = load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision)
+    options: dict[str, Any] = {}
+    if arguments.column_mapping:
+        options["column_mapping"] = _column_mapping(arguments.column_mapping)
+    dataset = load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision, **options)
     if arguments.k_core:
         dataset = dataset.k_core(arguments.k_core)
     if dataset.split_spec["kind"] == "none":

@@ -47,6 +47,9 @@ class QuickstartArguments:
     crtr_beta: str = field(default="linear:0.2->0@0.2-1.0", metadata={"help": "Schedule of CRTR's weight."})
 
     def __post_init__(self) -> None:
+        from vlm2rec_hf.data.demo_shop import DemoShopConfig
+
+        DemoShopConfig(n_items=self.items, n_users=self.users)
         for name in ("warm_up_steps", "steps", "batch_size", "users"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`--{name}` must be at least 1, got {getattr(self, name)}.")
