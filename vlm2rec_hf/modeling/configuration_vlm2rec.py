@@ -2,7 +2,6 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 FUSIONS = ("external", "internal")
 
@@ -29,13 +28,19 @@ class VLM2RecConfig(PreTrainedConfig):
     """
 
     model_type = "vlm2rec"
-    sub_configs_defaults = {"vlm_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2_vl")}
+    # The plain form: `sub_configs_defaults` replaces it from transformers 5.20 on, but older ones do not know it.
+    sub_configs = {"vlm_config": PreTrainedConfig}
 
     vlm_config: dict | PreTrainedConfig | None = None
     fusion: str = "external"
     initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs) -> None:  # noqa: ANN003 - signature is the library's
+        if self.vlm_config is None:
+            self.vlm_config = AutoConfig.for_model("qwen2_vl")
+        elif isinstance(self.vlm_config, dict):
+            options = dict(self.vlm_config)
+            self.vlm_config = AutoConfig.for_model(options.pop("model_type", "qwen2_vl"), **options)
         super().__post_init__(**kwargs)
         if self.fusion not in FUSIONS:
             raise ValueError(f"`fusion` must be one of {FUSIONS}, got {self.fusion!r}.")

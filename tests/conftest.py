@@ -1,0 +1,77 @@
+"""Shared fixtures: tiny models built from config and a small shop, made once per test run."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(1)
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """`tiny(family, fusion=..., **processor_options) -> (model, processor)`: deep copies of models built once."""
+    from vlm2rec_hf.modeling.backbones import tiny_vlm
+
+    built = {}
+
+    def make(family="qwen2_vl", fusion="external", **options):
+        key = (family, fusion, tuple(sorted(options.items())))
+        if key not in built:
+            texts = ["red tent", "blue mug", "Alpina lamp 3"]
+            built[key] = tiny_vlm(
+                family, texts, fusion=fusion, hidden_size=32, vision_hidden_size=32, processor_options=options
+            )
+        return copy.deepcopy(built[key])
+
+    return make
+
+
+def picture(seed, size=(60, 50)):
+    """A picture of noise."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="session")
+def items():
+    """Six items: both modalities, text only, picture only; long and short."""
+    return [
+        {"text": "red tent", "image": picture(0)},
+        "blue mug with a long description of everything that can be said about a mug",
+        picture(1, (40, 90)),
+        {"text": "x", "image": picture(2)},
+        {"text": "Alpina lamp 3"},
+        {"image": picture(3, (64, 64))},
+    ]
+
+
+@pytest.fixture(scope="session")
+def demo_dataset():
+    from vlm2rec_hf.data.demo_shop import make_demo_shop
+
+    return make_demo_shop(80, n_users=120).dataset()
+
+
+@pytest.fixture
+def real_data():
+    """`real_data(name)`: a folder of real data, or a skip where it is absent."""
+
+    def find(name):
+        folder = Path(__file__).parents[2] / "shared" / "data" / name
+        if not folder.is_dir():
+            pytest.skip(f"real data {name} is not on this machine (looked in {folder})")
+        return folder
+
+    return find
