@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, set_seed
 
 from ..losses.similarity import ViewVectors
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder, VLM2RecOutput
@@ -38,7 +38,7 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
         data_collator: by default a `ContrastiveCollator` over the dataset's items.
         train_dataset: a `RecDataset`; its training split is used.
         eval_dataset: a `RecDataset` whose validation split is ranked at every evaluation; `train_dataset` by
-            default where an evaluation strategy is set.
+            default.
         processing_class: the processor; loaded beside `model` where that is an id or path.
         callbacks: more callbacks.
         optimizers: an optimizer and a schedule, by default AdamW and `args.lr_scheduler_type`.
@@ -87,6 +87,7 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
         if args.freeze_vision:
             embedder.freeze_vision()
         if peft_config is not None:
+            set_seed(args.seed)  # the adapters' random start belongs to the run, as everything after it does
             model = _wrap(model, peft_config)
         if args.gradient_checkpointing and _is_peft(model):
             embedder.enable_input_require_grads()
@@ -100,8 +101,7 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
         self.evaluator = evaluator
         self._metrics: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._history_of_logs: list[dict[str, float]] = []
-        if eval_dataset is None and args.eval_strategy != "no":
-            eval_dataset = train_dataset
+        eval_dataset = eval_dataset if eval_dataset is not None else train_dataset
         self.recommendation_eval = eval_dataset
         examples = ExampleDataset(train_dataset.examples("train", max_history=args.max_history))
         if len(examples) == 0:
@@ -208,8 +208,6 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
         model = self.accelerator.unwrap_model(self.model)
         if self.evaluator is not None:
             found = self.evaluator(model)
-        elif dataset is None:
-            raise ValueError("`eval_dataset` is needed to evaluate; pass one here or to the trainer.")
         else:
             catalogue = self.catalogue if dataset is self.recommendation_eval else None
             found = rank_validation(

@@ -1,0 +1,85 @@
+"""The warm-up: it learns, repeats itself, and leaves switches as it found them."""
+
+import pytest
+import torch
+
+from vlm2rec_hf import PreparedCatalogue, warm_up_backbone
+from vlm2rec_hf.trainers.warm_up import semantic_targets
+
+
+@pytest.fixture
+def warm(tiny, demo_dataset):
+    def run(freeze=False, **options):
+        model, processor = tiny()
+        if freeze:
+            model.freeze_vision()
+        catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), processor)
+        descriptions = demo_dataset.items["description"]
+        log = warm_up_backbone(model, catalogue, descriptions, **{"steps": 3, "batch_size": 16, **options})
+        return model, log
+
+    return run
+
+
+def test_both_views_learn(warm):
+    _, log = warm(steps=40, batch_size=32, learning_rate=3e-3)
+    assert [record["step"] for record in log] == [10, 20, 30, 40]
+    for view in ("text", "image"):
+        assert log[-1][f"loss_{view}"] < log[0][f"loss_{view}"] - 0.1
+    assert log[-1]["accuracy_text"] > log[0]["accuracy_text"]
+
+
+def test_same_seed_same_weights(warm):
+    (first, _), (second, _), (other, _) = warm(), warm(), warm(seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+def test_a_frozen_tower_is_trained_here_and_frozen_again(warm, tiny):
+    before, _ = tiny()
+    model, _ = warm(freeze=True)
+    assert not any(parameter.requires_grad for parameter in model.vision_parameters())
+    assert any(
+        not torch.equal(a, b) for a, b in zip(before.vision_parameters(), model.vision_parameters(), strict=True)
+    )
+    assert all(p.requires_grad for p in model.vlm.language_model.parameters())
+    assert not model.training
+
+
+def test_identity_targets_train(warm):
+    _, log = warm(target="identity", steps=20)
+    assert log[-1]["loss_text"] < log[0]["loss_text"]
+
+
+def test_semantic_targets_mean_something():
+    texts = ["red tent by Alpina", "red tent by Halden", None, "blue mug by Alpina", "green mug", ""]
+    targets = semantic_targets(texts, dimension=8)
+    assert targets.shape[0] == 6
+    assert torch.allclose(targets[[0, 1, 3, 4]].norm(dim=-1), torch.ones(4), atol=1e-5)
+    assert not targets[2].any() and not targets[5].any()
+    assert targets[0] @ targets[1] > targets[0] @ targets[4]
+    assert torch.equal(targets, semantic_targets(texts, dimension=8))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"target": "nothing"}, "`target`"), ({"steps": 0}, "`steps`"), ({"batch_size": 1}, "`batch_size`")],
+)
+def test_bad_options_are_refused(warm, options, message):
+    with pytest.raises(ValueError, match=message):
+        warm(**options)
+
+
+def test_what_it_cannot_do_is_refused(tiny, demo_dataset):
+    items = demo_dataset.catalogue_items()
+    model, processor = tiny("qwen2_vl", "internal")
+    with pytest.raises(ValueError, match="external"):
+        warm_up_backbone(model, PreparedCatalogue(items, processor), ["a"] * len(items))
+    model, processor = tiny()
+    with pytest.raises(ValueError, match="`descriptions`"):
+        warm_up_backbone(model, PreparedCatalogue(items, processor), None)
+    with pytest.raises(ValueError, match="at least 2"):
+        semantic_targets(["only one", None])
+    cached = PreparedCatalogue(items, processor).cache_features(model)
+    with pytest.raises(ValueError, match="`catalogue`"):
+        warm_up_backbone(model, cached, demo_dataset.items["description"])
