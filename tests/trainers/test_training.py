@@ -116,9 +116,7 @@ def test_saved_model_loads_with_the_same_vectors(trainer, tmp_path):
     again = AutoModel.from_pretrained(tmp_path / "out")
     processor = VLM2RecProcessor.from_pretrained(tmp_path / "out")
     items = [{"text": "red tent"}, "blue mug"]
-    assert torch.equal(
-        again.encode_items(items, processor).both, run.model.eval().encode_items(items, processor).both
-    )
+    assert torch.equal(again.encode_items(items, processor).both, run.model.eval().encode_items(items, processor).both)
     assert "vlm2rec" in run.model.model_tags
 
 

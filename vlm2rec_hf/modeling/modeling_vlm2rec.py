@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 from .configuration_vlm2rec import VLM2RecConfig
 from .families_vlm2rec import ImageFeatures, family_of
 from .fusion_vlm2rec import fuse, last_token_pool, scatter_rows, unit
-from .processing_vlm2rec import PreparedItem, VLM2RecProcessor
+from .processing_vlm2rec import PreparedItem, VLM2RecProcessor, check_list
 
 VIEWS = ("text", "image", "both")
 
@@ -230,6 +230,7 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
         Returns:
             `Encoding` with all three views, in input order.
         """
+        check_list("items", items)
         return self._encode(
             len(items),
             lambda rows: _prepare_rows(processor, [[items[i]] for i in rows]),
@@ -249,9 +250,10 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
         show_progress: bool = False,
     ) -> Encoding:
         """Embed user histories (lists of items, oldest first); see `encode_items` for the arguments."""
+        check_list("histories", histories)
         return self._encode(
             len(histories),
-            lambda rows: _prepare_rows(processor, [list(histories[i])[-processor.max_history :] for i in rows]),
+            lambda rows: _prepare_rows(processor, [_recent(histories[i], processor.max_history) for i in rows]),
             processor,
             "user",
             batch_size,
@@ -279,19 +281,20 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
             has_text=torch.zeros(count, dtype=torch.bool),
             has_image=torch.zeros(count, dtype=torch.bool),
         )
-        bar = tqdm(total=count, desc=progress, disable=progress is None, leave=False)
-        # Rows of like length share a batch, so little padding is computed; a chunk bounds what is held in memory.
-        for chunk in range(0, count, 16 * batch_size):
-            rows = range(chunk, min(count, chunk + 16 * batch_size))
-            examples = prepare(rows)
-            order = sorted(range(len(examples)), key=lambda i: _length(examples[i]))
-            for start in range(0, len(order), batch_size):
-                part = order[start : start + batch_size]
-                where = torch.tensor([rows[i] for i in part])
-                self._encode_batch(processor, [examples[i] for i in part], role, where, out)
-                bar.update(len(part))
-        bar.close()
-        self.train(was_training)
+        try:
+            with tqdm(total=count, desc=progress, disable=progress is None, leave=False) as bar:
+                # Rows of like length share a batch, so little padding is computed; a chunk bounds what is in memory.
+                for chunk in range(0, count, 16 * batch_size):
+                    rows = range(chunk, min(count, chunk + 16 * batch_size))
+                    examples = prepare(rows)
+                    order = sorted(range(len(examples)), key=[_length(example) for example in examples].__getitem__)
+                    for start in range(0, len(order), batch_size):
+                        part = order[start : start + batch_size]
+                        where = torch.tensor([rows[i] for i in part])
+                        self._encode_batch(processor, [examples[i] for i in part], role, where, out)
+                        bar.update(len(part))
+        finally:
+            self.train(was_training)
         return out
 
     def _encode_batch(
@@ -313,6 +316,12 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
                 alone = [[_only(item, name) for item in examples[i] if _has(item, name)] for i in kept]
                 batch = processor.collate(alone, role).to(self.device)
                 view[where[kept]] = self(**batch).embeddings.float().cpu()
+
+
+def _recent(history: Sequence[Any], count: int) -> list[Any]:
+    """The last `count` items of a history."""
+    check_list("histories[i]", history)
+    return list(history)[-count:]
 
 
 def _prepare_rows(processor: VLM2RecProcessor, rows: list[list[Any]]) -> list[list[PreparedItem]]:

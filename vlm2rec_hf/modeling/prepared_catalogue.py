@@ -9,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .families_vlm2rec import ImageFeatures
-from .processing_vlm2rec import PreparedItem, VLM2RecProcessor
+from .processing_vlm2rec import PreparedItem, VLM2RecProcessor, as_item
 
 if TYPE_CHECKING:
     from .modeling_vlm2rec import VLM2RecEmbedder
@@ -33,10 +33,8 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         self._texts: list[list[int] | None] = [None] * len(items)
         self._features: dict[int, tuple[tuple[int, ...], ImageFeatures]] | None = None
         texts = [(i, text) for i, text in enumerate(_texts_of(items)) if text is not None]
-        if texts:
-            encoded = processor.tokenizer([text for _, text in texts], add_special_tokens=False)["input_ids"]
-            for (i, _), ids in zip(texts, encoded, strict=True):
-                self._texts[i] = ids[: processor.max_item_tokens]
+        for (i, _), ids in zip(texts, processor.tokenize_texts([text for _, text in texts]), strict=True):
+            self._texts[i] = ids
 
     def __len__(self) -> int:
         return len(self.items)
@@ -48,7 +46,7 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         if self._features is not None:
             grid, features = self._features.get(index, (None, None))
             return PreparedItem(text=self._texts[index], grid=grid, features=features, key=index)
-        image = self.items[index].get("image")
+        image = _typed(self.items[index])["image"]
         if image is None:
             return PreparedItem(text=self._texts[index], key=index)
         prepared = self.processor.prepare_items([{"image": image}], keys=[index])[0]
@@ -104,8 +102,14 @@ class PreparedCatalogue(Sequence[PreparedItem]):
 
 def _texts_of(items: Sequence[Any]) -> Iterator[str | None]:
     """Texts of the items, without decoding pictures where the sequence can tell them apart."""
-    source = items.texts() if hasattr(items, "texts") else (item.get("text") for item in items)
+    source = items.texts() if hasattr(items, "texts") else (_typed(item)["text"] for item in items)
     return (text if text and text.strip() else None for text in source)
+
+
+def _typed(item: Any) -> dict[str, Any]:
+    """`as_item`, but an entry may also hold nothing."""
+    empty = isinstance(item, dict) and item.get("image") is None and not (item.get("text") or "")
+    return {"text": None, "image": None} if empty else as_item(item)
 
 
 def _features_of(

@@ -28,7 +28,7 @@ class PreparedItem:
         grid: vision grid `(t, h, w)` of the picture, or `None` without one.
         pixel_values: what the image processor made of the picture, `(n_patches, patch_dim)`.
         features: vision features instead of pixels, where the tower's output is already known.
-        key: equal keys mean the same picture; such pictures are encoded once per batch.
+        key: equal keys mean the same picture; such pictures are encoded once per batch. `None`: like no other.
     """
 
     text: list[int] | None = None
@@ -66,6 +66,18 @@ def as_item(value: Any) -> dict[str, Any]:
     if text is None and image is None:
         raise ValueError(f"An item needs a text or a picture, got {value!r}.")
     return {"text": text, "image": image}
+
+
+def check_list(name: str, value: Any) -> None:
+    """Refuse a lone item where a list of items belongs: a string would fall apart into one-letter items.
+
+    Raises:
+        TypeError: `value` is an item.
+    """
+    if isinstance(value, (str, dict, Image.Image, PreparedItem)):
+        raise TypeError(
+            f"`{name}` must be a list of items, got a {type(value).__name__}; wrap a single item as `[item]`."
+        )
 
 
 class VLM2RecProcessor(ProcessorMixin):
@@ -147,6 +159,16 @@ class VLM2RecProcessor(ProcessorMixin):
             "image_index", "image_features", "deepstack_features", "has_text", "has_image", "num_images_per_sample",
         ]  # fmt: skip
 
+    def tokenize_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of items' texts, each cut to `max_item_tokens`.
+
+        A title that spells a special token ("<|image_pad|>") stays text: it may not open a picture or end a row.
+        """
+        if not texts:
+            return []
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [ids[: self.max_item_tokens] for ids in encoded]
+
     def prepare_items(self, items: Sequence[Any], keys: Sequence[Any] | None = None) -> list[PreparedItem]:
         """Tokenise texts and preprocess pictures, each once.
 
@@ -157,10 +179,8 @@ class VLM2RecProcessor(ProcessorMixin):
         typed = [as_item(item) for item in items]
         texts = [(i, item["text"]) for i, item in enumerate(typed) if item["text"] is not None]
         tokens: list[list[int] | None] = [None] * len(typed)
-        if texts:
-            encoded = self.tokenizer([text for _, text in texts], add_special_tokens=False)["input_ids"]
-            for (i, _), ids in zip(texts, encoded, strict=True):
-                tokens[i] = ids[: self.max_item_tokens]
+        for (i, _), ids in zip(texts, self.tokenize_texts([text for _, text in texts]), strict=True):
+            tokens[i] = ids
         prepared = []
         for i, item in enumerate(typed):
             one = PreparedItem(text=tokens[i], key=keys[i] if keys is not None else None)
@@ -168,8 +188,6 @@ class VLM2RecProcessor(ProcessorMixin):
                 made = self.image_processor(images=[_bounded_aspect(item["image"])], return_tensors="pt")
                 one.pixel_values = made["pixel_values"]
                 one.grid = tuple(made["image_grid_thw"][0].tolist())
-                if one.key is None:
-                    one.key = id(one)
             prepared.append(one)
         return prepared
 
@@ -184,9 +202,11 @@ class VLM2RecProcessor(ProcessorMixin):
         if (items is None) == (histories is None):
             raise ValueError("Pass exactly one of `items` (each item alone) and `histories` (lists of items).")
         if items is not None:
-            if isinstance(items, (str, dict, Image.Image)):
-                raise TypeError("`items` must be a list of items; wrap a single item as `[item]`.")
+            check_list("items", items)
             return self.collate([[item] for item in self.prepare_items(items)], "item")
+        check_list("histories", histories)
+        for history in histories or []:
+            check_list("histories[i]", history)
         recent = [list(history)[-self.max_history :] for history in histories or []]
         flat = self.prepare_items([item for history in recent for item in history])
         rows, start = [], 0
@@ -292,10 +312,11 @@ def _distinct_pictures(slots: Sequence[PreparedItem]) -> dict[str, Any]:
     distinct: list[PreparedItem] = []
     index = []
     for item in slots:
-        if item.key not in order:
-            order[item.key] = len(distinct)
+        key = ("own", id(item)) if item.key is None else ("shared", item.key)
+        if key not in order:
+            order[key] = len(distinct)
             distinct.append(item)
-        index.append(order[item.key])
+        index.append(order[key])
     data: dict[str, Any] = {
         "image_grid_thw": torch.tensor([item.grid for item in distinct]),
         "image_index": torch.tensor(index),

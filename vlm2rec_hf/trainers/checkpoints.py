@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 COMPLETE = "checkpoint_complete"
@@ -26,19 +29,28 @@ def complete_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
 class CompleteCheckpoints:
     """Mixin before `transformers.Trainer`: a process killed while saving leaves nothing that looks like a checkpoint.
 
-    A marker is the last file written into a checkpoint; `train(resume_from_checkpoint=True)` takes the newest one that
+    A marker is the last file written into a checkpoint and the first one deleted, and an older checkpoint is deleted
+    only once the new one has its marker, so there is a whole one at every moment after the first save. `train(resume_from_checkpoint=True)` takes the newest one that
     has it and moves half-written ones aside as `incomplete-checkpoint-N`.
     """
 
     args: Any
     state: Any
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        (folder / COMPLETE).unlink(missing_ok=True)  # the step may be saved again over an older run's folder
-        super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
-        if self.args.should_save and folder.is_dir():
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        run = Path(self._get_output_dir(trial=trial))  # type: ignore[attr-defined]
+        folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / COMPLETE).unlink(missing_ok=True)  # the step may be saved again over an older run's folder
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # it would delete before the marker stands
+        try:
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with the limit it was given
             (folder / COMPLETE).touch()
+            _delete_oldest(run, limit, {str(folder), str(Path(self.state.best_model_checkpoint or folder))})
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train; see `transformers.Trainer.train`.
@@ -62,6 +74,17 @@ class CompleteCheckpoints:
                 f"checkpoints: {[path.name for path in complete_checkpoints(self.args.output_dir)]}."
             )
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+
+
+def _delete_oldest(folder: Path, limit: int | None, protected: set[str]) -> None:
+    """Keep `limit` whole checkpoints (all of them for `None` or 0), the `protected` ones in any case."""
+    if not limit or limit < 0:
+        return
+    whole = sorted(complete_checkpoints(folder), key=lambda path: (path / COMPLETE).stat().st_mtime_ns)
+    spare = [path for path in whole if str(path) not in protected]
+    for path in spare[: len(whole) - max(limit, len(protected))]:
+        (path / COMPLETE).unlink()
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _set_half_written_aside(folder: Path, whole: list[Path]) -> None:

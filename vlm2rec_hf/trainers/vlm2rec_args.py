@@ -22,6 +22,8 @@ class VLM2RecTrainingArguments(TrainingArguments):
     Every `float | str` number below may be a schedule over training progress, such as `"linear:0->5@0.2"`.
     """
 
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+
     output_dir: str | None = field(default="vlm2rec-output", metadata={"help": "Folder of checkpoints and logs."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Users per batch = in-batch candidates."})
@@ -68,6 +70,13 @@ class VLM2RecTrainingArguments(TrainingArguments):
         self.label_names = []
         # Pinned memory is for accelerators; without one the data loader only warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type not in ("cpu", "mps")
+        if self.per_device_train_batch_size < 2:
+            raise ValueError(
+                f"`per_device_train_batch_size` must be at least 2, got {self.per_device_train_batch_size}: the other "
+                "users' targets of the batch are the negatives, and accumulation does not add any."
+            )
+        if isinstance(self.model_init_kwargs, str):
+            raise ValueError(f"`model_init_kwargs` must be a dict or a JSON object, got {self.model_init_kwargs!r}.")
         if not 0.0 <= self.modality_dropout < 1.0:
             raise ValueError(f"`modality_dropout` must lie in [0, 1), got {self.modality_dropout}.")
         if self.max_history < 1:

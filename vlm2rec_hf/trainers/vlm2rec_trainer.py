@@ -72,7 +72,7 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
             raise ValueError("`train_dataset` is required; make one with `load_recsys(...)` or `RecDataset`.")
         args = args or VLM2RecTrainingArguments()
         if isinstance(model, str):
-            options = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
+            options: Any = args.model_init_kwargs or {}
             processing_class = processing_class or VLM2RecProcessor.from_pretrained(model)
             model = VLM2RecEmbedder.from_pretrained(model, **options)
         elif args.model_init_kwargs:
@@ -106,6 +106,11 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
         examples = ExampleDataset(train_dataset.examples("train", max_history=args.max_history))
         if len(examples) == 0:
             raise ValueError("`train_dataset` has no training example: every user needs two training interactions.")
+        if args.dataloader_drop_last and len(examples) < args.train_batch_size:
+            raise ValueError(
+                f"`per_device_train_batch_size` must be at most the number of training examples, {len(examples)}, got "
+                f"{args.train_batch_size}: with `dataloader_drop_last` there would be no batch at all."
+            )
         super().__init__(
             model=model,  # type: ignore[arg-type]
             args=args,
@@ -153,13 +158,20 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
         for name, value in (*output.terms.items(), *output.diagnostics.items()):
             log[name].append(value.detach())
         self._squares = squares
-        return (output.total, {"users": users, "items": items}) if return_outputs else output.total
+        total = output.total
+        if model.training and not total.requires_grad:
+            # Nothing to learn from this batch, say image_only where no item has a picture: a step of zero gradients.
+            total = total + 0.0 * sum(p.float().sum() for p in model.parameters() if p.requires_grad)
+        return (total, {"users": users, "items": items}) if return_outputs else total
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One step; afterwards the gradient norms at both views are known."""
         loss = super().training_step(*args, **kwargs)
+        # The backward pass ran on a scaled loss: divided for accumulation, multiplied for float16.
+        scaler = self.accelerator.scaler
+        scale = (1.0 if scaler is None else scaler.get_scale()) / self.current_gradient_accumulation_steps
         for name, square in self._squares.items():
-            self._metrics["train"][f"grad_norm_{name}"].append(square.sqrt())
+            self._metrics["train"][f"grad_norm_{name}"].append(square.sqrt() / scale)
         return loss
 
     def _watch_gradients(self, *outputs: VLM2RecOutput) -> dict[str, Tensor]:

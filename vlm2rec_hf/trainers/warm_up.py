@@ -43,7 +43,11 @@ def semantic_targets(descriptions: Sequence[str | None], dimension: int = 64, se
     rows = [i for i, text in enumerate(descriptions) if text and text.strip()]
     if len(rows) < 2:
         raise ValueError(f"`descriptions` must describe at least 2 items, got {len(rows)} with text.")
-    counts = TfidfVectorizer(sublinear_tf=True).fit_transform([str(descriptions[i]) for i in rows])
+    words = TfidfVectorizer(sublinear_tf=True)
+    analyse = words.build_analyzer()
+    if not any(analyse(str(descriptions[i])) for i in rows):
+        raise ValueError(f"`descriptions` hold no word of two letters or more, such as {descriptions[rows[0]]!r}.")
+    counts = words.fit_transform([str(descriptions[i]) for i in rows])
     size = min(dimension, counts.shape[1] - 1, len(rows) - 1)
     if size < 1:
         raise ValueError("`descriptions` use a single word; there is nothing to tell items apart by.")
@@ -127,6 +131,8 @@ def warm_up_backbone(
         i for i, item in enumerate(items)
         if (item.text is not None or item.grid is not None) and (vectors is None or bool(vectors[i].any()))
     ])  # fmt: skip
+    if len(usable) < 2:
+        raise ValueError(f"`catalogue` must hold at least 2 items that have a target, got {len(usable)}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         heads = _Targets(vectors, len(items), model.config.hidden_size).to(model.device)

@@ -1,0 +1,89 @@
+"""Imports point one way, copied files stand alone, and importing the package stays cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "vlm2rec_hf"
+ALLOWED = {
+    "columns": set(),
+    "losses": {"losses"},
+    "modeling": {"modeling"},
+    "data": {"columns", "data"},
+    "evaluation": {"columns", "data", "modeling", "evaluation"},
+    "trainers": {"columns", "losses", "modeling", "data", "evaluation", "hub_cards", "trainers"},
+}
+THIRD_PARTY_OF_COPIED = {"torch", "transformers", "PIL", "tqdm", "huggingface_hub"}
+ROOTS_OF_COPIED = ("configuration_vlm2rec", "modeling_vlm2rec", "processing_vlm2rec")
+
+
+def imports_of(path):
+    """Dotted names of everything a file imports, relative ones resolved; type-checking blocks included."""
+    package = ("vlm2rec_hf", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            yield ".".join([*base, *([node.module] if node.module else [])])
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    parts = path.relative_to(PACKAGE).parts
+    part = parts[0].removesuffix(".py")
+    if part not in ALLOWED:
+        assert part in ("__init__", "cli", "hub_cards")
+        return
+    allowed = set() if parts[-2:] == ("evaluation", "metrics.py") else ALLOWED[part]
+    for name in imports_of(path):
+        if name.split(".")[0] == "vlm2rec_hf" and len(name.split(".")) > 1:
+            assert name.split(".")[1] in allowed, f"{path.name} imports {name}"
+
+
+def test_copied_files_stand_alone():
+    waiting, copied = [PACKAGE / "modeling" / f"{name}.py" for name in ROOTS_OF_COPIED], set()
+    while waiting:
+        path = waiting.pop()
+        if path in copied:
+            continue
+        copied.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1 and node.module and "." not in node.module, f"{path.name}: not a sibling"
+                waiting.append(path.with_name(f"{node.module}.py"))
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                for name in names:
+                    top = name.split(".")[0]
+                    assert top in THIRD_PARTY_OF_COPIED or top in sys.stdlib_module_names, f"{path.name}: {name}"
+    assert {path.stem for path in copied} >= {"fusion_vlm2rec", "families_vlm2rec", "family_qwen_vl"}
+    assert not {path.stem for path in copied} & {"backbones", "prepared_catalogue", "auto"}
+
+
+def test_importing_the_package_is_cheap_and_its_names_are_real():
+    code = (
+        "import sys, vlm2rec_hf;"
+        "print([m for m in ('peft', 'trl', 'sentence_transformers', 'sklearn', 'matplotlib', 'datasets')"
+        " if m in sys.modules]);"
+        "assert vlm2rec_hf.__all__ == sorted(vlm2rec_hf.__all__);"
+        "assert set(vlm2rec_hf._EXPORTS) == set(vlm2rec_hf.__all__);"
+        "[getattr(vlm2rec_hf, name) for name in vlm2rec_hf.__all__]"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == "[]"
+
+
+def test_every_export_is_missed_clearly():
+    import vlm2rec_hf
+
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        vlm2rec_hf.Nothing  # noqa: B018
