@@ -29,7 +29,33 @@ def imports_of(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
-            yield ".".join([*base, *([node.module] if node.module else [])])
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from .. import data` and `from vlm2rec_hf import RecDataset` name what they reach only after `import`.
+            yield from ([f"{module}.{alias.name}" for alias in node.names] if module == "vlm2rec_hf" else [module])
+
+
+def test_every_way_to_write_an_import_is_seen():
+    path = PACKAGE / "losses" / "imagined.py"
+
+    class Written:
+        relative_to = path.relative_to
+
+        def read_text(self, encoding):
+            return """
+from .. import data
+from ..modeling.auto import x
+from . import wpcl
+from vlm2rec_hf import RecDataset
+import vlm2rec_hf.cli.main
+def late():
+    from ...tests import y
+    import torch.nn as nn
+"""
+
+    assert set(imports_of(Written())) == {
+        "vlm2rec_hf.data", "vlm2rec_hf.modeling.auto", "vlm2rec_hf.losses", "vlm2rec_hf.RecDataset",
+        "vlm2rec_hf.cli.main", "tests", "torch.nn",
+    }  # fmt: skip
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))

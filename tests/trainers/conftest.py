@@ -7,12 +7,13 @@ from vlm2rec_hf import PreparedCatalogue, VLM2RecTrainer, VLM2RecTrainingArgumen
 
 @pytest.fixture
 def trainer(tiny, demo_dataset, tmp_path):
-    """`trainer(**arguments)`: a trainer on the demo shop, quiet and on the CPU."""
+    """`trainer(model, processor, catalogue=..., **arguments)`: on the demo shop, quiet, on the CPU; all optional."""
 
     def make(
         model=None, processor=None, fusion="external", catalogue=None, evaluator=None, peft_config=None, **options
     ):
-        model, processor = tiny("qwen2_vl", fusion)
+        if model is None:
+            model, processor = tiny("qwen2_vl", fusion)
         arguments = VLM2RecTrainingArguments(
             **{
                 "output_dir": str(tmp_path / "run"),
@@ -33,7 +34,7 @@ def trainer(tiny, demo_dataset, tmp_path):
             arguments,
             train_dataset=demo_dataset,
             processing_class=processor,
-            catalogue=PreparedCatalogue(demo_dataset.catalogue_items(), processor),
+            catalogue=catalogue or PreparedCatalogue(demo_dataset.catalogue_items(), processor),
             evaluator=evaluator,
             peft_config=peft_config,
         )

@@ -1,6 +1,7 @@
 """Stopping and going on: bitwise the same run, and never from a half-written checkpoint."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -135,5 +136,34 @@ def test_killed_and_resumed_ends_where_an_unbroken_run_ends(tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     assert "step 4\n" not in resumed.stdout and "step 5\n" in resumed.stdout
     assert subprocess.run(command("whole", 0), env=environment, capture_output=True).returncode == 0
+    killed, whole = (torch.load(tmp_path / name / "end.pt", weights_only=True) for name in ("killed", "whole"))
+    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_at_any_moment(tmp_path):
+    """Also in the middle of writing or deleting a checkpoint: whatever is left, the end is the same."""
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT.replace("save_steps=2", "save_steps=1, save_total_limit=1"))
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+    def command(folder):
+        return [sys.executable, str(script), str(tmp_path / folder), "0"]
+
+    moments = random.Random(0)
+    lost = []
+    while not (tmp_path / "killed" / "end.pt").exists():
+        process = subprocess.Popen(command("killed"), stdout=subprocess.PIPE, text=True, env=environment)
+        first = next((line for line in process.stdout if line.startswith("step ")), "")
+        if first and len(lost) < 8:
+            time.sleep(moments.uniform(0.0, 0.3))
+            process.kill()
+        lost.append(first.strip())
+        process.stdout.close()
+        process.wait()
+        assert len(lost) < 12, lost
+    assert len(lost) > 2
+    assert subprocess.run(command("whole"), env=environment, capture_output=True).returncode == 0
     killed, whole = (torch.load(tmp_path / name / "end.pt", weights_only=True) for name in ("killed", "whole"))
     assert all(torch.equal(killed[name], whole[name]) for name in whole)

@@ -177,3 +177,33 @@ def test_wrong_models_and_datasets_are_refused(tiny, demo_dataset):
         VLM2RecTrainer(torch.nn.Linear(2, 2), train_dataset=demo_dataset, processing_class=processor)
     with pytest.raises(ValueError, match="`processing_class`"):
         VLM2RecTrainer(model, train_dataset=demo_dataset)
+
+
+def test_workers_make_the_same_batches(trainer):
+    def losses(**options):
+        run = trainer(max_steps=3, **options)
+        run.train()
+        return [record["loss"] for record in run.state.log_history if "loss" in record]
+
+    assert losses(dataloader_num_workers=1) == losses()
+
+
+@pytest.mark.slow
+def test_a_trained_embedder_recommends_better_than_it_started(tiny):
+    from vlm2rec_hf import PreparedCatalogue, evaluate_embedder, make_demo_shop, warm_up_backbone
+
+    dataset = make_demo_shop(120, n_users=400).dataset()
+    model, processor = tiny()
+    catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
+    warm_up_backbone(model, catalogue, dataset.items["description"], steps=80, batch_size=64, learning_rate=3e-3)
+    examples = dataset.examples("test", max_history=4)
+    before = evaluate_embedder(model, catalogue, examples).metrics()
+    args = VLM2RecTrainingArguments(
+        output_dir="unused", max_steps=120, per_device_train_batch_size=48, max_history=4, learning_rate=2e-3,
+        save_strategy="no", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    VLM2RecTrainer(model, args, train_dataset=dataset, processing_class=processor, catalogue=catalogue).train()
+    after = evaluate_embedder(model, catalogue, examples).metrics()
+    for view in ("text", "both"):
+        assert after[f"{view}_ndcg@10"] > 1.3 * before[f"{view}_ndcg@10"], (view, before, after)
+    assert after["image_ndcg@10"] > before["image_ndcg@10"]

@@ -83,3 +83,51 @@ def test_what_it_cannot_do_is_refused(tiny, demo_dataset):
     cached = PreparedCatalogue(items, processor).cache_features(model)
     with pytest.raises(ValueError, match="`catalogue`"):
         warm_up_backbone(model, cached, demo_dataset.items["description"])
+
+
+@pytest.mark.parametrize("steps", [1, 10, 11])
+def test_any_number_of_steps_runs(warm, steps):
+    _, log = warm(steps=steps)  # the library's one-cycle schedule divides by zero at 10
+    assert log[-1]["step"] == steps
+
+
+def test_flags_mode_and_memory_are_as_before_even_after_an_error(tiny, demo_dataset, monkeypatch):
+    from vlm2rec_hf.trainers import warm_up
+
+    model, processor = tiny()
+    model.freeze_vision()
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), processor)
+    descriptions = demo_dataset.items["description"]
+    warm_up_backbone(model, catalogue, descriptions, steps=2, batch_size=8)
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert all(parameter.grad is None for parameter in model.parameters())
+    monkeypatch.setattr(warm_up, "_view_losses", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        warm_up_backbone(model, catalogue, descriptions, steps=2, batch_size=8)
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags and not model.training
+
+
+def test_the_global_random_state_is_left_alone(warm):
+    torch.manual_seed(11)
+    state = torch.get_rng_state()
+    warm(target="identity")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_too_little_to_learn_from_is_refused(tiny):
+    model, processor = tiny()
+    with pytest.raises(ValueError, match="`descriptions` hold no word"):
+        semantic_targets(["a", "b", "c"])
+    nothing = PreparedCatalogue([{"text": "red tent"}, {}, {}], processor)
+    with pytest.raises(ValueError, match="`catalogue` must hold at least 2 items"):
+        warm_up_backbone(model, nothing, ["red tent", "blue mug", "green lamp"])
+
+
+def test_items_without_a_description_or_a_view_are_no_obstacle(tiny, items):
+    model, processor = tiny()
+    catalogue = PreparedCatalogue([*items, {}], processor)
+    descriptions = ["red tent", "blue mug", None, "green lamp", "lamp by Alpina", "grey noise", "empty item"]
+    log = warm_up_backbone(model, catalogue, descriptions, steps=3, batch_size=4)
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert log[-1]["loss_text"] > 0

@@ -30,8 +30,9 @@ class CompleteCheckpoints:
     """Mixin before `transformers.Trainer`: a process killed while saving leaves nothing that looks like a checkpoint.
 
     A marker is the last file written into a checkpoint and the first one deleted, and an older checkpoint is deleted
-    only once the new one has its marker, so there is a whole one at every moment after the first save. `train(resume_from_checkpoint=True)` takes the newest one that
-    has it and moves half-written ones aside as `incomplete-checkpoint-N`.
+    only once the new one has its marker: after the first save there is a whole one at every moment.
+    `train(resume_from_checkpoint=True)` takes the newest whole one and moves half-written ones aside as
+    `incomplete-checkpoint-N`.
     """
 
     args: Any
@@ -42,7 +43,8 @@ class CompleteCheckpoints:
         folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
             (folder / COMPLETE).unlink(missing_ok=True)  # the step may be saved again over an older run's folder
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # it would delete before the marker stands
+        limit = self.args.save_total_limit
+        self.args.save_total_limit = None  # the base class would delete before the marker stands
         try:
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
         finally:
@@ -82,7 +84,7 @@ def _delete_oldest(folder: Path, limit: int | None, protected: set[str]) -> None
         return
     whole = sorted(complete_checkpoints(folder), key=lambda path: (path / COMPLETE).stat().st_mtime_ns)
     spare = [path for path in whole if str(path) not in protected]
-    for path in spare[: len(whole) - max(limit, len(protected))]:
+    for path in spare[: max(len(whole) - max(limit, len(protected)), 0)]:
         (path / COMPLETE).unlink()
         shutil.rmtree(path, ignore_errors=True)
 

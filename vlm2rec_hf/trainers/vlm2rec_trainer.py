@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, set_seed
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
     from ..data.dataset import RecDataset
+    from ..data.sequences import Examples
 
 Evaluator = Callable[[nn.Module], dict[str, float]]
 
@@ -100,12 +102,14 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
         self.loss = args.make_loss()
         self.evaluator = evaluator
         self._metrics: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
-        self._history_of_logs: list[dict[str, float]] = []
         eval_dataset = eval_dataset if eval_dataset is not None else train_dataset
         self.recommendation_eval = eval_dataset
-        examples = ExampleDataset(train_dataset.examples("train", max_history=args.max_history))
+        examples = _trainable(train_dataset.examples("train", max_history=args.max_history), self.catalogue)
         if len(examples) == 0:
-            raise ValueError("`train_dataset` has no training example: every user needs two training interactions.")
+            raise ValueError(
+                "`train_dataset` has no training example: a user needs two training interactions, the second one with "
+                "an item that has a text or a picture."
+            )
         if args.dataloader_drop_last and len(examples) < args.train_batch_size:
             raise ValueError(
                 f"`per_device_train_batch_size` must be at most the number of training examples, {len(examples)}, got "
@@ -115,7 +119,7 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
             model=model,  # type: ignore[arg-type]
             args=args,
             data_collator=data_collator or ContrastiveCollator(self.catalogue, args.max_history),
-            train_dataset=examples,
+            train_dataset=ExampleDataset(examples),
             # The base class only asks whether there is one; `evaluate` below ranks the validation split itself.
             eval_dataset=eval_dataset,  # type: ignore[arg-type]
             processing_class=processing_class,
@@ -268,6 +272,12 @@ def default_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 
         target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
         task_type="FEATURE_EXTRACTION",
     )
+
+
+def _trainable(examples: Examples, catalogue: PreparedCatalogue) -> Examples:
+    """Leave out targets with neither text nor picture: there is no vector to come close to, or to keep away from."""
+    empty = [index for index in range(len(catalogue)) if catalogue.is_empty(index)]
+    return examples.take(np.flatnonzero(~np.isin(examples.targets, empty))) if empty else examples
 
 
 def _add_square(total: Tensor, grad: Tensor) -> None:

@@ -141,26 +141,30 @@ def warm_up_backbone(
     for parameter in frozen:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    rise = 0.1 if steps >= 20 else 0.3  # a rise of exactly one step divides by zero
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=rise)
     order = _batches(usable, min(batch_size, len(usable)), np.random.default_rng(seed))
     model.train()
     log: list[dict[str, float]] = []
     bar = tqdm(range(1, steps + 1), desc="Warm-up", disable=not show_progress, leave=False)
-    for step in bar:
-        rows = next(order)
-        batch = catalogue.processor.collate([[items[i]] for i in rows], "item").to(model.device)
-        losses = _view_losses(model(**batch), heads(torch.tensor(rows, device=model.device)), temperature)
+    try:
+        for step in bar:
+            rows = next(order)
+            batch = catalogue.processor.collate([[items[i]] for i in rows], "item").to(model.device)
+            losses = _view_losses(model(**batch), heads(torch.tensor(rows, device=model.device)), temperature)
+            optimizer.zero_grad(set_to_none=True)
+            (losses["loss_text"] + losses["loss_image"]).backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            schedule.step()
+            if step % 10 == 0 or step == steps:
+                log.append({"step": step, **{name: float(value.detach()) for name, value in losses.items()}})
+                bar.set_postfix({name: f"{value:.2f}" for name, value in log[-1].items() if name != "step"})
+    finally:
         optimizer.zero_grad(set_to_none=True)
-        (losses["loss_text"] + losses["loss_image"]).backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 10 == 0 or step == steps:
-            log.append({"step": step, **{name: float(value.detach()) for name, value in losses.items()}})
-            bar.set_postfix({name: f"{value:.2f}" for name, value in log[-1].items() if name != "step"})
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    model.eval()
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        model.eval()
     return log
 
 

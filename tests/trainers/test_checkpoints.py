@@ -1,0 +1,147 @@
+"""A whole checkpoint at every moment: what a kill during saving or deleting leaves behind."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from vlm2rec_hf import default_lora_config
+from vlm2rec_hf.trainers import checkpoints
+from vlm2rec_hf.trainers.checkpoints import COMPLETE, complete_checkpoints
+
+SAVING = {"save_strategy": "steps", "save_steps": 1, "max_steps": 4}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def names(run):
+    return [path.name for path in complete_checkpoints(run.args.output_dir)]
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_the_limit_is_kept_and_recorded(trainer, limit):
+    run = trainer(save_total_limit=limit, **SAVING)
+    run.train()
+    assert names(run) == ["checkpoint-3", "checkpoint-4"][-limit:]
+    assert len(list(Path(run.args.output_dir).glob("checkpoint-*"))) == limit
+    saved = torch.load(Path(run.args.output_dir) / "checkpoint-4" / "training_args.bin", weights_only=False)
+    assert saved.save_total_limit == limit == run.args.save_total_limit
+
+
+def test_killed_while_deleting_an_old_checkpoint(trainer, monkeypatch):
+    run = trainer(save_total_limit=1, **SAVING)
+
+    def die(path, **kwargs):
+        Path(path, "model.safetensors").unlink()
+        raise Killed
+
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", die)
+    with pytest.raises(Killed):
+        run.train()
+    assert names(run) == ["checkpoint-2"]  # the new one is whole before the old one is touched; the old one is no more
+    assert not (Path(run.args.output_dir) / "checkpoint-1" / COMPLETE).exists()
+
+
+@pytest.mark.parametrize("moment", ["_save_rng_state", "_save_optimizer_and_scheduler", "save_model"])
+def test_killed_while_saving_keeps_the_last_one(trainer, monkeypatch, moment):
+    run = trainer(save_total_limit=1, **SAVING)
+    original = getattr(run, moment)
+
+    def die(*args, **kwargs):
+        original(*args, **kwargs)
+        if run.state.global_step == 3:
+            raise Killed
+
+    monkeypatch.setattr(run, moment, die)
+    with pytest.raises(Killed):
+        run.train()
+    assert names(run) == ["checkpoint-2"]
+    assert run.args.save_total_limit == 1
+    again = trainer(save_total_limit=1, **SAVING)
+    again.train(resume_from_checkpoint=True)
+    assert names(again) == ["checkpoint-4"]
+    assert (Path(run.args.output_dir) / "incomplete-checkpoint-3").is_dir()
+
+
+def test_the_best_checkpoint_outlives_the_limit(trainer):
+    scores = iter([0.9, 0.1, 0.2, 0.3])
+    run = trainer(
+        save_total_limit=2,
+        eval_strategy="steps",
+        eval_steps=1,
+        evaluator=lambda model: {"both_ndcg@10": next(scores)},
+        **SAVING,
+    )
+    run.train()
+    assert names(run) == ["checkpoint-1", "checkpoint-4"]
+    assert run.state.best_model_checkpoint.endswith("checkpoint-1")
+
+
+def test_an_older_runs_checkpoints_do_not_push_out_the_new_one(trainer):
+    run = trainer(save_total_limit=1, **SAVING)
+    stale = Path(run.args.output_dir) / "checkpoint-500"
+    stale.mkdir(parents=True)
+    (stale / COMPLETE).touch()
+    run.train()
+    assert names(run) == ["checkpoint-4"]
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_resume_is_bitwise_across_evaluation_accumulation_and_checkpointing(trainer, tmp_path, lora):
+    """The validation ranking between the steps, and the second micro-batch, draw nothing from the run's randomness."""
+
+    def start(folder):
+        return trainer(
+            output_dir=str(tmp_path / folder),
+            objective="modality_dropout",
+            peft_config=default_lora_config(r=2, dropout=0.2) if lora else None,
+            gradient_accumulation_steps=2,
+            gradient_checkpointing=True,
+            eval_strategy="steps",
+            eval_steps=1,
+            save_total_limit=1,
+            **SAVING,
+        )
+
+    whole = start("whole")
+    whole.train()
+    broken = start("broken")
+    broken.add_callback(StopAt(2))
+    broken.train()
+    resumed = start("broken")
+    resumed.train(resume_from_checkpoint=True)
+    timeless = [
+        [{name: value for name, value in record.items() if not name.endswith("runtime")} for record in log[:-1]]
+        for log in (resumed.state.log_history, whole.state.log_history)
+    ]
+    # Every term, margin, gradient norm and metric; as text because a missing value is NaN.
+    assert json.dumps(timeless[0], sort_keys=True) == json.dumps(timeless[1], sort_keys=True)
+    ours, theirs = dict(resumed.model.named_parameters()), dict(whole.model.named_parameters())
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    if lora:  # with the embeddings frozen, checkpointing would cut the gradient off
+        assert all(p.any() for name, p in ours.items() if "lora_B" in name)
+
+
+def test_a_named_checkpoint_resumes_from_there(trainer, tmp_path):
+    run = trainer(**SAVING, save_total_limit=None)
+    run.train()
+    expected = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    shutil.copytree(Path(run.args.output_dir) / "checkpoint-3", tmp_path / "elsewhere" / "checkpoint-3")
+    again = trainer(**SAVING, output_dir=str(tmp_path / "other"))
+    again.train(resume_from_checkpoint=str(tmp_path / "elsewhere" / "checkpoint-3"))
+    assert all(torch.equal(p, expected[name]) for name, p in again.model.named_parameters())
+    with pytest.raises(ValueError, match="missing or half-written"):
+        trainer(**SAVING).train(resume_from_checkpoint=str(tmp_path / "nowhere"))
