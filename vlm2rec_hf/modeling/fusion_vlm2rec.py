@@ -26,7 +26,7 @@ def scatter_rows(vectors: Tensor, present: Tensor) -> Tensor:
 
 
 def fuse(text: Tensor, image: Tensor) -> Tensor:
-    """External fusion, `z = z_text + z_image` (METHODS: the paper adds the two separately encoded vectors).
+    """External fusion, `z = z_text + z_image` (arXiv 2603.17450 adds the two separately encoded vectors).
 
     Args:
         text: `(rows, d)` unit vectors, zero where the text is absent.

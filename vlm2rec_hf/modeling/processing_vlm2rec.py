@@ -83,7 +83,7 @@ def check_list(name: str, value: Any) -> None:
 class VLM2RecProcessor(ProcessorMixin):
     """Turns items and histories into batches for `VLM2RecEmbedder`.
 
-    Rows are (METHODS: our choice) the instruction, the content, one end token whose state is pooled. A history's text
+    Rows are (our choice) the instruction, the content, one end token whose state is pooled. A history's text
     row numbers its titles, oldest first; its picture row holds the pictures in the same order.
 
     Args:

@@ -256,7 +256,7 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
 
 
 def default_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 0.05) -> PeftConfig:
-    """LoRA on all seven projections of the language model (METHODS: our choice); the vision tower stays as it is.
+    """LoRA on all seven projections of the language model (our choice); the vision tower stays as it is.
 
     Args:
         r: rank.
