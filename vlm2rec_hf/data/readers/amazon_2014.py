@@ -7,21 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from vlm2rec_hf.columns import ITEM_ID, RATING, TEXT, TIMESTAMP, TITLE, USER_ID
-from vlm2rec_hf.data import quarantine as q
 from vlm2rec_hf.data.dataset import RecDataset
+from vlm2rec_hf.data.readers.amazon_files import LineParser, Vintage, first_file
 from vlm2rec_hf.data.readers.amazon_text import product_row
-from vlm2rec_hf.data.readers.image_folder import with_images
-from vlm2rec_hf.data.readers.jsonl import json_object, parse_lines, read_json_lines
+from vlm2rec_hf.data.readers.jsonl import json_object
 
-_REVIEW = pa.schema(
-    [("reviewerID", pa.string()), ("asin", pa.string()), ("overall", pa.float64()), ("unixReviewTime", pa.int64())]
-)
-_NAMES = [USER_ID, ITEM_ID, RATING, TIMESTAMP]
-_ITEM = pa.schema([(name, pa.string()) for name in (ITEM_ID, TITLE, "brand", "category", TEXT)])
 _ASIN = re.compile(r"""['"]asin['"]\s*:\s*['"]([^'"]+)['"]""")
 _PATTERNS = ("reviews_*.json.gz", "reviews_*.json", "*_5.json.gz", "*_5.json")
 
@@ -61,34 +51,10 @@ def read_amazon_2014(
     Raises:
         ValueError: missing files.
     """
-    source = Path(reviews)
-    if source.is_dir():
-        found = review_file(source)
-        if found is None:
-            raise ValueError(
-                f"`reviews` {str(source)!r} does not hold exactly one reviews_*.json.gz or *_5.json.gz; name the file."
-            )
-        kwargs.setdefault("name", source.name)
-        source = found
-    if not source.is_file():
-        raise ValueError(f"There is no file `reviews` {str(source)!r}.")
-    if meta is None:
-        meta = _meta_beside(source)
-    elif not Path(meta).is_file():
-        raise ValueError(f"There is no file `meta` {str(meta)!r}.")
-    events, bad = read_json_lines(source, _REVIEW)
-    events = events.rename_columns(_NAMES)
-    reviewed = set(pc.unique(events[ITEM_ID]).to_pylist()) - {None, ""}
-    items, bad_meta = (_ITEM.empty_table(), q.empty()) if meta is None else read_meta(Path(meta), reviewed, all_items)
-    if image_folder is not None:
-        items = with_images(with_bare_rows(items, reviewed), image_folder)
-    options: dict[str, Any] = {"timestamp_unit": "s", "unknown_items": "keep", **kwargs}
-    return RecDataset.from_tables(events, items, quarantine=q.concat([bad, bad_meta]), **options)
+    return _VINTAGE.read(reviews, meta, image_folder, all_items, kwargs)
 
 
-def read_meta(path: Path, reviewed: set[str], all_items: bool) -> tuple[pa.Table, pa.Table]:
-    """Item rows of a metadata file, and the quarantine of its bad lines."""
-
+def _meta_parser(reviewed: set[str], all_items: bool) -> LineParser:
     def parse(line: str) -> dict[str, Any] | None:
         # Parsing a literal is slow and most products were never reviewed: look for the id first.
         found = _ASIN.search(line)
@@ -100,23 +66,12 @@ def read_meta(path: Path, reviewed: set[str], all_items: bool) -> tuple[pa.Table
             raise ValueError("no asin")
         return product_row(row, asin) if all_items or asin in reviewed else None
 
-    rows, bad = parse_lines(path, parse)
-    return pa.Table.from_pylist(rows, schema=_ITEM), q.of_lines(bad, table=path.name)
-
-
-def with_bare_rows(items: pa.Table, reviewed: set[str]) -> pa.Table:
-    """The items, and a row without text for every reviewed id that the metadata lacks: it may have a picture."""
-    missing = sorted(reviewed - set(items[ITEM_ID].to_pylist()))
-    return pa.concat_tables([items, pa.table({ITEM_ID: pa.array(missing, pa.string())})], promote_options="default")
+    return parse
 
 
 def _meta_beside(reviews: Path) -> Path | None:
     core = reviews.name.removesuffix(".gz").removesuffix(".json").removesuffix("_5").removeprefix("reviews_")
-    for ending in (".json.gz", ".json"):
-        candidate = reviews.with_name(f"meta_{core}{ending}")
-        if candidate.is_file():
-            return candidate
-    return None
+    return first_file(reviews.parent, [f"meta_{core}.json.gz", f"meta_{core}.json"])
 
 
 def _literal_or_json(line: str) -> dict[str, Any]:
@@ -131,3 +86,13 @@ def _literal_or_json(line: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError("not a mapping")
     return row
+
+
+_VINTAGE = Vintage(
+    columns=("reviewerID", "asin", "overall", "unixReviewTime"),
+    timestamp_unit="s",
+    layout="reviews_*.json.gz or *_5.json.gz",
+    review_file=review_file,
+    meta_beside=_meta_beside,
+    meta_parser=_meta_parser,
+)
