@@ -28,9 +28,7 @@ class QwenVLFamily(BackboneFamily):
         """`pixel_values (n_patches, patch_dim)` -> merged features; Qwen3-VL also yields its deepstack features."""
         output = vlm.get_image_features(pixel_values, grid, return_dict=True)
         layers = getattr(output, "deepstack_features", None) or ()
-        return ImageFeatures(
-            torch.cat(tuple(output.pooler_output)), grid, tuple(torch.cat(tuple(layer)) for layer in layers)
-        )
+        return ImageFeatures(_joined(output.pooler_output), grid, tuple(_joined(layer) for layer in layers))
 
     def run(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
         """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
@@ -62,6 +60,11 @@ class QwenVLFamily(BackboneFamily):
             **extra,
         )
         return output.last_hidden_state
+
+
+def _joined(features: Any) -> Tensor:
+    """One `(n_tokens, hidden)` tensor from one per picture, or (deepstack in transformers 5.17) from one for all."""
+    return features if isinstance(features, Tensor) else torch.cat(tuple(features))
 
 
 def is_right_padded(attention_mask: Tensor) -> bool:
