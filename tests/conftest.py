@@ -1,18 +1,16 @@
-"""Shared fixtures: tiny models built from config and a small shop, made once per test run."""
-
-import os
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+"""Shared fixtures: tiny models built from config, a small shop, and a loopback Hub, made once per test run."""
 
 import copy
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from . import HF_HOME, HUB
 
 torch.set_num_threads(1)
 
@@ -75,3 +73,36 @@ def real_data():
         return folder
 
     return find
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The loopback Hub, empty, with a token to write to `org/...`; every Hub client of this process talks to it."""
+    import datasets
+    import huggingface_hub.constants
+
+    HUB.reset()
+    for child in Path(HF_HOME).iterdir():
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", HUB.token)
+    yield HUB
+    HUB.reset()
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Clients that retry do so at once; returns the list of the waits (seconds) they asked for."""
+    import time
+
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    return waits
+
+
+@pytest.fixture
+def hub_environment(hub, tmp_path):
+    """Environment variables for a process of its own, with a cache of its own, that talks to the loopback Hub."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "hf-home")}
+    return environment | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
