@@ -11,11 +11,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vlm2rec_hf"
 ALLOWED = {
     "columns": set(),
+    "hub": {"hub"},
     "losses": {"losses"},
     "modeling": {"modeling"},
-    "data": {"columns", "data"},
+    "data": {"columns", "hub", "data"},
     "evaluation": {"columns", "data", "modeling", "evaluation"},
-    "trainers": {"columns", "losses", "modeling", "data", "evaluation", "hub_cards", "trainers"},
+    "trainers": {"columns", "losses", "modeling", "data", "evaluation", "hub_cards", "trainers", "__version__"},
 }
 THIRD_PARTY_OF_COPIED = {"torch", "transformers", "PIL", "tqdm", "huggingface_hub"}
 ROOTS_OF_COPIED = ("configuration_vlm2rec", "modeling_vlm2rec", "processing_vlm2rec")

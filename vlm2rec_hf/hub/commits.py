@@ -1,0 +1,211 @@
+"""One publication is one commit on one parent, then one tag; both survive a Hub that stumbles.
+
+The client repeats failed uploads by itself, but not the request that makes the commit: when its answer is lost nobody
+knows whether the commit was made. Here that is found out by looking, and then the request is repeated or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import explained, is_worth_another_try, wait_asked_for
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+ATTEMPTS = 5
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a branch stands.
+
+    Attributes:
+        commit: the commit's id.
+        files: path to content hash: git's SHA-1 for a small file, SHA-256 for a large one.
+    """
+
+    commit: str
+    files: Mapping[str, str]
+
+
+def read_head(api: HfApi, repo_id: str, kind: str, revision: str = "main") -> Head:
+    """The commit and files of a branch, tag or commit.
+
+    Raises:
+        ValueError: no such repo or revision, or no right to see it.
+        ConnectionError: the Hub cannot be reached.
+    """
+    with explained(repo_id, kind=kind, revision=revision):
+        commit = api.repo_info(repo_id, repo_type=kind, revision=revision).sha
+        tree = api.list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=kind)
+        files = {}
+        for entry in tree:
+            if (blob := getattr(entry, "blob_id", None)) is not None:
+                lfs = getattr(entry, "lfs", None)
+                files[entry.path] = lfs.sha256 if lfs is not None else blob
+    return Head(str(commit), files)
+
+
+def open_repo(api: HfApi, repo_id: str, kind: str, private: bool | None) -> Head:
+    """Create the repo if there is none.
+
+    Raises:
+        ValueError: the token is missing, wrong, or may not write there.
+        ConnectionError: the Hub cannot be reached.
+    """
+    with explained(repo_id, kind=kind, what="write"):
+        api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True)
+    return read_head(api, repo_id, kind)
+
+
+def tagged_commit(api: HfApi, repo_id: str, kind: str, tag: str) -> str | None:
+    """The commit a tag names, `None` where there is no such tag (or no repo yet)."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    with explained(repo_id, kind=kind):
+        try:
+            refs = api.list_repo_refs(repo_id, repo_type=kind)
+        except RepositoryNotFoundError:
+            return None
+    # An annotated tag may be an object of its own: ask which commit it stands for.
+    if tag not in {ref.name for ref in refs.tags}:
+        return None
+    with explained(repo_id, kind=kind, revision=tag):
+        return str(api.repo_info(repo_id, repo_type=kind, revision=tag).sha)
+
+
+def commit_files(
+    api: HfApi,
+    repo_id: str,
+    kind: str,
+    head: Head,
+    files: Mapping[str, Path | bytes],
+    stale: Callable[[Iterable[str], Iterable[str]], list[str]],
+    *,
+    message: str,
+) -> str:
+    """Put `files` onto `head` in one commit, deleting what `stale(remote paths, new paths)` names.
+
+    Args:
+        api: the client.
+        repo_id: `owner/name`.
+        kind: "model", "dataset" or "space".
+        head: where main stood when this publication was prepared; the commit's parent.
+        files: path in the repo to a local file or content.
+        stale: tells what of the earlier version must go.
+        message: the commit's message.
+
+    Returns:
+        The id of the commit that holds the files (`head.commit` where nothing had changed).
+
+    Raises:
+        ValueError: refused, or main moved meanwhile; nothing was committed.
+        ConnectionError: the Hub kept failing; nothing was committed.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    deleted = stale(head.files, files)
+    hashes = {path: content_hashes(content) for path, content in files.items()}
+    if _holds(head.files, hashes, deleted):
+        return head.commit
+    for attempt in range(1, ATTEMPTS + 1):
+        adds = [
+            CommitOperationAdd(
+                path_in_repo=path, path_or_fileobj=content if isinstance(content, bytes) else str(content)
+            )
+            for path, content in files.items()
+        ]
+        drops = [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in deleted]
+        try:
+            with explained(repo_id, kind=kind, what="write"):
+                return str(
+                    api.create_commit(
+                        repo_id, [*adds, *drops], commit_message=message, repo_type=kind, parent_commit=head.commit
+                    ).oid
+                )
+        except (ValueError, ConnectionError) as error:
+            # Even a refusal may be the echo of a commit of ours whose answer was lost.
+            now = _look_again(api, repo_id, kind)
+            if now is not None and now.commit != head.commit:
+                if _holds(now.files, hashes, deleted):
+                    return now.commit
+                raise ValueError(
+                    f"`repo_id` {repo_id!r} got another commit ({now.commit[:8]}) while this one was prepared on "
+                    f"{head.commit[:8]}; nothing was published. Look at what is there now, then publish again."
+                ) from error
+            if attempt == ATTEMPTS or not is_worth_another_try(error):
+                raise
+            time.sleep(wait_asked_for(error) or min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT))
+    raise AssertionError("unreachable")
+
+
+def make_tag(api: HfApi, repo_id: str, kind: str, tag: str, commit: str, message: str) -> None:
+    """Name `commit`; a tag that already names it is left as it is.
+
+    Raises:
+        ValueError: the tag names another commit, or is no valid name.
+        ConnectionError: the Hub kept failing.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with explained(repo_id, kind=kind, what="write"):
+                api.create_tag(repo_id, tag=tag, revision=commit, tag_message=message, repo_type=kind)
+            return
+        except (ValueError, ConnectionError) as error:
+            now = tagged_commit(api, repo_id, kind, tag)
+            if now == commit:
+                return
+            if now is not None:
+                raise taken(repo_id, tag, now) from error
+            if attempt == ATTEMPTS or not is_worth_another_try(error):
+                raise
+            time.sleep(wait_asked_for(error) or min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT))
+
+
+def taken(repo_id: str, tag: str, commit: str) -> ValueError:
+    """The error of a tag that names something else."""
+    return ValueError(
+        f"`tag` {tag!r} already names commit {commit[:8]} of {repo_id!r}, and a tag is never moved: users rely on it. "
+        "Choose another one."
+    )
+
+
+def content_hashes(content: Path | bytes) -> set[str]:
+    """The hashes the Hub may know a file by: SHA-256 (large files) and git's SHA-1 (small ones)."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    large, small = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    for chunk in _chunks(content):
+        large.update(chunk)
+        small.update(chunk)
+    return {large.hexdigest(), small.hexdigest()}
+
+
+def _chunks(content: Path | bytes) -> Iterable[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _holds(remote: Mapping[str, str], hashes: Mapping[str, set[str]], deleted: Iterable[str]) -> bool:
+    """Whether a commit already is what we want to publish."""
+    there = all(remote.get(path) in known for path, known in hashes.items())
+    return there and not any(path in remote for path in deleted)
+
+
+def _look_again(api: HfApi, repo_id: str, kind: str) -> Head | None:
+    """Where main stands now; `None` where that cannot be told either."""
+    try:
+        return read_head(api, repo_id, kind)
+    except (ValueError, ConnectionError):
+        return None  # the error that led here says more, and is raised

@@ -1,0 +1,27 @@
+"""Tokens stay out of files, messages and cards."""
+
+from __future__ import annotations
+
+import re
+
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}|\bapi_org_[A-Za-z0-9]{16,}")
+HIDDEN = "hf_***"
+
+
+def holds_token(text: str, *known: str | None) -> bool:
+    """Whether `text` holds something that looks like a Hub token, the one in use, or one of `known`."""
+    return bool(_TOKEN.search(text)) or any(secret in text for secret in _secrets(known))
+
+
+def redact(text: str, *known: str | None) -> str:
+    """`text` with every token (see `holds_token`) replaced."""
+    for secret in _secrets(known):
+        text = text.replace(secret, HIDDEN)
+    return _TOKEN.sub(HIDDEN, text)
+
+
+def _secrets(known: tuple[str | None, ...]) -> list[str]:
+    """Tokens worth hiding: those given and the one the client would use; a very short one would match anything."""
+    from huggingface_hub import get_token
+
+    return sorted({secret for secret in (*known, get_token()) if secret and len(secret) >= 8}, key=len, reverse=True)
