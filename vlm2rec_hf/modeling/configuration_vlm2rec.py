@@ -15,6 +15,9 @@ class VLM2RecConfig(PreTrainedConfig):
         fusion: `"external"` (the paper's: text and pictures are encoded in separate rows and the two unit vectors
             added) or `"internal"` (one row with text and pictures together; the paper's baseline).
         initializer_range: standard deviation used when weights are initialised from scratch.
+        base_model: Hub id of what this model was made from, or, in an adapter's repo, of what the adapter sits on;
+            `None` where that is no Hub repo.
+        base_model_revision: commit of `base_model`.
 
     Example:
         ```python
@@ -34,6 +37,8 @@ class VLM2RecConfig(PreTrainedConfig):
     vlm_config: dict | PreTrainedConfig | None = None
     fusion: str = "external"
     initializer_range: float | int = 0.02
+    base_model: str | None = None
+    base_model_revision: str | None = None
 
     def __post_init__(self, **kwargs) -> None:  # noqa: ANN003 - signature is the library's
         if self.vlm_config is None:

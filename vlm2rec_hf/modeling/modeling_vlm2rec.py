@@ -1,5 +1,6 @@
 """`VLM2RecEmbedder`: items and user histories in one space, from a vision-language backbone."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModel, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ModelOutput
 
+from .adapter_repos_vlm2rec import find_adapter_repo, hub_arguments, hub_commit, load_with_adapter
 from .configuration_vlm2rec import VLM2RecConfig
 from .families_vlm2rec import ImageFeatures, family_of
 from .fusion_vlm2rec import fuse, last_token_pool, scatter_rows, unit
@@ -68,6 +71,7 @@ class Encoding:
 class VLM2RecPreTrainedModel(PreTrainedModel):
     """Weight handling shared by the models built on a vision-language backbone."""
 
+    config: VLM2RecConfig
     config_class = VLM2RecConfig
     base_model_prefix = ""
     input_modalities = ["image", "text"]
@@ -86,11 +90,49 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
     `encode(both) == encode(text) + encode(picture)` exactly. Scores are cosine similarities of the sums.
     """
 
+    loaded_from: tuple[str, str] | None = None
+    """Hub id and commit of the weights (without adapters); `None` for a folder or a model built from config."""
+
     def __init__(self, config: VLM2RecConfig) -> None:
         super().__init__(config)
         self.family = family_of(config.vlm_config.model_type)  # type: ignore[union-attr]
         self.vlm = AutoModel.from_config(config.vlm_config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> "VLM2RecEmbedder":
+        """Load a model, or an adapter together with the base its `config.json` names (at the commit named there).
+
+        Weights are read from safetensors only.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id.
+            model_args: as in `PreTrainedModel.from_pretrained`.
+            kwargs: as in `PreTrainedModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, ...).
+
+        Raises:
+            ValueError: `use_safetensors=False`, an adapter that names no base, or one that does not fit its base.
+        """
+        if kwargs.setdefault("use_safetensors", True) is not True:
+            raise ValueError("`use_safetensors` must be True: other weight files are pickles, which can run code.")
+        adapter = find_adapter_repo(pretrained_model_name_or_path, kwargs)
+        if adapter is not None:
+            return load_with_adapter(cls, adapter, kwargs)
+        hub, with_info = hub_arguments(kwargs), kwargs.get("output_loading_info")
+        found: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        where = str(pretrained_model_name_or_path)
+        if (commit := hub_commit(where, **hub)) is not None:
+            (found[0] if with_info else found).loaded_from = (where, commit)
+        return found
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save; beside an adapter, which the library saves without its configuration, also `config.json`."""
+        if getattr(self, "_hf_peft_config_loaded", False):
+            os.makedirs(save_directory, exist_ok=True)
+            if self._auto_class is not None:
+                custom_object_save(self, save_directory, config=self.config)  # type: ignore[arg-type]
+            self.config.save_pretrained(save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def from_backbone(cls, backbone: str, *, fusion: str = "external", **kwargs: Any) -> "VLM2RecEmbedder":
@@ -105,6 +147,7 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
             ValueError: a weight of the backbone was not found in the checkpoint or has another shape; such a
                 model would be partly random.
         """
+        kwargs.setdefault("use_safetensors", True)
         vlm, info = AutoModel.from_pretrained(backbone, output_loading_info=True, **kwargs)
         lost = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
         if lost:
@@ -112,12 +155,20 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
                 f"`backbone` {backbone!r} lacks {len(lost)} weights of its own architecture ({', '.join(lost[:3])}"
                 f"{', ...' if len(lost) > 3 else ''}); they would stay random. Use a complete checkpoint."
             )
-        config = VLM2RecConfig(vlm_config=vlm.config, fusion=fusion, dtype=vlm.dtype)
+        commit = hub_commit(str(backbone), **hub_arguments(kwargs))
+        config = VLM2RecConfig(
+            vlm_config=vlm.config,
+            fusion=fusion,
+            dtype=vlm.dtype,
+            base_model=str(backbone) if commit else None,
+            base_model_revision=commit,
+        )
         config._attn_implementation = vlm.config._attn_implementation
         with torch.device("meta"):
             model = cls(config)
         model.vlm = vlm
         model.config.name_or_path = str(backbone)
+        model.loaded_from = (str(backbone), commit) if commit else None
         return model.eval()
 
     def get_input_embeddings(self) -> torch.nn.Module:
@@ -162,7 +213,7 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
         has_text = attention_mask.new_ones(len(input_ids), dtype=torch.bool) if has_text is None else has_text.bool()
         if has_image is None:
             rows = image_rows if image_rows is not None else input_ids
-            has_image = (rows == self.config.vlm_config.image_token_id).any(-1)
+            has_image = (rows == self.config.vlm_config.image_token_id).any(-1)  # type: ignore[union-attr]
         has_image = has_image.bool()
         images = self._gather_images(pixel_values, image_grid_thw, image_index, image_features, deepstack_features)
         if self.config.fusion == "internal":
