@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
+    from vlm2rec_hf.cli.training_data import warning_about
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
 
     data, models, options = parse("evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments), argv)
@@ -26,6 +27,9 @@ def main(argv: Sequence[str]) -> None:
     options.cut_offs()
     dataset = open_dataset(data)
     model, processor = load_embedder(models)
+    told = warning_about(str(models.model), models.model_revision, dataset)
+    if told is not None:
+        say(f"Warning: {told}")
     processor.max_history = options.eval_max_history
     catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
     catalogue.cache_features(model, show_progress=True)

@@ -16,11 +16,12 @@ from vlm2rec_hf.data import quarantine as q
 from vlm2rec_hf.data import splits
 from vlm2rec_hf.data.catalogue_items import CatalogueItems
 from vlm2rec_hf.data.coverage import Coverage, measure
+from vlm2rec_hf.data.filters import keep_core, take_out_cold
 from vlm2rec_hf.data.fingerprint import dataset_fingerprint
 from vlm2rec_hf.data.ids import to_objects
 from vlm2rec_hf.data.images import MAX_PIXELS, try_decode_image
-from vlm2rec_hf.data.ingest import Provenance, find_broken_images, ingest, without_images
-from vlm2rec_hf.data.interaction_log import InteractionLog, k_core_rows, log_from_stored
+from vlm2rec_hf.data.ingest import Provenance, Source, find_broken_images, ingest, without_images
+from vlm2rec_hf.data.interaction_log import InteractionLog, log_from_stored
 from vlm2rec_hf.data.items import Item, text_of
 from vlm2rec_hf.data.sequences import SPLIT_CODES, TRAIN, Examples, Sequences, make_examples
 from vlm2rec_hf.data.storage import read_folder, write_folder
@@ -29,6 +30,8 @@ from vlm2rec_hf.data.validation import Duplicates, UnknownItems
 
 if TYPE_CHECKING:
     import datasets
+
+    from vlm2rec_hf.data.hub_push import PushedDataset
 
 
 class RecDataset:
@@ -165,6 +168,11 @@ class RecDataset:
     def steps(self) -> list[dict[str, Any]]:
         """What was done to the rows since they came in, with counts."""
         return [dict(step) for step in self._provenance.steps]
+
+    @property
+    def source(self) -> Source | None:
+        """`{"repo_id", "revision"}` of the Hub commit it was loaded from, also after filters and splits, or None."""
+        return None if self._provenance.source is None else {**self._provenance.source}
 
     @property
     def n_users(self) -> int:
@@ -307,24 +315,10 @@ class RecDataset:
         Raises:
             ValueError: `k < 1`, a dataset that is already split (its targets could vanish), or nothing left.
         """
-        if k < 1:
-            raise ValueError(f"`k` must be at least 1, got {k}.")
         self._require_unsplit("k_core")
-        log = self._log
-        rows = k_core_rows(log.user, log.item, len(log.user_ids), self.n_items, k)
-        if not rows.any():
-            raise ValueError(f"`k` = {k} leaves no interaction of {len(log)}; choose a smaller one.")
-        kept = log.keep(rows)
-        items = np.flatnonzero(np.bincount(kept.item, minlength=self.n_items))
-        step = {
-            "step": "k_core",
-            "k": k,
-            "removed_users": self.n_users - len(kept.user_ids),
-            "removed_items": self.n_items - len(items),
-            "removed_interactions": len(log) - len(kept),
-        }
+        kept, items, step = keep_core(self._log, k)
         catalogue = self.items if len(items) == self.n_items else self.items.select(items)
-        return RecDataset(kept.restrict_items(items), catalogue, self._quarantine, self._provenance.after(step))
+        return RecDataset(kept, catalogue, self._quarantine, self._provenance.after(step))
 
     def leave_one_out(self) -> RecDataset:
         """Each user's last interaction is test, the one before validation, the rest train.
@@ -371,24 +365,12 @@ class RecDataset:
         Raises:
             ValueError: `fraction` outside (0, 1), a dataset that was not split yet, or an empty train split.
         """
-        if not 0 < fraction < 1:
-            raise ValueError(f"`fraction` must lie between 0 and 1, got {fraction}.")
         if self.split_spec["kind"] == "none":
             raise ValueError("Split first, with `leave_one_out()` or `temporal_split(...)`, then hold out cold items.")
-        log = self._log
-        cold = splits.cold_choice(self.item_ids, fraction, seed)
-        out = cold[log.item] & (log.split == TRAIN)
-        if not np.any((log.split == TRAIN) & ~out):
-            raise ValueError(
-                f"`fraction` = {fraction} with `seed` = {seed} would leave train empty; choose a smaller one."
-            )
-        moved = q.of_rows(
-            log.rows(out), np.flatnonzero(out), table="interactions", reason="cold_hold_out", column=ITEM_ID
-        )
-        done = {"fraction": fraction, "seed": seed, "items": int(cold.sum())}
-        step = {"step": "hold_out_cold_items", **done, "moved_interactions": int(out.sum())}
+        kept, moved, done = take_out_cold(self._log, self.item_ids, fraction, seed)
+        step = {"step": "hold_out_cold_items", **done, "moved_interactions": moved.num_rows}
         provenance = self._provenance.after(step, {**self.split_spec, "cold_items": done})
-        return RecDataset(log.keep(~out), self.items, q.concat([self._quarantine, moved]), provenance)
+        return RecDataset(kept, self.items, q.concat([self._quarantine, moved]), provenance)
 
     def check_images(self, *, full: bool = True, max_pixels: int = MAX_PIXELS) -> RecDataset:
         """Decode every picture once; those that fail leave their item and go to the quarantine (`image:<reason>`).
@@ -451,6 +433,59 @@ class RecDataset:
         loaded = cls(None, items, quarantine, Provenance.from_dict(info), stored=interactions)
         loaded.__dict__["fingerprint"] = info["fingerprint"]  # the cached value; `verify` computes it again
         return loaded
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        tag: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        license: str | None = None,
+        card: str | None = None,
+        max_shard_size: int | str = "500MB",
+        quarantine: bool = True,
+        verify: bool = True,
+    ) -> PushedDataset:
+        """Publish the dataset as one atomic commit of a dataset repo, check it, and only then tag it.
+
+        `load_recsys(repo_id, revision=...)` gives it back whole; `datasets.load_dataset(repo_id, "interactions")` (or
+        "items") reads the tables. Other files of the repo stay; data files of earlier versions leave it (its history
+        keeps them). A push of what is there already makes no new commit.
+
+        Args:
+            repo_id: `owner/name`; created if it does not exist.
+            tag: name for this version, such as "v1.0".
+            private: whether a repo that is created is private.
+            token: access token; the one you are logged in with by default.
+            commit_message: first line of the commit.
+            license: licence id for the card ("cc-by-4.0", ...).
+            card: README to use; its `configs` are set. A plain one with the counts by default.
+            max_shard_size: size in memory of the rows of one parquet file: bytes, or "500MB".
+            quarantine: publish the rows that were taken out, too.
+            verify: download the commit again and compare fingerprints before it is tagged.
+
+        Raises:
+            ValueError: an argument that cannot be used, a tag that is taken, no right to write, or a repo that
+                changed meanwhile. Nothing is published then.
+            ConnectionError: the Hub cannot be reached.
+        """
+        from vlm2rec_hf.data.hub_push import push_dataset
+
+        return push_dataset(
+            self,
+            repo_id,
+            tag=tag,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+            license=license,
+            card=card,
+            max_shard_size=max_shard_size,
+            quarantine=quarantine,
+            verify=verify,
+        )
 
     def verify(self) -> None:
         """Compute the fingerprint again from the rows.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     import datasets
 
 
+class Source(TypedDict):
+    """Where a dataset was loaded from: a dataset repo and the commit (40 hexadecimal digits)."""
+
+    repo_id: str
+    revision: str
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What a dataset knows about itself besides its rows.
@@ -32,6 +39,8 @@ class Provenance:
         split: how the split was made, as plain data; `{"kind": "none"}` before any.
         steps: what was done to the rows since they came in, oldest first, with counts.
         noted: oddities counted when the tables came in.
+        source: the Hub revision it was loaded from, or None. Filters and splits keep it: the data comes from there,
+            and the fingerprint tells whether it still is what lies there.
     """
 
     name: str | None = None
@@ -39,6 +48,7 @@ class Provenance:
     split: dict[str, Any] = field(default_factory=lambda: {"kind": "none"})
     steps: tuple[dict[str, Any], ...] = ()
     noted: dict[str, int] = field(default_factory=dict)
+    source: Source | None = None
 
     def after(self, step: dict[str, Any], split: dict[str, Any] | None = None) -> Provenance:
         """The provenance after one more step."""
@@ -52,12 +62,15 @@ class Provenance:
             "split": self.split,
             "steps": list(self.steps),
             "noted": self.noted,
+            "source": None if self.source is None else dict(self.source),
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Provenance:
         """The inverse of `to_dict`; unknown keys are left out."""
-        return cls(data["name"], data["timestamp_unit"], data["split"], tuple(data["steps"]), data["noted"])
+        # Folders saved by earlier versions do not tell a source.
+        source = data.get("source")
+        return cls(data["name"], data["timestamp_unit"], data["split"], tuple(data["steps"]), data["noted"], source)
 
 
 def ingest(

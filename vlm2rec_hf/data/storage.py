@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm2rec_hf.columns import IMAGE
+
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
@@ -42,8 +44,8 @@ def write_folder(
     import pyarrow.parquet as pq
 
     with replacing(folder, overwrite) as staging:
-        interactions.save_to_disk(str(staging / INTERACTIONS))
-        items.save_to_disk(str(staging / ITEMS))
+        for name, table in ((INTERACTIONS, interactions), (ITEMS, items)):
+            _typed_plainly(table, pictures=False).save_to_disk(str(staging / name))
         pq.write_table(quarantine, staging / QUARANTINE)
         files = {
             str(path.relative_to(staging)): path.stat().st_size
@@ -94,7 +96,23 @@ def read_folder(folder: Path) -> tuple[datasets.Dataset, datasets.Dataset, pa.Ta
     interactions, items = tables
     if not (isinstance(interactions, datasets.Dataset) and isinstance(items, datasets.Dataset)):
         raise ValueError(f"The tables in `folder` {str(folder)!r} are no plain datasets; save the dataset again.")
-    return interactions, items, pq.read_table(folder / QUARANTINE), info
+    events, catalogue = _typed_plainly(interactions, pictures=False), _typed_plainly(items, pictures=True)
+    return events, catalogue, pq.read_table(folder / QUARANTINE), info
+
+
+def _typed_plainly(table: datasets.Dataset, *, pictures: bool) -> datasets.Dataset:
+    """The same memory-mapped table with plain types; with `pictures` its picture column is an `Image`, not decoded.
+
+    `datasets` opens what a cell of a column declared as picture, sound or video names without holding it: when a row
+    is read (a folder may come from somebody else and declare anything), and, decoding or not, when the table is saved.
+    """
+    import datasets
+
+    plain = table.data.replace_schema_metadata()
+    features = datasets.Features.from_arrow_schema(plain.schema)
+    if pictures and IMAGE in features:
+        features[IMAGE] = datasets.Image(decode=False)
+    return datasets.Dataset(plain, info=datasets.DatasetInfo(features=features), indices_table=table._indices)
 
 
 @contextmanager

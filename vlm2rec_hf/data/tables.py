@@ -14,7 +14,7 @@ ColumnMapping = Mapping[str, Any]
 
 
 def to_arrow(table: Any, argument: str) -> pa.Table:
-    """A polars, pandas, pyarrow or `datasets` table, or a list of dicts, as an Arrow table (copying little).
+    """A polars, pandas, pyarrow or `datasets` table or stream, or a list of dicts, as an Arrow table (copying little).
 
     Args:
         table: the table.
@@ -31,6 +31,8 @@ def to_arrow(table: Any, argument: str) -> pa.Table:
         return frame.to_arrow(compat_level=_oldest())
     if module == "pandas":
         return _from_pandas(table, argument)
+    if module == "datasets" and not hasattr(table, "data") and hasattr(table, "with_format"):
+        return _from_stream(table, argument)
     if module == "datasets" and hasattr(table, "with_format"):
         # The raw Arrow data: pictures stay encoded, whatever the feature's `decode` says.
         flat = table.flatten_indices() if table._indices is not None else table
@@ -41,6 +43,23 @@ def to_arrow(table: Any, argument: str) -> pa.Table:
         f"`{argument}` must be a polars, pandas, pyarrow or datasets table or a list of dicts, "
         f"got {type(table).__name__}."
     )
+
+
+def _from_stream(stream: Any, argument: str) -> pa.Table:
+    """All rows of a `datasets.IterableDataset`, pictures encoded, with the types that its files tell."""
+    features = stream.features
+    decodes = features is None or any(getattr(feature, "decode", False) for feature in features.values())
+    raw = (stream.decode(False) if decodes else stream).with_format("arrow")
+    try:
+        parts = [part.replace_schema_metadata(None) for part in raw.iter(batch_size=1000)]
+        if not parts and features is not None:
+            return features.arrow_schema.remove_metadata().empty_table()
+        return pa.concat_tables(parts, promote_options="default") if parts else pa.table({})
+    except pa.ArrowInvalid as error:
+        # A stream that was mapped guesses the types of each row anew.
+        raise ValueError(
+            f"`{argument}` is a stream whose rows differ in type: {error} Pass it as it was loaded, or as a table."
+        ) from error
 
 
 def _oldest() -> Any:

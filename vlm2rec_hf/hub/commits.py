@@ -147,6 +147,12 @@ def commit_files(
     raise AssertionError("unreachable")
 
 
+def is_at(api: HfApi, repo_id: str, kind: str, commit: str, files: Mapping[str, Path | bytes]) -> bool:
+    """Whether a commit already holds exactly these files (and perhaps others)."""
+    there = read_head(api, repo_id, kind, commit)
+    return _holds(there.files, {path: content_hashes(content) for path, content in files.items()}, ())
+
+
 def make_tag(api: HfApi, repo_id: str, kind: str, tag: str, commit: str, message: str) -> None:
     """Name `commit`; a tag that already names it is left as it is.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .tokens import redact
 
+_TAG = re.compile(r"(?!.*(\.\.|//|\.lock$|\.$|/$))[A-Za-z0-9][A-Za-z0-9._/+-]*")
 ANSWERS_WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -25,6 +27,16 @@ def check_repo_id(repo_id: str) -> None:
         raise ValueError(f"`repo_id` {repo_id!r} is no Hub id ('owner/name'): {error}") from error
     if repo_id.count("/") != 1:
         raise ValueError(f"`repo_id` {repo_id!r} names no owner; write 'owner/name'.")
+
+
+def check_tag(tag: str | None) -> None:
+    """Refuse what cannot be a tag, before anything is asked of the Hub.
+
+    Raises:
+        ValueError: not a name git takes, or one that would need quoting somewhere.
+    """
+    if tag is not None and not _TAG.fullmatch(tag):
+        raise ValueError(f"`tag` {tag!r} is no name for a tag; use letters, digits, '.', '_' and '-', such as 'v1.0'.")
 
 
 @contextmanager
@@ -70,6 +82,8 @@ def explained(repo_id: str, *, kind: str = "model", revision: str | None = None,
     except HfHubHTTPError as error:
         raise _of_status(error, repo_id, kind, what, log_in) from error
     except Exception as error:
+        if isinstance(error.__cause__, HfHubHTTPError):  # an upload that fails for good: a RuntimeError names the file
+            raise _of_status(error.__cause__, repo_id, kind, what, log_in) from error.__cause__
         if not is_connection_trouble(error):
             raise
         raise ConnectionError(
@@ -85,7 +99,6 @@ def is_connection_trouble(error: BaseException) -> bool:
     library = any(each.__name__ == "TransportError" and each.__module__[:5] == "httpx" for each in type(error).__mro__)
     if library or isinstance(error, (ConnectionError, TimeoutError, LocalEntryNotFoundError)):
         return True
-    # An upload that fails for good is reported as a RuntimeError that names the file.
     return isinstance(error, RuntimeError) and error.__cause__ is not None and is_connection_trouble(error.__cause__)
 
 

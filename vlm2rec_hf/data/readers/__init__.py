@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from vlm2rec_hf.data.dataset import RecDataset
 from vlm2rec_hf.data.readers import amazon_2014, amazon_2023, delimited, hub, movielens, parquet
 from vlm2rec_hf.data.readers.amazon_2014 import read_amazon_2014
 from vlm2rec_hf.data.readers.amazon_2023 import read_amazon_2023
 from vlm2rec_hf.data.readers.delimited import read_delimited
-from vlm2rec_hf.data.readers.hub import read_hub
+from vlm2rec_hf.data.readers.hub import read_hub, stream_hub
 from vlm2rec_hf.data.readers.movielens import read_movielens
 from vlm2rec_hf.data.readers.parquet import read_parquet
 from vlm2rec_hf.data.storage import INFO_FILE, is_saved_dataset
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
 
 __all__ = [
     "FORMATS",
@@ -25,6 +28,7 @@ __all__ = [
     "read_hub",
     "read_movielens",
     "read_parquet",
+    "stream_hub",
 ]
 
 
@@ -47,9 +51,36 @@ FORMATS: dict[str, tuple[Callable[[Path], bool], Callable[..., RecDataset], str]
 """By name: whether a folder fits, the reader, and what it looks for."""
 
 
+@overload
 def load_recsys(
-    path_or_hub_id: str | Path, *, format: str | None = None, revision: str | None = None, **kwargs: Any
-) -> RecDataset:
+    path_or_hub_id: str | Path,
+    *,
+    format: str | None = None,
+    revision: str | None = None,
+    streaming: Literal[False] = False,
+    **kwargs: Any,
+) -> RecDataset: ...
+
+
+@overload
+def load_recsys(
+    path_or_hub_id: str | Path,
+    *,
+    format: str | None = None,
+    revision: str | None = None,
+    streaming: Literal[True],
+    **kwargs: Any,
+) -> dict[str, IterableDataset]: ...
+
+
+def load_recsys(
+    path_or_hub_id: str | Path,
+    *,
+    format: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    **kwargs: Any,
+) -> RecDataset | dict[str, IterableDataset]:
     """Load a dataset from a folder in any known format, or from the Hub.
 
     Args:
@@ -57,24 +88,31 @@ def load_recsys(
             the Hub.
         format: a key of `FORMATS`, to skip the detection.
         revision: branch, tag or commit of a Hub repo.
+        streaming: give the two tables of a dataset repo as streams, without downloading them; see `stream_hub`. A
+            `RecDataset` needs all rows: its users, splits and filters are made of whole histories.
         **kwargs: passed to the reader and on to `RecDataset.from_tables`.
 
     Raises:
-        ValueError: an unknown format, or a folder that fits none (the message lists what was looked for).
+        ValueError: an unknown format, a folder that fits none (the message lists what was looked for), or `streaming`
+            of something else than a dataset repo.
     """
     path = Path(path_or_hub_id)
     if format is not None and format not in FORMATS:
         raise ValueError(f"`format` must be one of {list(FORMATS)}, got {format!r}.")
-    if format == "hub" or (format is None and not path.exists()):
-        return _from_hub(str(path_or_hub_id), path, revision, kwargs)
+    if streaming and format != "hub" and path.exists() and not (path.is_dir() and hub.matches(path)):
+        raise ValueError(f"`streaming` applies to dataset repos; {str(path)!r} is none. Leave it out.")
+    if format == "hub" or (format is None and not path.exists()) or streaming:
+        _check_hub_id(str(path_or_hub_id), path)
+        read: Callable[..., Any] = stream_hub if streaming else read_hub
+        return read(path_or_hub_id if path.exists() else str(path_or_hub_id), revision=revision, **kwargs)
     if revision is not None:
         raise ValueError(f"`revision` = {revision!r} applies to Hub repos; {str(path)!r} is local.")
     if format is not None:
         return FORMATS[format][1](path, **kwargs)
     if path.is_dir():
-        for fits, read, _ in FORMATS.values():
+        for fits, reader, _ in FORMATS.values():
             if fits(path):
-                return read(path, **kwargs)
+                return reader(path, **kwargs)
     elif path.name.endswith(delimited.SUFFIXES):
         return read_delimited(path, **kwargs)
     wanted = "\n".join(f"  {name}: {what}" for name, (_, _, what) in FORMATS.items())
@@ -85,9 +123,8 @@ def load_recsys(
     )
 
 
-def _from_hub(name: str, path: Path, revision: str | None, kwargs: dict[str, Any]) -> RecDataset:
+def _check_hub_id(name: str, path: Path) -> None:
     if not path.exists() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
         raise ValueError(
             f"`path_or_hub_id` {name!r} is neither an existing folder nor a Hub id of the form 'owner/name'."
         )
-    return read_hub(name, revision=revision, **kwargs)

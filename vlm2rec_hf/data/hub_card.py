@@ -1,0 +1,79 @@
+"""The README of a dataset repo: the front matter that makes `load_dataset` work, and a plain text below it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.data.dataset import RecDataset
+
+
+def with_configs(card: str, configs: list[dict[str, Any]], license: str | None) -> str:
+    """A card whose front matter declares exactly `configs`, whatever it declared before.
+
+    Args:
+        card: the whole README; one without a front matter gets one.
+        configs: the entries of `configs` as the Hub's dataset cards hold them.
+        license: licence id to put into the front matter; None leaves what the card says.
+
+    Raises:
+        ValueError: the front matter is no YAML mapping.
+    """
+    import yaml
+
+    head, body = "", card
+    if card.startswith("---\n"):
+        parts = card.split("\n---", 1)
+        if len(parts) != 2:
+            raise ValueError("`card` opens a front matter with '---' and never closes it; add the second '---' line.")
+        head, body = parts[0].removeprefix("---"), parts[1].removeprefix("\n")
+    try:
+        data = yaml.safe_load(head) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"`card` has a front matter that is no YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"`card` has a front matter of type {type(data).__name__}; it must hold `key: value` lines.")
+    if data.get("configs") == configs and license in (None, data.get("license")):
+        return card
+    data["configs"] = configs
+    if license is not None:
+        data["license"] = license
+    written = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{written}---\n{body}"
+
+
+def plain_card(dataset: RecDataset, repo_id: str) -> str:
+    """The text of a card without front matter: what is in the dataset and how to load it.
+
+    Args:
+        dataset: what the repo holds.
+        repo_id: `owner/name`, for the snippet.
+    """
+    steps = [", ".join(f"{key}={value}" for key, value in step.items()) for step in dataset.steps]
+    split = ", ".join(f"{key}={value}" for key, value in dataset.split_spec.items())
+    return f"""
+# {_one_line(dataset.name or repo_id.split("/")[1])}
+
+Interactions of users with items, for recommendation.
+
+- fingerprint: `{dataset.fingerprint}`
+- split: {split}
+- unit of the timestamps: {dataset.timestamp_unit or "not stated"}
+{"".join(f"- step {number}: {step}{chr(10)}" for number, step in enumerate(steps, start=1))}
+```python
+from vlm2rec_hf import load_recsys
+
+dataset = load_recsys("{repo_id}")  # revision="..." for one version for ever
+assert dataset.fingerprint == "{dataset.fingerprint}"
+```
+
+The tables alone: `datasets.load_dataset("{repo_id}", "interactions")` has the splits; the config `items` has one row
+per item, with decoded pictures where there are any.
+
+{dataset.coverage.table()}
+"""
+
+
+def _one_line(text: str) -> str:
+    """A heading's text: a name with line breaks could otherwise write sections of its own."""
+    return " ".join(text.split())

@@ -1,0 +1,123 @@
+"""Publish a dataset: one atomic commit, checked by loading it back, and only then a tag."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlm2rec_hf.data.fingerprint import dataset_fingerprint
+from vlm2rec_hf.data.hub_files import INTERACTIONS, ITEMS, QUARANTINE, read_repo_files, write_repo_files
+from vlm2rec_hf.hub.commits import commit_files, is_at, make_tag, open_repo, tagged_commit, taken
+from vlm2rec_hf.hub.errors import check_repo_id, check_tag, explained
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from vlm2rec_hf.data.dataset import RecDataset
+
+
+@dataclass(frozen=True)
+class PushedDataset:
+    """What a push made.
+
+    Attributes:
+        repo_id: `owner/name`.
+        oid: the commit, 40 hexadecimal digits; as `revision=` it gives this dataset for ever.
+        url: address of the commit.
+        tag: the tag that names it, or None.
+        fingerprint: of the content.
+    """
+
+    repo_id: str
+    oid: str
+    url: str
+    tag: str | None
+    fingerprint: str
+
+
+def push_dataset(
+    dataset: RecDataset,
+    repo_id: str,
+    *,
+    tag: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str | None = None,
+    license: str | None = None,
+    card: str | None = None,
+    max_shard_size: int | str = "500MB",
+    quarantine: bool = True,
+    verify: bool = True,
+) -> PushedDataset:
+    """Push a dataset; see `RecDataset.push_to_hub` for the arguments and errors."""
+    check_repo_id(repo_id)
+    check_tag(tag)
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    # Asked before the work starts; `make_tag` asks again, should somebody be quicker.
+    named = tagged_commit(api, repo_id, "dataset", tag) if tag is not None else None
+    with tempfile.TemporaryDirectory(prefix="rec-dataset-") as place:
+        folder = Path(place, "repo")
+        folder.mkdir()
+        write_repo_files(
+            dataset,
+            folder,
+            repo_id,
+            card=card,
+            license=license,
+            max_shard_size=max_shard_size,
+            quarantine=quarantine,
+        )
+        # Before anything leaves this machine: a column whose type parquet cannot hold would show here.
+        _require_equal(dataset, _fingerprint_of(folder, Path(place, "cache")), "as parquet files; nothing was pushed")
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        if named is not None and tag is not None:
+            if not is_at(api, repo_id, "dataset", named, files):
+                raise taken(repo_id, tag, named)
+            return PushedDataset(repo_id, named, _url(api, repo_id, named), tag, dataset.fingerprint)
+        head = open_repo(api, repo_id, "dataset", private)
+        message = commit_message or f"Push {dataset!r}"
+        oid = commit_files(api, repo_id, "dataset", head, files, _stale, message=message)
+        if verify:
+            _verify(dataset, repo_id, oid, token, Path(place, "downloaded"))
+    if tag is not None:
+        make_tag(api, repo_id, "dataset", tag, oid, f"Fingerprint {dataset.fingerprint}")
+    return PushedDataset(repo_id, oid, _url(api, repo_id, oid), tag, dataset.fingerprint)
+
+
+def _url(api: HfApi, repo_id: str, oid: str) -> str:
+    return f"{api.endpoint}/datasets/{repo_id}/commit/{oid}"
+
+
+def _stale(remote: Iterable[str], new: Iterable[str]) -> list[str]:
+    """Data files of an earlier version; everything else in the repo is not ours to delete."""
+    ours = (f"{INTERACTIONS}/", f"{ITEMS}/", f"{QUARANTINE}/")
+    kept = set(new)
+    return sorted(p for p in remote if p.startswith(ours) and p.endswith(".parquet") and p not in kept)
+
+
+def _verify(dataset: RecDataset, repo_id: str, oid: str, token: str | None, cache: Path) -> None:
+    """Download the commit into an empty cache, as a stranger would, and compare."""
+    from huggingface_hub import snapshot_download
+
+    with explained(repo_id, kind="dataset", revision=oid):
+        folder = snapshot_download(repo_id, repo_type="dataset", revision=oid, token=token, cache_dir=cache / "hub")
+    _require_equal(
+        dataset,
+        _fingerprint_of(Path(folder), cache / "datasets"),
+        f"at commit {oid} of {repo_id!r}; no tag was made. Push again, or go back to the commit before",
+    )
+
+
+def _fingerprint_of(folder: Path, cache: Path) -> str:
+    files = read_repo_files(folder, cache_dir=cache)
+    return dataset_fingerprint(files.log, files.items)
+
+
+def _require_equal(dataset: RecDataset, found: str, where: str) -> None:
+    if found != dataset.fingerprint:
+        raise ValueError(f"The dataset has fingerprint {dataset.fingerprint}, but {found} {where}.")
