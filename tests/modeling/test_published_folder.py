@@ -91,3 +91,15 @@ def test_a_weight_of_another_shape_is_refused(tiny, tmp_path):
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises((ValueError, RuntimeError), match="fc1|mismatch"):
         VLM2RecEmbedder.from_backbone(str(tmp_path / "raw"))
+
+
+def test_a_folder_with_weights_missing_is_refused(tiny, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model, _ = tiny()
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    save_file({key: value for key, value in weights.items() if key != name}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"lacks 1 weights of its own architecture .*{name}.*stay random"):
+        AutoModel.from_pretrained(tmp_path)

@@ -94,10 +94,31 @@ def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict
     else:
         model = embedder_class.from_backbone(base, fusion=config.fusion, **hub, **arguments)
     _check_shape(adapter, base, config, model.config)
+    # The library replaces what it noted of the base's weight names by the adapter's; merging needs them again.
+    model.base_weight_conversions = getattr(model, "_weight_conversions", None)
     _check_weights(adapter, model.load_adapter(adapter.where, adapter_kwargs=dict(adapter.hub)))
     model.config.base_model, model.config.base_model_revision = config.base_model, config.base_model_revision
     model.config.name_or_path = adapter.where
     return model.eval()
+
+
+def refuse_random_weights(argument: str, where: str, info: dict[str, Any]) -> None:
+    """Refuse a checkpoint that leaves weights as they were initialised; the library only warns.
+
+    Args:
+        argument: name of the argument that `where` was given as.
+        where: folder or Hub id.
+        info: what `from_pretrained(..., output_loading_info=True)` tells.
+
+    Raises:
+        ValueError: a weight is missing or has another shape.
+    """
+    lost = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
+    if lost:
+        raise ValueError(
+            f"`{argument}` {where!r} lacks {len(lost)} weights of its own architecture ({', '.join(lost[:3])}"
+            f"{', ...' if len(lost) > 3 else ''}); they would stay random. Use a complete checkpoint."
+        )
 
 
 def _check_shape(adapter: AdapterRepo, base: str, wanted: Any, found: Any) -> None:

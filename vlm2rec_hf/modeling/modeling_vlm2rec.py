@@ -12,7 +12,13 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ModelOutput
 
-from .adapter_repos_vlm2rec import find_adapter_repo, hub_arguments, hub_commit, load_with_adapter
+from .adapter_repos_vlm2rec import (
+    find_adapter_repo,
+    hub_arguments,
+    hub_commit,
+    load_with_adapter,
+    refuse_random_weights,
+)
 from .configuration_vlm2rec import VLM2RecConfig
 from .families_vlm2rec import ImageFeatures, family_of
 from .fusion_vlm2rec import fuse, last_token_pool, scatter_rows, unit
@@ -111,19 +117,22 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
             kwargs: as in `PreTrainedModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, ...).
 
         Raises:
-            ValueError: `use_safetensors=False`, an adapter that names no base, or one that does not fit its base.
+            ValueError: `use_safetensors=False`, weights that are missing or of another shape, an adapter that names
+                no base, or one that does not fit its base.
         """
         if kwargs.setdefault("use_safetensors", True) is not True:
             raise ValueError("`use_safetensors` must be True: other weight files are pickles, which can run code.")
         adapter = find_adapter_repo(pretrained_model_name_or_path, kwargs)
         if adapter is not None:
             return load_with_adapter(cls, adapter, kwargs)
-        hub, with_info = hub_arguments(kwargs), kwargs.get("output_loading_info")
-        found: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        where = str(pretrained_model_name_or_path)
-        if (commit := hub_commit(where, **hub)) is not None:
-            (found[0] if with_info else found).loaded_from = (where, commit)
-        return found
+        where, hub = str(pretrained_model_name_or_path), hub_arguments(kwargs)
+        with_info = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(where, *model_args, **kwargs, output_loading_info=True)
+        model, info = loaded
+        refuse_random_weights("pretrained_model_name_or_path", where, info)
+        commit = hub_commit(where, **hub)
+        model.loaded_from = (where, commit) if commit is not None else None
+        return (model, info) if with_info else model  # type: ignore[return-value]
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save; beside an adapter, which the library saves without its configuration, also `config.json`."""
@@ -149,12 +158,7 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
         """
         kwargs.setdefault("use_safetensors", True)
         vlm, info = AutoModel.from_pretrained(backbone, output_loading_info=True, **kwargs)
-        lost = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
-        if lost:
-            raise ValueError(
-                f"`backbone` {backbone!r} lacks {len(lost)} weights of its own architecture ({', '.join(lost[:3])}"
-                f"{', ...' if len(lost) > 3 else ''}); they would stay random. Use a complete checkpoint."
-            )
+        refuse_random_weights("backbone", str(backbone), info)
         commit = hub_commit(str(backbone), **hub_arguments(kwargs))
         config = VLM2RecConfig(
             vlm_config=vlm.config,

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
 from .families_vlm2rec import BackboneFamily, ImageFeatures, family_of
+from .messages_vlm2rec import MessagesMixin
 
 ROLES = ("item", "user")
 MAX_ASPECT = 100
@@ -80,7 +81,7 @@ def check_list(name: str, value: Any) -> None:
         )
 
 
-class VLM2RecProcessor(ProcessorMixin):
+class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
     """Turns items and histories into batches for `VLM2RecEmbedder`.
 
     Rows are (our choice) the instruction, the content, one end token whose state is pooled. A history's text
@@ -227,16 +228,23 @@ class VLM2RecProcessor(ProcessorMixin):
         """
         if role not in ROLES:
             raise ValueError(f"`role` must be one of {ROLES}, got {role!r}.")
+        instruction = self.item_instruction if role == "item" else self.user_instruction
+        return self._lay_out(examples, [(role, instruction)] * len(examples))
+
+    def _lay_out(self, examples: Sequence[Sequence[PreparedItem]], kinds: Sequence[tuple[str, str]]) -> BatchFeature:
+        """Rows of examples that each have a role and an instruction of their own."""
         if not examples or any(not example for example in examples):
             raise ValueError("`histories` and `items` must not be empty; an empty history has no embedding.")
-        if role == "user":
-            examples = [example[-self.max_history :] for example in examples]
-        instruction = self._ids(self.item_instruction if role == "item" else self.user_instruction)
+        examples = [
+            example[-self.max_history :] if role == "user" else example
+            for example, (role, _) in zip(examples, kinds, strict=True)
+        ]
         end = [self.tokenizer.convert_tokens_to_ids(self.end_token)]
         text_rows: list[list[int]] = []
         image_rows: list[list[int]] = []
         slots: list[PreparedItem] = []
-        for example in examples:
+        for example, (role, instruction_text) in zip(examples, kinds, strict=True):
+            instruction = self._ids(instruction_text)
             text, image = self._bodies(example, role)
             text_rows.append(instruction + text + end if text else end)
             image_rows.append(instruction + image + end if image else end)
