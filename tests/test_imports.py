@@ -16,6 +16,7 @@ ALLOWED = {
     "modeling": {"modeling"},
     "data": {"columns", "hub", "data"},
     "evaluation": {"columns", "data", "modeling", "evaluation"},
+    "hub_cards": {"columns", "hub", "modeling", "data", "evaluation", "hub_cards", "__version__"},
     "trainers": {"columns", "losses", "modeling", "data", "evaluation", "hub_cards", "trainers", "__version__"},
 }
 THIRD_PARTY_OF_COPIED = {"torch", "transformers", "PIL", "tqdm", "huggingface_hub"}

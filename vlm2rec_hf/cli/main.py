@@ -18,6 +18,8 @@ COMMANDS = {
     "train": "train an embedder on a prepared dataset",
     "evaluate": "rank a dataset's test users with an embedder, by view, beside the floors",
     "embed": "write the vectors of a dataset's items",
+    "merge": "merge an adapter into its base, checked on real items",
+    "push": "publish a model or a dataset on the Hub: one commit, checked, then tagged",
 }
 
 

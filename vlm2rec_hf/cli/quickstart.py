@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vlm2rec_hf.data.demo_shop import DemoShop
     from vlm2rec_hf.evaluation.report import Report
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from vlm2rec_hf.trainers.vlm2rec_trainer import VLM2RecTrainer
 
 HISTORY = 6
 FLOORS = {"popularity": "popularity", "repeat_last": "repeat_last", "transitions": "transition"}
@@ -98,6 +99,7 @@ def run(options: QuickstartArguments, folder: Path) -> Report:
     from vlm2rec_hf.evaluation.embedder import evaluate_embedder
     from vlm2rec_hf.evaluation.embedder_report import add_embedder, start_report
     from vlm2rec_hf.evaluation.plots import plot_margins, plot_views
+    from vlm2rec_hf.hub_cards.model_card import write_model_card
     from vlm2rec_hf.modeling.backbones import tiny_vlm
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
     from vlm2rec_hf.trainers.warm_up import warm_up_backbone
@@ -145,11 +147,13 @@ def run(options: QuickstartArguments, folder: Path) -> Report:
         what = "plain contrastive fine-tuning (SFT)" if method == "sft" else "VLM2Rec: the same plus WPCL and CRTR"
         say(f"{number}/5 Training: {what}.")
         model.load_state_dict(start)
-        logs[method] = _train(options, objective, model, dataset, catalogue, folder)
+        trainer = _train(options, objective, model, dataset, catalogue, folder)
+        logs[method] = [dict(record) for record in trainer.state.log_history]
         add_embedder(report, method, evaluate_embedder(model, catalogue, examples), examples)
     say("5/5 Model folder, report and plots.")
-    model.save_pretrained(folder / "embedder")
-    processor.save_pretrained(folder / "embedder")
+    trainer.save_model(str(folder / "embedder"))
+    report.save(folder / "embedder" / "evaluation")
+    write_model_card(folder / "embedder", method="vlm2rec")
     plot_margins(logs, folder / "margins.png")
     plot_views(report, folder / "views.png")
     return report
@@ -162,8 +166,8 @@ def _train(
     dataset: RecDataset,
     catalogue: PreparedCatalogue,
     folder: Path,
-) -> list[dict[str, Any]]:
-    """One method on the common budget; returns the log."""
+) -> VLM2RecTrainer:
+    """One method on the common budget; returns the trainer."""
     from vlm2rec_hf.cli.progress import show_only
     from vlm2rec_hf.trainers.vlm2rec_args import VLM2RecTrainingArguments
     from vlm2rec_hf.trainers.vlm2rec_trainer import VLM2RecTrainer
@@ -188,7 +192,7 @@ def _train(
     show_only(trainer, "    SFT    " if objective == "sft" else "    VLM2Rec")
     trainer.train()
     shutil.rmtree(folder / ".training", ignore_errors=True)
-    return [dict(record) for record in trainer.state.log_history]
+    return trainer
 
 
 def _add_oracle(report: Report, shop: DemoShop, dataset: RecDataset, examples: Any) -> None:

@@ -60,8 +60,9 @@ def main(argv: Sequence[str]) -> None:
     report = evaluate(trainer.embedder, catalogue, dataset, options, facts)
     folder = Path(options.output or Path(str(training.output_dir)) / "evaluation")
     report.save(folder)
+    trainer.create_model_card()
     print(report.to_markdown())
-    say(f"Model in {training.output_dir}, report in {folder}.")
+    say(f"Model and card in {training.output_dir}, report in {folder}.")
 
 
 def warm_up(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,11 @@ from ..losses.similarity import ViewVectors
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder, VLM2RecOutput
 from ..modeling.prepared_catalogue import PreparedCatalogue
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
+from ..modeling.sentence_transformer import suits_sentence_transformers, write_sentence_transformer_files
 from .checkpoints import CompleteCheckpoints
 from .collator import ContrastiveCollator, ExampleDataset
+from .hub_publishing import PublishesToHub
+from .training_facts import dataset_facts
 from .vlm2rec_args import VLM2RecTrainingArguments
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 Evaluator = Callable[[nn.Module], dict[str, float]]
 
 
-class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
+class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ignore[misc]
     """Contrastive training of an embedder on a `RecDataset`.
 
     Every user's history is encoded next to the targets of the batch; all targets are candidates, except those equal
@@ -53,7 +57,7 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
     """
 
     _tag_names = ["vlm2rec", "recommendation", "multimodal"]
-    _name = "VLM2Rec"
+    _name = _method = "VLM2Rec"
     _paper = {"title": "VLM2Rec", "id": "2603.17450"}
 
     def __init__(
@@ -104,6 +108,7 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
         self._metrics: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         eval_dataset = eval_dataset if eval_dataset is not None else train_dataset
         self.recommendation_eval = eval_dataset
+        self._dataset_facts = dataset_facts(train_dataset)
         examples = _trainable(train_dataset.examples("train", max_history=args.max_history), self.catalogue)
         if len(examples) == 0:
             raise ValueError(
@@ -249,6 +254,24 @@ class VLM2RecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
         logs = {**logs, **{f"{prefix}{name}": value for name, value in means.items()}}
         recorded.clear()
         super().log(logs, *args, **kwargs)
+
+    def training_facts(self) -> dict[str, Any]:
+        """What `training.json` holds: base, data, objective, arguments, versions."""
+        return {
+            **super().training_facts(),
+            "dataset": self._dataset_facts,
+            "objective": self.args.objective,
+            "loss": self.loss.get_config_dict(),
+        }
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or str(self.args.output_dir))
+        if self.args.should_save and suits_sentence_transformers(folder):
+            write_sentence_transformer_files(folder, self.catalogue.processor, self.embedder.config)
+
+    def _trained(self) -> VLM2RecEmbedder:
+        return self.embedder
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not estimated: the library's rule of thumb does not fit nested batches."""

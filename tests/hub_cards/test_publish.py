@@ -1,0 +1,262 @@
+"""Publishing to a Hub that stumbles: whole or not at all, tagged only once seen to work."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+from transformers import AutoModel
+
+from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor
+from vlm2rec_hf.hub_cards import publish
+from vlm2rec_hf.hub_cards.card import is_ours
+from vlm2rec_hf.hub_cards.publish import publish_model
+
+REPO = "org/embedder"
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    model, processor = tiny()
+    model.save_pretrained(tmp_path / "embedder")
+    processor.save_pretrained(tmp_path / "embedder")
+    return tmp_path / "embedder"
+
+
+def state(folder):
+    return {
+        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*")) if path.is_file()
+    }  # fmt: skip
+
+
+def change(folder, scale=1.5):
+    """The same model with other weights: a next version."""
+    model = VLM2RecEmbedder.from_pretrained(folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    model.save_pretrained(folder)
+
+
+def test_published_tagged_and_loaded_back(hub, folder, items):
+    (folder / "training_args.bin").write_bytes(b"a pickle")
+    (folder / "checkpoint-3").mkdir()
+    (folder / "checkpoint-3" / "optimizer.pt").write_bytes(b"a pickle")
+    (folder / "notes.txt").write_text("for me alone")
+    before, said = state(folder), []
+    done = publish_model(folder, REPO, tag="v1.0", say=said.append)
+    assert state(folder) == before  # not even a card is written into it
+    assert done.new and done.difference == 0.0 and len(said) == 2
+    assert done.left_out == ("checkpoint-3/", "notes.txt", "training_args.bin")
+    assert set(hub.files(REPO, "v1.0")) == {*done.files, ".gitattributes"} and "README.md" in done.files
+    assert not any(name.endswith((".bin", ".pt", ".txt")) and "merges" not in name for name in done.files)
+    assert hub.files(REPO, "v1.0")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    processor = VLM2RecProcessor.from_pretrained(REPO, revision="v1.0")
+    found = AutoModel.from_pretrained(REPO, revision="v1.0").encode_items(items, processor).both
+    expected = VLM2RecEmbedder.from_pretrained(folder).encode_items(items, processor).both
+    assert torch.equal(found, expected)
+
+
+def test_a_second_version_leaves_the_first_as_it_was(hub, folder, items):
+    first = publish_model(folder, REPO, tag="v1.0")
+    expected = (
+        VLM2RecEmbedder.from_pretrained(folder).encode_items(items, VLM2RecProcessor.from_pretrained(folder)).both
+    )
+    VLM2RecEmbedder.from_pretrained(folder).save_pretrained(folder, max_shard_size="60KB")
+    (folder / "model.safetensors").unlink()
+    change_shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(change_shards) > 1
+    second = publish_model(folder, REPO, tag="v2.0")
+    assert second.oid != first.oid and second.removed == ("model.safetensors",)
+    assert "model.safetensors" not in hub.files(REPO, "main") and "model.safetensors.index.json" in hub.files(
+        REPO, "main"
+    )
+    processor = VLM2RecProcessor.from_pretrained(REPO, revision="v1.0")
+    for revision in ("v1.0", first.oid, "v2.0", "main"):  # sharded or not, the same weights here
+        again = VLM2RecEmbedder.from_pretrained(REPO, revision=revision)
+        assert torch.equal(again.encode_items(items, processor).both, expected)
+    change(folder)
+    for shard in folder.glob("model-*"):
+        shard.unlink()
+    publish_model(folder, REPO, tag="v3.0")
+    again = VLM2RecEmbedder.from_pretrained(REPO, revision="v1.0")
+    assert torch.equal(again.encode_items(items, processor).both, expected)
+    newest = VLM2RecEmbedder.from_pretrained(REPO)
+    assert not torch.allclose(newest.encode_items(items, processor).both, expected, atol=1e-3)
+
+
+def test_doing_it_again_changes_nothing(hub, folder):
+    first = publish_model(folder, REPO, tag="v1.0")
+    again = publish_model(folder, REPO, tag="v1.0")
+    assert again.oid == first.oid and not again.new
+    assert len(hub.history(REPO, "models")) == 2  # the Hub's own first commit, and one publication
+    change(folder)
+    with pytest.raises(ValueError, match="`tag` 'v1.0' already names commit"):
+        publish_model(folder, REPO, tag="v1.0")
+    assert len(hub.history(REPO, "models")) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "says"),
+    [
+        ({"status": 401}, ValueError, r"`token`: the Hub does not know .* \(401\)"),
+        ({"status": 403}, ValueError, r"`token` gives no right to write .* \(403\)"),
+        ({"status": 412}, ValueError, "changed while this was under way"),
+        ({"status": 400, "message": "no such thing"}, ValueError, r"refused to write .* \(400\): .*no such thing"),
+        ({"status": 429}, ConnectionError, r"at the moment \(429\)"),
+        ({"status": 500}, ConnectionError, r"at the moment \(500\)"),
+        ({"drop": "before"}, ConnectionError, "connection to the Hub failed"),
+        ({"drop": "half"}, ConnectionError, "connection to the Hub failed"),
+    ],
+)  # fmt: skip
+def test_a_commit_that_never_works_leaves_nothing(hub, folder, no_waiting, fault, kind, says):
+    publish_model(folder, REPO, tag="v1.0", verify=False)
+    files, commits = hub.files(REPO, "main"), hub.history(REPO, "models")
+    change(folder)
+    before = state(folder)
+    hub.fail("POST", "/commit/main", times=100, **fault)
+    with pytest.raises(kind, match=says) as caught:
+        publish_model(folder, REPO, tag="v2.0", verify=False)
+    assert hub.token not in str(caught.value) and state(folder) == before
+    assert hub.files(REPO, "main") == files and hub.history(REPO, "models") == commits
+    assert [ref.name for ref in HfApi().list_repo_refs(REPO).tags] == ["v1.0"]
+    asked = [entry for entry in hub.requests if entry[0] == "POST" and entry[1].endswith("/commit/main")]
+    assert len(asked) == 1 + (5 if kind is ConnectionError else 1)
+
+
+@pytest.mark.parametrize(
+    "fault", [{"status": 503}, {"status": 429, "headers": {"Retry-After": "7"}}, {"drop": "before"}]
+)
+def test_a_commit_that_works_at_last(hub, folder, no_waiting, fault):
+    hub.fail("POST", "/commit/main", times=2, **fault)
+    done = publish_model(folder, REPO, tag="v1.0", verify=False)
+    assert hub.files(REPO, "v1.0").keys() >= set(done.files) and len(hub.history(REPO, "models")) == 2
+    assert no_waiting[-2:] == ([7.0, 7.0] if "headers" in fault else [1.0, 2.0])
+
+
+def test_a_commit_whose_answer_is_lost_is_found(hub, folder, no_waiting):
+    hub.fail("POST", "/commit/main", times=1, drop="after")
+    done = publish_model(folder, REPO, tag="v1.0", verify=False)
+    assert len(hub.history(REPO, "models")) == 2 and done.new
+    hub.fail("POST", "/tag/", times=1, drop="after")
+    change(folder)
+    again = publish_model(folder, REPO, tag="v2.0", verify=False)
+    assert HfApi().repo_info(REPO, revision="v2.0").sha == again.oid != done.oid
+
+
+def test_somebody_else_was_faster(hub, folder):
+    publish_model(folder, REPO, verify=False)
+    change(folder)
+    meanwhile = []
+
+    def publish_between(method, path, status):
+        if method == "POST" and path.endswith("/preupload/main") and not meanwhile:
+            meanwhile.append(True)
+            HfApi().upload_file(repo_id=REPO, path_or_fileobj=b"{}", path_in_repo="config.json")
+
+    hub.after_request = publish_between
+    with pytest.raises(ValueError, match="got another commit .* while this one was prepared"):
+        publish_model(folder, REPO, tag="v2.0", verify=False)
+    assert meanwhile and hub.files(REPO, "main")["config.json"] == b"{}"
+    assert HfApi().list_repo_refs(REPO).tags == []
+
+
+@pytest.mark.parametrize("drop", ["before", "half"])
+def test_uploads_that_break_off_are_taken_up_again(hub, folder, no_waiting, drop):
+    hub.fail("PUT", ".*", times=2, drop=drop)
+    publish_model(folder, REPO, tag="v1.0")
+    assert hub.files(REPO, "v1.0")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+
+
+def test_uploads_that_always_break_off_publish_nothing(hub, folder, no_waiting):
+    hub.fail("PUT", ".*", times=1000, drop="half")
+    with pytest.raises(ConnectionError, match="connection to the Hub failed"):
+        publish_model(folder, REPO, tag="v1.0", verify=False)
+    assert len(hub.history(REPO, "models")) == 1
+
+
+def test_a_copy_that_answers_otherwise_is_not_tagged(hub, folder, monkeypatch):
+    publish_model(folder, REPO, tag="v1.0")
+    change(folder)
+    honest = publish.probe
+
+    def bent(model_type, where, **options):
+        answers = honest(model_type, where, **options)
+        return {n: v + (0.01 if where == REPO else 0.0) for n, v in answers.items()}
+
+    monkeypatch.setattr(publish, "probe", bent)
+    with pytest.raises(ValueError, match=r"gives other vectors \(difference 0.01, .*not tagged"):
+        publish_model(folder, REPO, tag="v2.0")
+    assert [ref.name for ref in HfApi().list_repo_refs(REPO).tags] == ["v1.0"]
+
+
+def test_refuses_what_would_not_load_or_would_give_secrets_away(hub, folder, tmp_path):
+    def broken(name):
+        copy = tmp_path / name
+        shutil.copytree(folder, copy)
+        return copy
+
+    def refused(where, says, **options):
+        with pytest.raises(ValueError, match=says):
+            publish_model(where, REPO, verify=False, **options)
+
+    refused(tmp_path / "absent", "`folder` .* is no folder")
+    refused(folder, "`card` must be", card="perhaps")
+    for name in ("embedder", "a/b/c", "org/em bedder"):
+        with pytest.raises(ValueError, match="`repo_id`"):
+            publish_model(folder, name)
+    with pytest.raises(ValueError, match="`tag` 'v 1' is no name for a tag"):
+        publish_model(folder, REPO, tag="v 1")
+    (broken("no-config") / "config.json").unlink()
+    refused(tmp_path / "no-config", "has no config.json")
+    (broken("pickle") / "model.safetensors").rename(tmp_path / "pickle" / "pytorch_model.bin")
+    refused(tmp_path / "pickle", "has no adapter_config.json: it is no weights")
+    cut = broken("cut") / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    refused(tmp_path / "cut", "model.safetensors is damaged")
+    (broken("no-code") / "fusion_vlm2rec.py").unlink()
+    refused(tmp_path / "no-code", "lacks fusion_vlm2rec.py")
+    sharded = broken("sharded")
+    VLM2RecEmbedder.from_pretrained(sharded).save_pretrained(sharded, max_shard_size="60KB")
+    (sharded / "model.safetensors").unlink(missing_ok=True)
+    sorted(sharded.glob("model-*.safetensors"))[0].unlink()
+    refused(sharded, "lacks model-00001-of-")
+    leaky = broken("leaky")
+    (leaky / "training.json").write_text(json.dumps({"arguments": {"hub_token": "hf_" + "a" * 34}}))
+    refused(leaky, "training.json holds what looks like a Hub token")
+    assert hub.repos == {}
+
+
+def test_a_card_somebody_wrote_is_kept(hub, folder):
+    publish_model(folder, REPO, verify=False)
+    text = hub.files(REPO, "main")["README.md"].decode()
+    publish_model(folder, REPO, verify=False)
+    HfApi().upload_file(
+        repo_id=REPO, path_or_fileobj=text.replace("# ", "# My own ", 1).encode(), path_in_repo="README.md"
+    )
+    with pytest.raises(ValueError, match="`card`: README.md of 'org/embedder' was written or changed by hand"):
+        publish_model(folder, REPO, verify=False)
+    change(folder)
+    publish_model(folder, REPO, verify=False, card="keep")
+    assert "# My own " in hub.files(REPO, "main")["README.md"].decode()
+    publish_model(folder, REPO, verify=False, card="replace")
+    assert is_ours(hub.files(REPO, "main")["README.md"].decode())
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nMine.\n")
+    publish_model(folder, REPO, verify=False)
+    assert hub.files(REPO, "main")["README.md"].decode().endswith("Mine.\n")
+
+
+def test_a_token_without_rights_is_never_shown(hub, folder, monkeypatch):
+    hub.read_only.add(REPO)
+    with pytest.raises(ValueError, match=r"`token` gives no right to write 'org/embedder' \(403\)") as caught:
+        publish_model(folder, REPO, verify=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "z" * 34)
+    with pytest.raises(ValueError, match=r"\(401\)") as other:
+        publish_model(folder, REPO, verify=False)
+    for error in (caught.value, other.value):
+        assert "hf_" not in str(error)
+    assert Path(folder).is_dir()

@@ -1,0 +1,76 @@
+"""`vlm2rec merge`: merge an adapter into its base, checked on items and histories of a dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vlm2rec_hf.cli.arguments import DataArguments, ModelArguments
+from vlm2rec_hf.cli.common import load_embedder, open_dataset, parse, require, say
+
+
+@dataclass
+class MergeArguments:
+    """Where the merged model goes and how it is checked."""
+
+    output: str = field(default="", metadata={"help": "Folder of the merged model; must not exist."})
+    tolerance: float = field(default=1e-4, metadata={"help": "Largest change allowed in any vector's coordinate."})
+    probes: int = field(default=64, metadata={"help": "Items, and as many histories, that are compared."})
+
+    def __post_init__(self) -> None:
+        if self.probes < 1:
+            raise ValueError(f"`probes` must be at least 1, got {self.probes}.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command. The adapter's folder is left as it is; nothing is written if the vectors change."""
+    from vlm2rec_hf.modeling.merge_adapters import merge_adapters
+    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from vlm2rec_hf.modeling.sentence_transformer import write_sentence_transformer_files
+    from vlm2rec_hf.trainers.training_facts import TRAINING_FILE, write_training_facts
+
+    data, models, options = parse("merge", __doc__ or "", (DataArguments, ModelArguments, MergeArguments), argv)
+    output = Path(require(options.output, "--output", "the folder of the merged model"))
+    if output.exists():
+        raise ValueError(f"`--output` {str(output)!r} exists; name a new folder.")
+    dataset = open_dataset(data)
+    model, processor = load_embedder(models)
+    catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
+    usable = [i for i in range(len(catalogue)) if not catalogue.is_empty(i)]
+    examples = dataset.examples("train", max_history=processor.max_history)
+    histories = [examples.history(row) for row in _spread(len(examples), options.probes)]
+    merged = merge_adapters(
+        model,
+        processor,
+        [catalogue[usable[i]] for i in _spread(len(usable), options.probes)],
+        [[catalogue[int(i)] for i in history if not catalogue.is_empty(int(i))] for history in histories],
+        tolerance=options.tolerance,
+    )
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        merged.model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        write_sentence_transformer_files(partial, processor, merged.model.config)
+        told = Path(str(models.model)) / TRAINING_FILE
+        if told.is_file():
+            measured = {"difference": merged.difference, "items": merged.n_items, "histories": merged.n_histories}
+            write_training_facts(partial, {**json.loads(told.read_text(encoding="utf-8")), "merged": measured})
+        os.replace(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    say(
+        f"Vectors of {merged.n_items} items and {merged.n_histories} histories changed by at most "
+        f"{merged.difference:.2e} (allowed {merged.tolerance:g})."
+    )
+    print(f"Merged model -> {output}")
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """At most `wanted` indices, evenly spread over `range(count)`."""
+    return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))] if count else []

@@ -1,0 +1,87 @@
+"""The card of a model folder, whatever kind of model it holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm2rec_hf.hub.errors import explained
+from vlm2rec_hf.hub_cards.card import render_embedder_card, render_head_card, write_card
+from vlm2rec_hf.hub_cards.facts import EmbedderFacts, HeadFacts
+from vlm2rec_hf.hub_cards.figures import write_figures
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+def render_model_card(
+    folder: Path,
+    repo_id: str | None = None,
+    revision: str | None = None,
+    *,
+    license: str | None = None,
+    method: str | None = None,
+    api: HfApi | None = None,
+) -> str:
+    """The card of the embedder, adapter or head in a folder.
+
+    Args:
+        folder: what `save_pretrained` or a trainer wrote.
+        repo_id: where it will be; the folder's name by default.
+        revision: tag or commit that the snippets load.
+        license: of the weights; that of the base model by default.
+        method: which method of the report it is; told by `training.json` where the report holds several.
+        api: where to ask for the licences of the base model and the dataset; not asked without.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = HeadFacts if config.get("model_type") == "seqrec" else EmbedderFacts
+    facts: Any = kind.from_folder(folder, repo_id, revision, license=license, method=method)
+    if api is not None:
+        facts = _with_licences(api, facts)
+    return render_embedder_card(facts) if isinstance(facts, EmbedderFacts) else render_head_card(facts)
+
+
+def write_model_card(folder: Path, repo_id: str | None = None, **options: Any) -> Path:
+    """Draw the figures of `folder/evaluation` (where there is a report) and write README.md.
+
+    Args:
+        folder: what `save_pretrained` or a trainer wrote.
+        repo_id: where it will be; the folder's name by default.
+        options: `license` and `method`, see `render_model_card`.
+
+    Raises:
+        ValueError: README.md was written by a person.
+    """
+    if (folder / "evaluation" / "report.json").is_file():
+        write_figures(folder)
+    return write_card(render_model_card(folder, repo_id, **options), folder)
+
+
+def _with_licences(api: HfApi, facts: Any) -> Any:
+    """Fill in what the pages of the base model and the dataset say of their licences; unknown stays unknown."""
+    training = facts.training
+    if training is None:
+        return facts
+    if training.base_model and "/" in training.base_model and training.base_model_license is None:
+        found = _licence(api, training.base_model, "model", training.base_model_revision)
+        training = dataclasses.replace(training, base_model_license=found)
+    data = training.dataset
+    if data is not None and data.repo_id and data.license is None:
+        found = _licence(api, data.repo_id, "dataset", data.revision)
+        training = dataclasses.replace(training, dataset=dataclasses.replace(data, license=found))
+    facts = dataclasses.replace(facts, training=training)
+    if facts.license is None and isinstance(facts, EmbedderFacts):
+        facts = dataclasses.replace(facts, license=training.base_model_license)
+    return facts
+
+
+def _licence(api: HfApi, repo_id: str, kind: str, revision: str | None) -> str | None:
+    """Licence in the card of a Hub repo; `None` where it has none or cannot be seen."""
+    try:
+        with explained(repo_id, kind=kind, revision=revision):
+            info: Any = api.repo_info(repo_id, repo_type=kind, revision=revision)
+    except (ValueError, ConnectionError):
+        return None  # the card then says "unknown: check before use", which is true
+    return getattr(info.card_data, "license", None)

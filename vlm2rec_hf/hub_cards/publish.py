@@ -1,0 +1,208 @@
+"""Publish a model folder: one commit, loaded back and compared, and only then a tag."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm2rec_hf.hub.commits import Head, commit_files, is_at, make_tag, open_repo, tagged_commit, taken
+from vlm2rec_hf.hub.errors import check_repo_id, check_tag, explained
+from vlm2rec_hf.hub.tokens import holds_token
+from vlm2rec_hf.hub_cards.card import is_ours, marked
+from vlm2rec_hf.hub_cards.model_card import render_model_card
+from vlm2rec_hf.hub_cards.probes import largest_difference, probe
+from vlm2rec_hf.hub_cards.publishable_files import ModelFiles, find_model_files, stale_files
+from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
+from vlm2rec_hf.modeling.sentence_transformer import sentence_transformer_contents
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+CARD = "README.md"
+TOLERANCE = 1e-5
+_TEXT = (".json", ".md", ".py", ".txt", ".jinja")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What `publish_model` did.
+
+    Attributes:
+        repo_id: `owner/name`.
+        oid: the commit that holds the model, 40 hexadecimal digits.
+        tag: the tag that names it, if one was asked for.
+        url: the page of that version.
+        files: what was published.
+        left_out: what of the folder was not.
+        removed: files of an earlier version that this one deleted.
+        difference: largest difference between the folder's vectors and those of the published copy, `None` where
+            that was not checked.
+        new: whether there was anything to commit.
+    """
+
+    repo_id: str
+    oid: str
+    tag: str | None
+    url: str
+    files: tuple[str, ...]
+    left_out: tuple[str, ...]
+    removed: tuple[str, ...]
+    difference: float | None
+    new: bool
+
+
+def publish_model(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    tag: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    message: str | None = None,
+    license: str | None = None,
+    card: str = "write",
+    verify: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> Published:
+    """Publish a saved embedder, adapter or head.
+
+    The folder is read, never written to. All files travel in one commit whose parent is what main was when the
+    publication began; files of an earlier version that would be loaded beside the new ones go in the same commit. The
+    commit is then downloaded afresh, loaded, and its vectors compared with the folder's; the tag comes last, so that a
+    tag always names a version that was seen to work. Doing it again after a failure is safe.
+
+    Args:
+        folder: what `save_pretrained` or a trainer wrote.
+        repo_id: `owner/name`; created if there is none.
+        tag: name of the version, such as `"v1.0"`. Tags are never moved.
+        private: whether a new repo is private; the account's default otherwise.
+        token: with the right to write there; by default the one of `hf auth login`.
+        message: of the commit.
+        license: of the weights; by default that of the base model.
+        card: `"write"`: render README.md, but refuse to replace one that a person wrote or changed; `"replace"`:
+            render it in any case; `"keep"`: leave the repo's as it is.
+        verify: load the published copy back and compare.
+        say: told of every step.
+
+    Raises:
+        ValueError: the folder is not whole, a file holds a token, an adapter's base is not on the Hub, the tag names
+            something else, the Hub refuses, main moved meanwhile, or the published copy gives other vectors.
+        ConnectionError: the Hub cannot be reached or keeps failing.
+    """
+    from huggingface_hub import HfApi
+
+    if card not in ("write", "replace", "keep"):
+        raise ValueError(f"`card` must be 'write', 'replace' or 'keep', got {card!r}.")
+    check_repo_id(repo_id)
+    check_tag(tag)
+    found = find_model_files(Path(folder))
+    contents = _contents(found, repo_id)
+    _refuse_tokens(contents, token)
+    before = probe(found.model_type, str(folder), token=token) if verify else None
+    api = HfApi(token=token)
+    head = open_repo(api, repo_id, "model", private)
+    named = tagged_commit(api, repo_id, "model", tag) if tag else None
+    text = _card(api, found, repo_id, tag, license, card, head)
+    if text is not None:
+        contents[CARD] = text.encode()
+    if tag and named and not is_at(api, repo_id, "model", named, contents):
+        raise taken(repo_id, tag, named)
+    say(f"Uploading {len(contents)} files to {repo_id} ...")
+    commit = named or commit_files(
+        api, repo_id, "model", head, contents, stale_files, message=message or f"Publish {tag or found.model_type}"
+    )
+    difference = None
+    if before is not None:
+        say(f"Loading {repo_id} at {commit[:8]} back ...")
+        difference = _compare(before, found, repo_id, commit, token)
+    if tag and not named:
+        make_tag(api, repo_id, "model", tag, commit, message or f"Version {tag}")
+    return Published(
+        repo_id=repo_id,
+        oid=commit,
+        tag=tag,
+        url=f"{api.endpoint}/{repo_id}/tree/{tag or commit}",
+        files=tuple(sorted(contents)),
+        left_out=found.left_out,
+        removed=tuple(stale_files(head.files, contents)),
+        difference=difference,
+        new=commit != head.commit and not named,
+    )
+
+
+def _contents(found: ModelFiles, repo_id: str) -> dict[str, Path | bytes]:
+    """Path in the repo to file or content; an adapter's configuration is rewritten in memory."""
+    contents: dict[str, Path | bytes] = {name: found.folder / name for name in found.published}
+    if found.adapter is not None:
+        base = found.config.get("base_model")
+        if not base:
+            raise ValueError(
+                f"`folder` {str(found.folder)!r} holds an adapter on "
+                f"{found.adapter.get('base_model_name_or_path')!r}, which is no model on the Hub, so nobody else "
+                "could load it. Publish the base first and train on it, or merge the adapter (`vlm2rec merge`), then "
+                "publish the whole model."
+            )
+        # `AutoModel.from_pretrained` follows this name. It must come back to this repo, whose config.json names base
+        # and commit; the base's own name would lose the commit, and make a bare backbone of it.
+        adapter = {**found.adapter, "base_model_name_or_path": repo_id, "revision": None}
+        contents["adapter_config.json"] = _json(adapter)
+        if found.model_type == "vlm2rec" and "modules.json" not in contents:
+            # In the folder they could not stand: sentence-transformers would follow the base's own name.
+            processor = VLM2RecProcessor.from_pretrained(found.folder)
+            contents |= {name: _json(text) for name, text in sentence_transformer_contents(processor).items()}
+    return contents
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _refuse_tokens(contents: Mapping[str, Path | bytes], token: str | None) -> None:
+    for name, content in contents.items():
+        if not name.endswith(_TEXT):
+            continue
+        text = (content if isinstance(content, bytes) else content.read_bytes()).decode("utf-8", "replace")
+        if holds_token(text, token):
+            raise ValueError(f"`folder`: {name} holds what looks like a Hub token; take it out (and revoke it).")
+
+
+def _card(
+    api: HfApi, found: ModelFiles, repo_id: str, tag: str | None, license: str | None, card: str, head: Head
+) -> str | None:
+    """The README to publish, `None` to leave the repo's alone."""
+    if card == "keep":
+        return None
+    local = found.folder / CARD
+    if card == "write":
+        if local.is_file() and not is_ours(local.read_text(encoding="utf-8")):
+            return local.read_text(encoding="utf-8")  # written by hand: that is the card
+        if CARD in head.files and not _is_ours_there(api, repo_id, head.commit):
+            raise ValueError(
+                f"`card`: README.md of {repo_id!r} was written or changed by hand; pass 'replace' to write a new one "
+                "over it or 'keep' to leave it."
+            )
+    return marked(render_model_card(found.folder, repo_id, tag, license=license, api=api))
+
+
+def _is_ours_there(api: HfApi, repo_id: str, commit: str) -> bool:
+    """Whether the README of a commit is as this package wrote it."""
+    with tempfile.TemporaryDirectory() as cache, explained(repo_id, revision=commit):
+        path = api.hf_hub_download(repo_id, CARD, revision=commit, cache_dir=cache)
+        return is_ours(Path(path).read_text(encoding="utf-8"))
+
+
+def _compare(before: dict[str, Any], found: ModelFiles, repo_id: str, commit: str, token: str | None) -> float:
+    """Download a commit into a cache of its own, load it, and compare its answers with the folder's."""
+    with tempfile.TemporaryDirectory() as cache, explained(repo_id, revision=commit):
+        after = probe(found.model_type, repo_id, revision=commit, token=token, cache_dir=cache)
+    difference = largest_difference(before, after)
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"`folder` {str(found.folder)!r}: the copy published as {repo_id}@{commit[:8]} gives other vectors "
+            f"(difference {difference:.3g}, allowed {TOLERANCE:g}). It was not tagged; do not use it."
+        )
+    return difference

@@ -1,0 +1,160 @@
+"""Which files of a model folder belong on the Hub, and whether the folder is whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+# What a loader of ours, of transformers, PEFT or sentence-transformers reads, and what a reader wants to see.
+PUBLISHED = (
+    "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
+    "model.safetensors.index.json", "adapter_config.json", "adapter_model.safetensors",
+    "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json",
+    "special_tokens_map.json", "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
+    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "[0-9]_*/*.json",
+    "[0-9]_*/model.safetensors", "training.json", "catalogue.parquet", "evaluation/report.json", "evaluation/*.png",
+    "evaluation/*.md",
+)  # fmt: skip
+# What an earlier version may have left in the repo and would be loaded, or believed, beside the new files.
+STALE = (
+    *PUBLISHED, "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.msgpack", "*.h5", "*.safetensors",
+    "*.safetensors.index.json", "*.py", "evaluation/*",
+)  # fmt: skip
+KEPT = (".gitattributes", "README.md")
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a model folder.
+
+    Attributes:
+        folder: the model's folder.
+        config: its `config.json`.
+        adapter: its `adapter_config.json` where it holds an adapter alone, `None` otherwise.
+        published: paths relative to `folder`, sorted, README.md not among them.
+        left_out: paths relative to `folder` that stay here; a folder left out whole ends in `/`.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    adapter: dict[str, Any] | None
+    published: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def model_type(self) -> str:
+        """`model_type` of the configuration."""
+        return str(self.config.get("model_type"))
+
+
+def find_model_files(folder: Path) -> ModelFiles:
+    """Sort a model folder's files, after checking that the model is whole.
+
+    Raises:
+        ValueError: no folder, no `config.json`, weights missing, damaged or not safetensors, or code files missing.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"`folder` {str(folder)!r} is no folder; name one that `save_pretrained` or a trainer wrote.")
+    config = _read_json(folder / "config.json", "no saved model; name the folder that holds the model itself")
+    code = _code_files(folder, config)
+    present = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    published = [name for name in present if any(fnmatchcase(name, pattern) for pattern in PUBLISHED)] + code
+    weights = _check_weights(folder, published)
+    adapter = None
+    if not weights:
+        adapter = _read_json(folder / "adapter_config.json", "no weights: neither model.safetensors nor an adapter")
+        _check_tensors(folder, "adapter_model.safetensors")
+    left = {name for name in present if name not in published and name != "README.md"}
+    return ModelFiles(folder, config, adapter, tuple(sorted(published)), tuple(_fold(left, published)))
+
+
+def stale_files(remote: Iterable[str], published: Iterable[str]) -> list[str]:
+    """Files of an earlier version that the new one does not have and that must not stay beside it."""
+    kept = {*published, *KEPT}
+    return sorted(name for name in remote if name not in kept and any(fnmatchcase(name, pattern) for pattern in STALE))
+
+
+def _check_weights(folder: Path, names: list[str]) -> bool:
+    """Whether the folder holds full weights; damaged or missing shards are an error."""
+    if "model.safetensors" in names:
+        _check_tensors(folder, "model.safetensors")
+        # A shard left over from another saving would be uploaded for nothing.
+        names[:] = [name for name in names if not fnmatchcase(name, "model-*-of-*.safetensors") and name != INDEX]
+        return True
+    if INDEX not in names:
+        return False
+    listed = _read_json(folder / INDEX, "an index that cannot be read").get("weight_map", {})
+    found: set[str] = set()
+    for shard in sorted(set(listed.values())):
+        found |= _check_tensors(folder, shard)
+    if lost := sorted(set(listed) - found):
+        raise ValueError(
+            f"`folder` {str(folder)!r}: {len(lost)} weights of {INDEX} are in none of its shards ({lost[0]}, ...); "
+            "save the model again."
+        )
+    names[:] = [n for n in names if not fnmatchcase(n, "model-*-of-*.safetensors") or n in set(listed.values())]
+    return True
+
+
+def _check_tensors(folder: Path, name: str) -> set[str]:
+    """Names of the tensors in a safetensors file; opening it checks that its length fits its header."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / name
+    if not path.is_file():
+        pickles = sorted(p.name for p in folder.glob("*.bin"))
+        hint = f" ({', '.join(pickles)} is no safetensors and is not published)" if pickles else ""
+        raise ValueError(f"`folder` {str(folder)!r} lacks {name}{hint}; save the model again, whole.")
+    try:
+        with safe_open(path, "pt") as tensors:  # type: ignore[no-untyped-call]
+            return set(tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"`folder` {str(folder)!r}: {name} is damaged ({error}); save the model again.") from error
+
+
+def _code_files(folder: Path, config: dict[str, Any]) -> list[str]:
+    """The Python files that `auto_map` names and the siblings they import."""
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    found: set[str] = set()
+    maps = [config, *(_maybe_json(folder / name) for name in ("processor_config.json", "tokenizer_config.json"))]
+    for reference in {str(value) for each in maps for value in each.get("auto_map", {}).values()}:
+        if "--" in reference:  # code of another repo
+            continue
+        path = folder / f"{reference.split('.')[0]}.py"
+        try:
+            found |= {path.name, *(Path(name).name for name in get_relative_import_files(str(path)))}
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"`folder` {str(folder)!r} lacks {Path(error.filename).name}, code that its `auto_map` needs; save "
+                "the model again."
+            ) from error
+    return sorted(found)
+
+
+def _read_json(path: Path, meaning: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"`folder` {str(path.parent)!r} has no {path.name}: it is {meaning}.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`folder` {str(path.parent)!r}: {path.name} is no JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`folder` {str(path.parent)!r}: {path.name} holds no object.")
+    return content
+
+
+def _maybe_json(path: Path) -> dict[str, Any]:
+    return _read_json(path, "damaged") if path.is_file() else {}
+
+
+def _fold(names: Iterable[str], published: Iterable[str]) -> list[str]:
+    """Name a folder once where nothing of it is published."""
+    used = {name.split("/")[0] for name in published if "/" in name}
+    return sorted({f"{n.split('/')[0]}/" if "/" in n and n.split("/")[0] not in used else n for n in names})
