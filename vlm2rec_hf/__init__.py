@@ -10,6 +10,7 @@ from .modeling.auto import register_auto_classes
 __version__ = "0.1.0.dev0"
 
 _EXPORTS = {
+    "CachedVLM2RecRankingLoss": "losses.sentence_transformers",
     "Encoding": "modeling.modeling_vlm2rec",
     "ImagePath": "data.images",
     "PreparedCatalogue": "modeling.prepared_catalogue",
@@ -19,19 +20,48 @@ _EXPORTS = {
     "VLM2RecEmbedder": "modeling.modeling_vlm2rec",
     "VLM2RecLoss": "losses.vlm2rec",
     "VLM2RecProcessor": "modeling.processing_vlm2rec",
+    "VLM2RecRankingLoss": "losses.sentence_transformers",
     "VLM2RecTrainer": "trainers.vlm2rec_trainer",
     "VLM2RecTrainingArguments": "trainers.vlm2rec_args",
+    "as_documents": "modeling.sentence_transformer",
+    "as_queries": "modeling.sentence_transformer",
     "default_lora_config": "trainers.vlm2rec_trainer",
     "evaluate_embedder": "evaluation.embedder",
     "load_recsys": "data.readers",
     "make_demo_shop": "data.demo_shop",
+    "merge_adapters": "modeling.merge_adapters",
+    "publish_model": "hub_cards.publish",
     "tiny_vlm": "modeling.backbones",
     "warm_up_backbone": "trainers.warm_up",
+    "write_sentence_transformer_files": "modeling.sentence_transformer",
 }
 
-__all__ = ["Encoding", "ImagePath", "PreparedCatalogue", "RecDataset", "Report", "VLM2RecConfig", "VLM2RecEmbedder",
-           "VLM2RecLoss", "VLM2RecProcessor", "VLM2RecTrainer", "VLM2RecTrainingArguments", "default_lora_config",
-           "evaluate_embedder", "load_recsys", "make_demo_shop", "tiny_vlm", "warm_up_backbone"]  # fmt: skip
+__all__ = [
+    "CachedVLM2RecRankingLoss",
+    "Encoding",
+    "ImagePath",
+    "PreparedCatalogue",
+    "RecDataset",
+    "Report",
+    "VLM2RecConfig",
+    "VLM2RecEmbedder",
+    "VLM2RecLoss",
+    "VLM2RecProcessor",
+    "VLM2RecRankingLoss",
+    "VLM2RecTrainer",
+    "VLM2RecTrainingArguments",
+    "as_documents",
+    "as_queries",
+    "default_lora_config",
+    "evaluate_embedder",
+    "load_recsys",
+    "make_demo_shop",
+    "merge_adapters",
+    "publish_model",
+    "tiny_vlm",
+    "warm_up_backbone",
+    "write_sentence_transformer_files",
+]
 
 if TYPE_CHECKING:
     from .data.dataset import RecDataset
@@ -40,12 +70,16 @@ if TYPE_CHECKING:
     from .data.readers import load_recsys
     from .evaluation.embedder import evaluate_embedder
     from .evaluation.report import Report
+    from .hub_cards.publish import publish_model
+    from .losses.sentence_transformers import CachedVLM2RecRankingLoss, VLM2RecRankingLoss
     from .losses.vlm2rec import VLM2RecLoss
     from .modeling.backbones import tiny_vlm
     from .modeling.configuration_vlm2rec import VLM2RecConfig
+    from .modeling.merge_adapters import merge_adapters
     from .modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
     from .modeling.prepared_catalogue import PreparedCatalogue
     from .modeling.processing_vlm2rec import VLM2RecProcessor
+    from .modeling.sentence_transformer import as_documents, as_queries, write_sentence_transformer_files
     from .trainers.vlm2rec_args import VLM2RecTrainingArguments
     from .trainers.vlm2rec_trainer import VLM2RecTrainer, default_lora_config
     from .trainers.warm_up import warm_up_backbone

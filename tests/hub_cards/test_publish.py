@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import HfApi
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
 from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor
@@ -59,6 +60,9 @@ def test_published_tagged_and_loaded_back(hub, folder, items):
     found = AutoModel.from_pretrained(REPO, revision="v1.0").encode_items(items, processor).both
     expected = VLM2RecEmbedder.from_pretrained(folder).encode_items(items, processor).both
     assert torch.equal(found, expected)
+    transformer = SentenceTransformer(REPO, revision="v1.0")
+    assert (transformer.encode(items, convert_to_tensor=True) - expected).abs().max() < 1e-5
+    assert "SentenceTransformer(" in hub.files(REPO, "v1.0")["README.md"].decode()
 
 
 def test_a_second_version_leaves_the_first_as_it_was(hub, folder, items):

@@ -33,13 +33,16 @@ def render_model_card(
         revision: tag or commit that the snippets load.
         license: of the weights; that of the base model by default.
         method: which method of the report it is; told by `training.json` where the report holds several.
-        api: where to ask for the licences of the base model and the dataset; not asked without.
+        api: the card is of what gets published through this client, and it may ask for the licences of the base
+            model and the dataset.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = HeadFacts if config.get("model_type") == "seqrec" else EmbedderFacts
     facts: Any = kind.from_folder(folder, repo_id, revision, license=license, method=method)
     if api is not None:
         facts = _with_licences(api, facts)
+        if isinstance(facts, EmbedderFacts):
+            facts = dataclasses.replace(facts, sentence_transformer=True)  # publishing adds what the folder lacks
     return render_embedder_card(facts) if isinstance(facts, EmbedderFacts) else render_head_card(facts)
 
 

@@ -150,10 +150,10 @@ def _contents(found: ModelFiles, repo_id: str) -> dict[str, Path | bytes]:
         # and commit; the base's own name would lose the commit, and make a bare backbone of it.
         adapter = {**found.adapter, "base_model_name_or_path": repo_id, "revision": None}
         contents["adapter_config.json"] = _json(adapter)
-        if found.model_type == "vlm2rec" and "modules.json" not in contents:
-            # In the folder they could not stand: sentence-transformers would follow the base's own name.
-            processor = VLM2RecProcessor.from_pretrained(found.folder)
-            contents |= {name: _json(text) for name, text in sentence_transformer_contents(processor).items()}
+    if found.model_type == "vlm2rec" and "modules.json" not in contents:
+        # Beside an adapter in a local folder they could not stand: the library would follow the base's own name.
+        processor = VLM2RecProcessor.from_pretrained(found.folder)
+        contents |= {name: _json(text) for name, text in sentence_transformer_contents(processor).items()}
     return contents
 
 

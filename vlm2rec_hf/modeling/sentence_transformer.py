@@ -145,8 +145,8 @@ def _check(
     if not suits_sentence_transformers(folder):
         raise ValueError(
             f"`folder` {str(folder)!r} holds an adapter for a base of model type {_class_of_base(folder)!r}, for "
-            "which sentence-transformers would load another model; merge the adapter into its base and save that, train it "
-            "on a saved VLM2RecEmbedder, or publish it (`vlm2rec push`), which makes it loadable."
+            "which sentence-transformers would load another model; merge the adapter into its base and save that, "
+            "train it on a saved VLM2RecEmbedder, or publish it (`vlm2rec push`), which makes it loadable."
         )
     if not (folder / "processor_config.json").is_file():
         raise ValueError(
