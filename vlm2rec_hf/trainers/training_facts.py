@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -40,16 +39,11 @@ def dataset_facts(dataset: RecDataset) -> dict[str, Any]:
 
 def resolved_arguments(arguments: TrainingArguments) -> dict[str, Any]:
     """The training arguments that differ from the class's defaults and bear on the result, as plain data."""
-    values = arguments.to_dict()  # secrets are masked there; private ones are left out below
-    found = {}
-    for field in dataclasses.fields(arguments):
-        if field.name in _PRIVATE or field.name not in values:
-            continue
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if getattr(arguments, field.name) != default:
-            found[field.name] = values[field.name]
-    found["learning_rate"] = arguments.learning_rate
-    found["train_batch_size"] = arguments.train_batch_size
+    # Compared after resolution: the constructor fills in many values itself.
+    default = type(arguments)(output_dir=arguments.output_dir, use_cpu=arguments.use_cpu).to_dict()
+    values = arguments.to_dict()
+    found = {name: value for name, value in values.items() if name not in _PRIVATE and value != default.get(name)}
+    found |= {"learning_rate": arguments.learning_rate, "train_batch_size": arguments.train_batch_size}
     return dict(json.loads(json.dumps(found, default=str, sort_keys=True)))
 
 
