@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 
 TRAINING_FILE = "training.json"
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "accelerate")
-# About this machine or this account, not about the result.
+# About this machine or this account, or filled in by the constructor; not about the result.
 _PRIVATE = frozenset(
     ("output_dir", "logging_dir", "run_name", "hub_token", "hub_model_id", "push_to_hub", "hub_strategy", "report_to",
      "disable_tqdm", "resume_from_checkpoint", "hub_private_repo", "hub_always_push", "hub_revision", "project",
-     "trackio_space_id", "use_cpu", "label_names", "dataloader_pin_memory", "dataloader_num_workers", "logging_steps")
+     "trackio_space_id", "use_cpu", "label_names", "dataloader_pin_memory", "dataloader_num_workers", "logging_steps",
+     "accelerator_config", "greater_is_better")
 )  # fmt: skip
 
 
@@ -39,10 +41,15 @@ def dataset_facts(dataset: RecDataset) -> dict[str, Any]:
 
 def resolved_arguments(arguments: TrainingArguments) -> dict[str, Any]:
     """The training arguments that differ from the class's defaults and bear on the result, as plain data."""
-    # Compared after resolution: the constructor fills in many values itself.
-    default = type(arguments)(output_dir=arguments.output_dir, use_cpu=arguments.use_cpu).to_dict()
     values = arguments.to_dict()
-    found = {name: value for name, value in values.items() if name not in _PRIVATE and value != default.get(name)}
+    found = {}
+    for field in dataclasses.fields(arguments):
+        if field.name in _PRIVATE or field.name not in values:
+            continue
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        value = getattr(arguments, field.name)
+        if value != default and (value or default):  # the constructor turns None into [] or False
+            found[field.name] = values[field.name]
     found |= {"learning_rate": arguments.learning_rate, "train_batch_size": arguments.train_batch_size}
     return dict(json.loads(json.dumps(found, default=str, sort_keys=True)))
 
