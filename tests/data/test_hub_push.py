@@ -118,7 +118,7 @@ def test_the_card_of_the_caller_keeps_its_text_and_gets_the_configs(hub):
     text = hub.files(REPO, kind="datasets")[CARD_FILE].decode()
     assert text.endswith("---\n# Mine\n--- rule\n") and "wrong.csv" not in text and "license: mit" in text
     assert load_recsys(REPO).fingerprint == make().fingerprint
-    make().push_to_hub(REPO, card="Only words.")
+    make().push_to_hub(REPO, card="Only words.", readme="replace")
     assert hub.files(REPO, kind="datasets")[CARD_FILE].decode().endswith("---\nOnly words.")
     assert load_recsys(REPO).fingerprint == make().fingerprint
     again = hub.files(REPO, kind="datasets")[CARD_FILE].decode()
@@ -211,6 +211,23 @@ def test_the_same_tag_again_for_the_same_data_is_no_error(hub):
     commits = hub.history(REPO, "datasets")
     assert make().push_to_hub(REPO, tag="v1.0") == first
     assert hub.history(REPO, "datasets") == commits
+
+
+def test_a_card_somebody_changed_is_kept(hub):
+    from huggingface_hub import HfApi
+
+    make().push_to_hub(REPO)
+    make().leave_one_out().push_to_hub(REPO)  # ours over ours
+    HfApi().upload_file(repo_id=REPO, repo_type="dataset", path_or_fileobj=b"Mine.\n", path_in_repo="README.md")
+    with pytest.raises(ValueError, match="`readme`: README.md of .* was written or changed by hand"):
+        make().push_to_hub(REPO)
+    make().push_to_hub(REPO, readme="keep")
+    assert hub.files(REPO, kind="datasets")["README.md"] == b"Mine.\n"
+    make().push_to_hub(REPO, readme="replace", license="mit")
+    assert b"license: mit" in hub.files(REPO, kind="datasets")["README.md"]
+    make().push_to_hub(REPO, license="cc0-1.0")  # a card whose front matter was set is still ours
+    with pytest.raises(ValueError, match="`readme` must be one of"):
+        make().push_to_hub(REPO, readme="perhaps")
 
 
 def test_a_taken_tag_is_refused_before_anything_is_uploaded(hub):

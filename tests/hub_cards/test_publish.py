@@ -254,6 +254,43 @@ def test_a_card_somebody_wrote_is_kept(hub, folder):
     assert hub.files(REPO, "main")["README.md"].decode().endswith("Mine.\n")
 
 
+def test_hand_written_cards_never_replace_each_other_and_hold_no_token(hub, folder):
+    (folder / "README.md").write_text("Mine.\n")
+    publish_model(folder, REPO, verify=False)
+    publish_model(folder, REPO, verify=False)  # the same one again is no conflict
+    HfApi().upload_file(repo_id=REPO, path_or_fileobj=b"Edited on the Hub.\n", path_in_repo="README.md")
+    with pytest.raises(ValueError, match="`card`: README.md of 'org/embedder' was written or changed by hand"):
+        publish_model(folder, REPO, verify=False)
+    (folder / "README.md").write_text(f"Log in with hf_{'k' * 34}.\n")
+    with pytest.raises(ValueError, match=r"README.md holds what looks like a Hub token") as caught:
+        publish_model(folder, "org/other", verify=False)
+    assert "kkk" not in str(caught.value)
+
+
+def test_a_report_of_other_weights_stays_at_home(hub, folder, demo_dataset):
+    from vlm2rec_hf.evaluation.embedder_report import start_report
+    from vlm2rec_hf.evaluation.floors import rank_floors
+    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
+
+    dataset = demo_dataset.leave_one_out() if demo_dataset.split_spec["kind"] == "none" else demo_dataset
+    examples = dataset.examples("test", max_history=3)
+    report = start_report(dataset, examples, facts={"weights": weights_fingerprint(folder)})
+    report.add("vlm2rec", rank_floors(examples)["transitions"], train_counts=dataset.popularity())
+    report.save(folder / "evaluation")
+    assert "evaluation/report.json" in publish_model(folder, REPO, verify=False).files
+    assert "model-index" in hub.files(REPO, "main")["README.md"].decode()
+    change(folder)
+    done = publish_model(folder, REPO, verify=False)
+    assert "evaluation/" in done.left_out and "evaluation/report.json" in done.removed
+    assert "model-index" not in hub.files(REPO, "main")["README.md"].decode()
+
+
+def test_a_whole_model_beside_an_adapter_is_ambiguous(hub, folder):
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds both a whole model and an adapter"):
+        publish_model(folder, REPO)
+
+
 def test_a_token_without_rights_is_never_shown(hub, folder, monkeypatch):
     hub.read_only.add(REPO)
     with pytest.raises(ValueError, match=r"`token` gives no right to write 'org/embedder' \(403\)") as caught:

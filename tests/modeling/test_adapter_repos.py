@@ -175,3 +175,26 @@ def test_pushed_elsewhere_by_the_library_it_loads_from_there(trained, items, hub
     assert "config.json" in hub.files("org/fork", "main")
     HfApi().delete_file("adapter_model.safetensors", ADAPTER)  # so that nothing of it can come from there
     assert (vectors("org/fork", items) - trained["vectors"]).abs().max() < 1e-6
+
+
+def test_a_base_whose_weights_have_changed_is_not_named(hub, tiny, demo_dataset, tmp_path):
+    """Trained further in memory, the weights under the adapter are not those of the Hub any more."""
+    model, processor = tiny()
+    upload(model, processor, EMBEDDER, tmp_path / "base")
+    base = VLM2RecEmbedder.from_pretrained(EMBEDDER)
+    assert base.loaded_from is not None
+    arguments = VLM2RecTrainingArguments(
+        output_dir=str(tmp_path / "full"), use_cpu=True, max_steps=1, per_device_train_batch_size=8,
+        save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    run = VLM2RecTrainer(base, arguments, train_dataset=demo_dataset, processing_class=processor)
+    run.train()
+    run.save_model()
+    told = json.loads((tmp_path / "full" / "training.json").read_text())
+    assert told["base_model"] == EMBEDDER and base.loaded_from is None  # where it started, but not what it is
+    train_adapter(base, processor, demo_dataset, tmp_path / "adapter")
+    with pytest.raises(ValueError, match="no model on the Hub"):
+        publish_model(tmp_path / "adapter", ADAPTER, verify=False)
+    again = VLM2RecEmbedder.from_pretrained(EMBEDDER)
+    again.load_state_dict(model.state_dict())
+    assert again.loaded_from is None

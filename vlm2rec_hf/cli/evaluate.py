@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     from vlm2rec_hf.cli.training_data import warning_about
+    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
 
     data, models, options = parse("evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments), argv)
@@ -33,7 +34,10 @@ def main(argv: Sequence[str]) -> None:
     processor.max_history = options.eval_max_history
     catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
     catalogue.cache_features(model, show_progress=True)
-    report = evaluate(model, catalogue, dataset, options, facts={"model": str(models.model)})
+    facts = {"model": str(models.model)}
+    if Path(str(models.model)).is_dir():
+        facts["weights"] = weights_fingerprint(Path(str(models.model)))
+    report = evaluate(model, catalogue, dataset, options, facts=facts)
     say(f"Report in {output}.")
     report.save(output)
     print(report.to_markdown())

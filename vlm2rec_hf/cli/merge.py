@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 
 from vlm2rec_hf.cli.arguments import DataArguments, ModelArguments
 from vlm2rec_hf.cli.common import load_embedder, open_dataset, parse, require, say
+from vlm2rec_hf.cli.training_data import read_training_facts
 
 
 @dataclass
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     from vlm2rec_hf.modeling.merge_adapters import merge_adapters
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
     from vlm2rec_hf.modeling.sentence_transformer import write_sentence_transformer_files
-    from vlm2rec_hf.trainers.training_facts import TRAINING_FILE, write_training_facts
+    from vlm2rec_hf.trainers.training_facts import write_training_facts
 
     data, models, options = parse("merge", __doc__ or "", (DataArguments, ModelArguments, MergeArguments), argv)
     output = Path(require(options.output, "--output", "the folder of the merged model"))
@@ -57,10 +57,9 @@ def main(argv: Sequence[str]) -> None:
         merged.model.save_pretrained(partial)
         processor.save_pretrained(partial)
         write_sentence_transformer_files(partial, processor, merged.model.config)
-        told = Path(str(models.model)) / TRAINING_FILE
-        if told.is_file():
-            measured = {"difference": merged.difference, "items": merged.n_items, "histories": merged.n_histories}
-            write_training_facts(partial, {**json.loads(told.read_text(encoding="utf-8")), "merged": measured})
+        told = read_training_facts(str(models.model), models.model_revision)
+        measured = {"difference": merged.difference, "items": merged.n_items, "histories": merged.n_histories}
+        write_training_facts(partial, {**(told or {}), "merged": measured})
         os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -72,7 +72,7 @@ def push_model(folder: Path, options: argparse.Namespace) -> None:
 def push_dataset(folder: Path, options: argparse.Namespace) -> None:
     """Publish a prepared dataset and tell what happened."""
     from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.hub_cards.card import marked, render_dataset_card
+    from vlm2rec_hf.hub_cards.card import render_dataset_card
     from vlm2rec_hf.hub_cards.facts import DatasetFacts
 
     dataset = RecDataset.load(folder)
@@ -83,7 +83,8 @@ def push_dataset(folder: Path, options: argparse.Namespace) -> None:
         private=options.private,
         commit_message=options.message,
         license=options.license,
-        card=marked(render_dataset_card(facts)),
+        card=render_dataset_card(facts),
+        readme=options.card,
         verify=not options.no_verify,
     )
     print(f"Published: {done.url} (commit {done.oid[:8]}, fingerprint {dataset.fingerprint[:16]})")

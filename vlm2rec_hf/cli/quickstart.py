@@ -100,6 +100,7 @@ def run(options: QuickstartArguments, folder: Path) -> Report:
     from vlm2rec_hf.evaluation.embedder_report import add_embedder, start_report
     from vlm2rec_hf.evaluation.plots import plot_margins, plot_views
     from vlm2rec_hf.hub_cards.model_card import write_model_card
+    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
     from vlm2rec_hf.modeling.backbones import tiny_vlm
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
     from vlm2rec_hf.trainers.warm_up import warm_up_backbone
@@ -152,6 +153,7 @@ def run(options: QuickstartArguments, folder: Path) -> Report:
         add_embedder(report, method, evaluate_embedder(model, catalogue, examples), examples)
     say("5/5 Model folder, report and plots.")
     trainer.save_model(str(folder / "embedder"))
+    report.facts["weights"] = weights_fingerprint(folder / "embedder")
     report.save(folder / "embedder" / "evaluation")
     write_model_card(folder / "embedder", method="vlm2rec")
     plot_margins(logs, folder / "margins.png")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Run the command. `output_dir` holds the model, checkpoints and, under `evaluation/`, the test report."""
     from vlm2rec_hf.cli.evaluate import evaluate
+    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
     from vlm2rec_hf.trainers.vlm2rec_args import VLM2RecTrainingArguments
     from vlm2rec_hf.trainers.vlm2rec_trainer import VLM2RecTrainer, default_lora_config
@@ -53,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
         "loss": trainer.loss.get_config_dict(),
         "steps": trainer.state.global_step,
         "seed": training.seed,
+        "weights": weights_fingerprint(Path(str(training.output_dir))),
         "seconds": round(time.perf_counter() - start, 1),
     }
     options.eval_max_history = training.max_history

@@ -36,6 +36,14 @@ def read_trained_on(model: str, revision: str | None = None) -> dict[str, Any] |
         ValueError: the file is damaged, or the Hub refuses it.
         ConnectionError: the Hub cannot be reached.
     """
+    trained = (read_training_facts(model, revision) or {}).get("dataset")
+    if trained is not None and not isinstance(trained, dict):
+        raise ValueError(f"`dataset` in training.json of {model!r} is {trained!r}; it must be an object.")
+    return trained
+
+
+def read_training_facts(model: str, revision: str | None = None) -> dict[str, Any] | None:
+    """The model's `training.json`; None where there is no such file. Errors as `read_trained_on`."""
     from vlm2rec_hf.trainers.training_facts import TRAINING_FILE
 
     path: Path | None = Path(model) / TRAINING_FILE
@@ -47,10 +55,7 @@ def read_trained_on(model: str, revision: str | None = None) -> dict[str, Any] |
         found = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{TRAINING_FILE} of {model!r} is no JSON ({error}).") from error
-    trained = found.get("dataset") if isinstance(found, dict) else None
-    if trained is not None and not isinstance(trained, dict):
-        raise ValueError(f"`dataset` in {TRAINING_FILE} of {model!r} is {trained!r}; it must be an object.")
-    return trained
+    return found if isinstance(found, dict) else None
 
 
 def difference(trained: Mapping[str, Any], fingerprint: str, source: Mapping[str, Any] | None) -> str | None:

@@ -444,6 +444,7 @@ class RecDataset:
         commit_message: str | None = None,
         license: str | None = None,
         card: str | None = None,
+        readme: str = "write",
         max_shard_size: int | str = "500MB",
         quarantine: bool = True,
         verify: bool = True,
@@ -462,6 +463,8 @@ class RecDataset:
             commit_message: first line of the commit.
             license: licence id for the card ("cc-by-4.0", ...).
             card: README to use; its `configs` are set. A plain one with the counts by default.
+            readme: what becomes of the repo's README: "write" refuses to replace one that a person wrote or changed,
+                "replace" does it, "keep" leaves it.
             max_shard_size: size in memory of the rows of one parquet file: bytes, or "500MB".
             quarantine: publish the rows that were taken out, too.
             verify: download the commit again and compare fingerprints before it is tagged.
@@ -482,6 +485,7 @@ class RecDataset:
             commit_message=commit_message,
             license=license,
             card=card,
+            readme=readme,
             max_shard_size=max_shard_size,
             quarantine=quarantine,
             verify=verify,

@@ -29,13 +29,15 @@ from vlm2rec_hf.data.ids import encode_ids
 from vlm2rec_hf.data.ingest import Provenance
 from vlm2rec_hf.data.interaction_log import SPLIT, InteractionLog, log_from_stored, order_users, sort_order
 from vlm2rec_hf.data.sequences import SPLIT_CODES
+from vlm2rec_hf.hub.card_marks import CARD_FILE, marked, unmarked
+from vlm2rec_hf.hub.card_marks import is_ours as is_our_card
 
 if TYPE_CHECKING:
     import datasets
 
     from vlm2rec_hf.data.dataset import RecDataset
 
-INFO_FILE, CARD_FILE = "dataset.json", "README.md"
+INFO_FILE = "dataset.json"
 INTERACTIONS, ITEMS, QUARANTINE = "interactions", "items", "quarantine"
 FORMAT_VERSION = 1
 
@@ -108,7 +110,9 @@ def write_repo_files(
         }
         for part, names in parts.items()
     ]
-    text = with_configs(plain_card(dataset, repo_id) if card is None else card, configs, license)
+    ours = card is None or is_our_card(card)
+    text = with_configs(plain_card(dataset, repo_id) if card is None else unmarked(card), configs, license)
+    text = marked(text) if ours else text
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
     info = {
         "format_version": FORMAT_VERSION,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vlm2rec_hf.data.fingerprint import dataset_fingerprint
 from vlm2rec_hf.data.hub_files import INTERACTIONS, ITEMS, QUARANTINE, read_repo_files, write_repo_files
+from vlm2rec_hf.hub.card_marks import CARD_FILE, check_readme, may_write_card
 from vlm2rec_hf.hub.commits import commit_files, is_at, make_tag, open_repo, tagged_commit, taken
 from vlm2rec_hf.hub.errors import check_repo_id, check_tag, explained
 
@@ -48,6 +49,7 @@ def push_dataset(
     commit_message: str | None = None,
     license: str | None = None,
     card: str | None = None,
+    readme: str = "write",
     max_shard_size: int | str = "500MB",
     quarantine: bool = True,
     verify: bool = True,
@@ -55,6 +57,7 @@ def push_dataset(
     """Push a dataset; see `RecDataset.push_to_hub` for the arguments and errors."""
     check_repo_id(repo_id)
     check_tag(tag)
+    check_readme("readme", readme)
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
@@ -80,6 +83,10 @@ def push_dataset(
                 raise taken(repo_id, tag, named)
             return PushedDataset(repo_id, named, _url(api, repo_id, named), tag, dataset.fingerprint)
         head = open_repo(api, repo_id, "dataset", private)
+        if not may_write_card(
+            api, repo_id, "dataset", head, readme, argument="readme", card=files[CARD_FILE].read_bytes()
+        ):
+            del files[CARD_FILE]
         message = commit_message or f"Push {dataset!r}"
         oid = commit_files(api, repo_id, "dataset", head, files, _stale, message=message)
         if verify:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm2rec_hf.evaluation.files import written_whole
+from vlm2rec_hf.hub.card_marks import is_ours, marked
 from vlm2rec_hf.hub_cards import sections
 from vlm2rec_hf.hub_cards.markdown import Markdown, code, escape, one_line, python_string
 from vlm2rec_hf.hub_cards.metadata import dataset_metadata, embedder_metadata, head_metadata, space_metadata
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 CARD_FILE = "README.md"
-_MARKER = re.compile(
-    r"\n<!-- written by vlm2rec_hf, sha256:([0-9a-f]{64}); edit freely: an edited card is kept -->\n?$"
-)
 
 
 def render_embedder_card(facts: EmbedderFacts) -> str:
@@ -100,35 +97,6 @@ def write_card(text: str, folder: str | os.PathLike[str], *, overwrite: bool = F
         partial.write_text(marked(text), encoding="utf-8", newline="\n")
         os.replace(partial, path)
     return path
-
-
-def is_ours(text: str) -> bool:
-    """Whether a README.md's text is as `write_card` left it (line ends apart), or a form that nobody filled in."""
-    text = text.replace("\r\n", "\n")  # git may have changed them
-    found = _MARKER.search(text)
-    return found[1] == _hash(text[: found.start()]) if found is not None else _is_blank_form(text)
-
-
-def marked(text: str) -> str:
-    """A rendered card with the comment by which `is_ours` knows it; a card that bears one already stays as it is."""
-    if _MARKER.search(text):
-        return text
-    body = text.rstrip("\n") + "\n"
-    return f"{body}\n<!-- written by vlm2rec_hf, sha256:{_hash(body)}; edit freely: an edited card is kept -->\n"
-
-
-def _is_blank_form(text: str) -> bool:
-    """Whether this is the client's model card template with nothing filled in, as `peft` writes it on saving."""
-    from huggingface_hub import ModelCard, ModelCardData
-
-    blank = ModelCard.from_template(ModelCardData()).text
-    body = re.sub(r"^---\n.*?\n---\n", "", text, count=1, flags=re.DOTALL)
-    body = re.sub(r"\n### Framework versions\s+(- PEFT \S+\s*)+$", "", body)
-    return body.split() == blank.split()
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _render(template: str, data: CardData, facts: Any, parts: Mapping[str, Any]) -> str:

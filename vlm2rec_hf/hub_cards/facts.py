@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm2rec_hf.hub_cards.model_folder import (
-    REPORT_FILE,
     TRAINING_FILE,
     find_figures,
     first_item_ids,
@@ -19,6 +18,7 @@ from vlm2rec_hf.hub_cards.model_folder import (
     local_name,
     publishable,
     read_json,
+    read_report,
     section,
     text_or_none,
 )
@@ -114,7 +114,7 @@ class EmbedderFacts:
             sentence_transformer=(folder / "modules.json").is_file(),
             training=training,
             evaluation=evaluation,
-            figures=find_figures(folder),
+            figures=find_figures(folder) if evaluation is not None else (),
         )
 
 
@@ -180,7 +180,7 @@ class HeadFacts:
             remote_code=has_remote_code(folder, config),
             training=training,
             evaluation=evaluation,
-            figures=find_figures(folder),
+            figures=find_figures(folder) if evaluation is not None else (),
         )
 
 
@@ -314,5 +314,5 @@ def _columns(features: Mapping[str, Any]) -> dict[str, str]:
 def _training_and_evaluation(folder: Path, method: str | None) -> tuple[TrainingFacts | None, EvaluationFacts | None]:
     written = read_json(folder / TRAINING_FILE)
     training = TrainingFacts.from_json(written) if written is not None else None
-    report = read_json(folder / REPORT_FILE)
+    report = read_report(folder)
     return training, EvaluationFacts.from_json(report, training, method) if report is not None else None

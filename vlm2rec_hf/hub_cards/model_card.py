@@ -11,6 +11,7 @@ from vlm2rec_hf.hub.errors import explained
 from vlm2rec_hf.hub_cards.card import render_embedder_card, render_head_card, write_card
 from vlm2rec_hf.hub_cards.facts import EmbedderFacts, HeadFacts
 from vlm2rec_hf.hub_cards.figures import write_figures
+from vlm2rec_hf.hub_cards.model_folder import read_report
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -57,7 +58,7 @@ def write_model_card(folder: Path, repo_id: str | None = None, **options: Any) -
     Raises:
         ValueError: README.md was written by a person.
     """
-    if (folder / "evaluation" / "report.json").is_file():
+    if read_report(folder) is not None:
         write_figures(folder)
     return write_card(render_model_card(folder, repo_id, **options), folder)
 
@@ -87,4 +88,5 @@ def _licence(api: HfApi, repo_id: str, kind: str, revision: str | None) -> str |
             info: Any = api.repo_info(repo_id, repo_type=kind, revision=revision)
     except (ValueError, ConnectionError):
         return None  # the card then says "unknown: check before use", which is true
-    return getattr(info.card_data, "license", None)
+    licence = getattr(info.card_data, "license", None)
+    return ", ".join(licence) if isinstance(licence, list) else licence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -31,6 +32,26 @@ def read_json(path: Path) -> dict[str, Any] | None:
             f"`folder` holds a {path.name} with a {type(values).__name__}, expected an object; write it again."
         )
     return values
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The report in a model folder; None where there is none, or one of other weights than lie there now.
+
+    Training again into the same folder leaves the earlier report behind; its numbers must not get onto the new card.
+    """
+    report = read_json(folder / REPORT_FILE)
+    measured = text_or_none(section(report or {}, "facts", REPORT_FILE), "weights")
+    return None if measured is not None and measured != weights_fingerprint(folder) else report
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """SHA-256 over the weight files of a model folder; a report keeps it as the fact `weights`."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def section(values: dict[str, Any], name: str, source: str) -> dict[str, Any]:

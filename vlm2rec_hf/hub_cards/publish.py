@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm2rec_hf.hub.card_marks import CARD_FILE, check_readme, is_ours, marked, may_write_card
 from vlm2rec_hf.hub.commits import Head, commit_files, is_at, make_tag, open_repo, tagged_commit, taken
 from vlm2rec_hf.hub.errors import check_repo_id, check_tag, explained
 from vlm2rec_hf.hub.tokens import holds_token
-from vlm2rec_hf.hub_cards.card import is_ours, marked
 from vlm2rec_hf.hub_cards.model_card import render_model_card
 from vlm2rec_hf.hub_cards.probes import largest_difference, probe
 from vlm2rec_hf.hub_cards.publishable_files import ModelFiles, find_model_files, stale_files
@@ -22,7 +22,6 @@ from vlm2rec_hf.modeling.sentence_transformer import sentence_transformer_conten
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-CARD = "README.md"
 TOLERANCE = 1e-5
 _TEXT = (".json", ".md", ".py", ".txt", ".jinja")
 
@@ -83,8 +82,9 @@ def publish_model(
         token: with the right to write there; by default the one of `hf auth login`.
         message: of the commit.
         license: of the weights; by default that of the base model.
-        card: `"write"`: render README.md, but refuse to replace one that a person wrote or changed; `"replace"`:
-            render it in any case; `"keep"`: leave the repo's as it is.
+        card: `"write"`: publish the folder's README.md if a person wrote it, else render one, but refuse to replace
+            one in the repo that a person wrote or changed; `"replace"`: render one in any case; `"keep"`: leave the
+            repo's as it is.
         verify: load the published copy back and compare.
         say: told of every step.
 
@@ -95,8 +95,7 @@ def publish_model(
     """
     from huggingface_hub import HfApi
 
-    if card not in ("write", "replace", "keep"):
-        raise ValueError(f"`card` must be 'write', 'replace' or 'keep', got {card!r}.")
+    check_readme("card", card)
     check_repo_id(repo_id)
     check_tag(tag)
     found = find_model_files(Path(folder))
@@ -108,14 +107,15 @@ def publish_model(
     named = tagged_commit(api, repo_id, "model", tag) if tag else None
     text = _card(api, found, repo_id, tag, license, card, head)
     if text is not None:
-        contents[CARD] = text.encode()
+        contents[CARD_FILE] = text.encode()
+        _refuse_tokens({CARD_FILE: contents[CARD_FILE]}, token)
     if tag and named and not is_at(api, repo_id, "model", named, contents):
         raise taken(repo_id, tag, named)
     say(f"Uploading {len(contents)} files to {repo_id} ...")
     commit = named or commit_files(
         api, repo_id, "model", head, contents, stale_files, message=message or f"Publish {tag or found.model_type}"
     )
-    difference = None
+    new, difference = commit != head.commit and not named, None
     if before is not None:
         say(f"Loading {repo_id} at {commit[:8]} back ...")
         difference = _compare(before, found, repo_id, commit, token)
@@ -128,9 +128,9 @@ def publish_model(
         url=f"{api.endpoint}/{repo_id}/tree/{tag or commit}",
         files=tuple(sorted(contents)),
         left_out=found.left_out,
-        removed=tuple(stale_files(head.files, contents)),
+        removed=tuple(stale_files(head.files, contents)) if new else (),
         difference=difference,
-        new=commit != head.commit and not named,
+        new=new,
     )
 
 
@@ -174,25 +174,15 @@ def _card(
     api: HfApi, found: ModelFiles, repo_id: str, tag: str | None, license: str | None, card: str, head: Head
 ) -> str | None:
     """The README to publish, `None` to leave the repo's alone."""
-    if card == "keep":
+    local = found.folder / CARD_FILE
+    by_hand = local.read_text(encoding="utf-8") if local.is_file() else ""
+    if by_hand and is_ours(by_hand):
+        by_hand = ""
+    if not may_write_card(api, repo_id, "model", head, card, argument="card", card=by_hand.encode()):
         return None
-    local = found.folder / CARD
-    if card == "write":
-        if local.is_file() and not is_ours(local.read_text(encoding="utf-8")):
-            return local.read_text(encoding="utf-8")  # written by hand: that is the card
-        if CARD in head.files and not _is_ours_there(api, repo_id, head.commit):
-            raise ValueError(
-                f"`card`: README.md of {repo_id!r} was written or changed by hand; pass 'replace' to write a new one "
-                "over it or 'keep' to leave it."
-            )
+    if by_hand and card == "write":
+        return by_hand
     return marked(render_model_card(found.folder, repo_id, tag, license=license, api=api))
-
-
-def _is_ours_there(api: HfApi, repo_id: str, commit: str) -> bool:
-    """Whether the README of a commit is as this package wrote it."""
-    with tempfile.TemporaryDirectory() as cache, explained(repo_id, revision=commit):
-        path = api.hf_hub_download(repo_id, CARD, revision=commit, cache_dir=cache)
-        return is_ours(Path(path).read_text(encoding="utf-8"))
 
 
 def _compare(before: dict[str, Any], found: ModelFiles, repo_id: str, commit: str, token: str | None) -> float:

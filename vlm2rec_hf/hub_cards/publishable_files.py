@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from vlm2rec_hf.hub_cards.model_folder import read_report
+
 # What a loader of ours, of transformers, PEFT or sentence-transformers reads, and what a reader wants to see.
 PUBLISHED = (
     "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
@@ -65,8 +67,15 @@ def find_model_files(folder: Path) -> ModelFiles:
     code = _code_files(folder, config)
     present = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     published = [name for name in present if any(fnmatchcase(name, pattern) for pattern in PUBLISHED)] + code
+    if read_report(folder) is None:
+        published = [name for name in published if not name.startswith("evaluation/")]
     weights = _check_weights(folder, published)
     adapter = None
+    if weights and "adapter_config.json" in published:
+        raise ValueError(
+            f"`folder` {str(folder)!r} holds both a whole model and an adapter; loaders differ in which they take. "
+            "Publish them from folders of their own."
+        )
     if not weights:
         adapter = _read_json(folder / "adapter_config.json", "no weights: neither model.safetensors nor an adapter")
         _check_tensors(folder, "adapter_model.safetensors")

@@ -104,6 +104,7 @@ def merge_adapters(
         parent, _, child = name.rpartition(".")
         setattr(embedder.get_submodule(parent), child, layer.get_base_layer())
     _forget_adapters(embedder)
+    embedder.loaded_from = None
     return Merged(embedder.eval(), difference, tolerance, len(items), len(histories))
 
 

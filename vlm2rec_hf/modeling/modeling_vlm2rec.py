@@ -97,7 +97,9 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
     """
 
     loaded_from: tuple[str, str] | None = None
-    """Hub id and commit of the weights (without adapters); `None` for a folder or a model built from config."""
+    """Hub id and commit of the weights (without adapters); `None` for a folder, a model built from config, and once
+    the weights have changed. An adapter is saved with it as its base, so whoever changes weights by hand sets it to
+    `None`; `VLM2RecTrainer`, `warm_up_backbone` and `merge_adapters` do."""
 
     def __init__(self, config: VLM2RecConfig) -> None:
         super().__init__(config)
@@ -174,6 +176,11 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
         model.config.name_or_path = str(backbone)
         model.loaded_from = (str(backbone), commit) if commit else None
         return model.eval()
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load weights; whatever they are, they are no longer those of `loaded_from`."""
+        self.loaded_from = None
+        return super().load_state_dict(*args, **kwargs)
 
     def get_input_embeddings(self) -> torch.nn.Module:
         """The backbone's token embedding."""

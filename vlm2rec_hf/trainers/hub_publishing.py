@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from .training_facts import adapter_facts, library_versions, resolved_arguments,
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 
 class PublishesToHub:
@@ -28,10 +31,11 @@ class PublishesToHub:
     model: Any
     _method: str
     _seconds = 0.0
+    _started_from: tuple[str | None, str | None] | None = None
 
     def training_facts(self) -> dict[str, Any]:
         """What `training.json` holds; subclasses add their objective and dataset."""
-        base, commit = base_of(self._trained())
+        base, commit = self._started_from or base_of(self._trained())
         return {
             "base_model": base,
             "base_model_revision": commit,
@@ -48,6 +52,10 @@ class PublishesToHub:
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; see `transformers.Trainer.train`. The time spent goes into `training.json`."""
         start = time.perf_counter()
+        model: Any = self._trained()
+        self._started_from = self._started_from or base_of(model)
+        if adapter_facts(self.model) is None:
+            model.loaded_from = None  # its weights change now
         try:
             return super().train(*args, **kwargs)  # type: ignore[misc]
         finally:
@@ -112,7 +120,11 @@ class PublishesToHub:
         """Publish a checkpoint's model while training goes on, for `hub_strategy` other than "end"."""
         if self.args.hub_strategy != "end" and self.is_world_process_zero():  # type: ignore[attr-defined]
             message = f"Training in progress, step {self.state.global_step}"
-            self._publish(Path(checkpoint_folder), message, None, None, verify=False)
+            try:
+                self._publish(Path(checkpoint_folder), message, None, None, verify=False)
+            except (ValueError, ConnectionError) as error:
+                # The checkpoint lies on the disk and training must not die of the network; the last push does raise.
+                logger.warning("Step %d was not published, training goes on: %s", self.state.global_step, error)
 
     def _publish(
         self, folder: Path, message: str | None, token: str | None, private: bool | None, **options: Any

@@ -1,0 +1,96 @@
+"""Tell cards that this package wrote from those a person wrote or changed: the latter are never lost."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .commits import Head, content_hashes
+from .errors import explained
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+CARD_FILE = "README.md"
+READMES = ("write", "replace", "keep")
+_MARKER = re.compile(
+    r"\n<!-- written by vlm2rec_hf, sha256:([0-9a-f]{64}); edit freely: an edited card is kept -->\n?$"
+)
+
+
+def is_ours(text: str) -> bool:
+    """Whether a README.md's text is as `write_card` left it (line ends apart), or a form that nobody filled in."""
+    text = text.replace("\r\n", "\n")  # git may have changed them
+    found = _MARKER.search(text)
+    return found[1] == _hash(text[: found.start()]) if found is not None else _is_blank_form(text)
+
+
+def marked(text: str) -> str:
+    """A rendered card with the comment by which `is_ours` knows it; a card that bears one already stays as it is."""
+    if _MARKER.search(text):
+        return text
+    body = text.rstrip("\n") + "\n"
+    return f"{body}\n<!-- written by vlm2rec_hf, sha256:{_hash(body)}; edit freely: an edited card is kept -->\n"
+
+
+def unmarked(text: str) -> str:
+    """A card without the comment of `marked`."""
+    found = _MARKER.search(text)
+    return text if found is None else text[: found.start()]
+
+
+def _is_blank_form(text: str) -> bool:
+    """Whether this is the client's model card template with nothing filled in, as `peft` writes it on saving."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    blank = ModelCard.from_template(ModelCardData()).text
+    body = re.sub(r"^---\n.*?\n---\n", "", text, count=1, flags=re.DOTALL)
+    body = re.sub(r"\n### Framework versions\s+(- PEFT \S+\s*)+$", "", body)
+    return body.split() == blank.split()
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_readme(argument: str, value: str) -> None:
+    """Refuse what is not one of `READMES`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value not in READMES:
+        raise ValueError(f"`{argument}` must be one of {READMES}, got {value!r}.")
+
+
+def may_write_card(
+    api: HfApi, repo_id: str, kind: str, head: Head, readme: str, *, argument: str, card: bytes = b""
+) -> bool:
+    """Whether a new card is to be written into a repo.
+
+    Args:
+        api: the client.
+        repo_id: `owner/name`.
+        kind: "model", "dataset" or "space".
+        head: where main stands.
+        readme: one of `READMES`.
+        argument: what the user knows it as, for the message.
+        card: the new card where it is known; the same one again is no conflict.
+
+    Raises:
+        ValueError: there is a card that a person wrote or changed, and `readme` is "write".
+    """
+    if readme != "write" or head.files.get(CARD_FILE) in {None, *content_hashes(card)}:
+        return readme != "keep"
+    with tempfile.TemporaryDirectory() as cache, explained(repo_id, kind=kind, revision=head.commit):
+        path = api.hf_hub_download(repo_id, CARD_FILE, repo_type=kind, revision=head.commit, cache_dir=cache)
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    if not is_ours(text):
+        raise ValueError(
+            f"`{argument}`: {CARD_FILE} of {repo_id!r} was written or changed by hand; pass 'replace' to write a new "
+            "one over it or 'keep' to leave it."
+        )
+    return True
