@@ -213,6 +213,12 @@ def test_the_same_tag_again_for_the_same_data_is_no_error(hub):
     assert hub.history(REPO, "datasets") == commits
 
 
+def test_a_token_in_a_card_is_not_published(hub):
+    with pytest.raises(ValueError, match="`card` holds what looks like a Hub token") as caught:
+        make().push_to_hub(REPO, card=f"Log in with hf_{'k' * 34}")
+    assert "kkk" not in str(caught.value) and hub.repos == {}
+
+
 def test_a_card_somebody_changed_is_kept(hub):
     from huggingface_hub import HfApi
 

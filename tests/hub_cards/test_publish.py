@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
-from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor
+from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor, as_queries, write_sentence_transformer_files
 from vlm2rec_hf.hub_cards import publish
 from vlm2rec_hf.hub_cards.card import is_ours
 from vlm2rec_hf.hub_cards.publish import publish_model
@@ -289,6 +289,46 @@ def test_a_whole_model_beside_an_adapter_is_ambiguous(hub, folder):
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="holds both a whole model and an adapter"):
         publish_model(folder, REPO)
+
+
+def test_prompts_are_those_of_the_processor_that_is_published(hub, folder, items):
+    model, processor = VLM2RecEmbedder.from_pretrained(folder), VLM2RecProcessor.from_pretrained(folder)
+    write_sentence_transformer_files(folder, processor, model.config, similarity="dot")
+    processor.user_instruction = "What this user had: "
+    processor.save_pretrained(folder)  # the files of sentence-transformers are older now
+    publish_model(folder, REPO, tag="v1.0")
+    transformer = SentenceTransformer(REPO, revision="v1.0")
+    found = transformer.encode_query(as_queries([items, items[:2]]), convert_to_tensor=True)
+    assert (found - model.encode_histories([items, items[:2]], processor).both).abs().max() < 1e-5
+    assert transformer.similarity_fn_name == "dot"  # what else was chosen there stays
+
+
+def test_local_paths_stay_at_home(hub, folder):
+    (folder / "training.json").write_text(
+        json.dumps({"base_model": None, "arguments": {"x": "/home/me/secret-project"}})
+    )
+    publish_model(folder, REPO, verify=False)
+    found = json.loads(hub.files(REPO, "main")["training.json"])
+    assert found == {"base_model": None, "arguments": {"x": "secret-project"}}
+
+
+def test_a_copy_that_cannot_be_loaded_back_is_told_of(hub, folder, no_waiting):
+    hub.fail("GET", r"model\.safetensors", status=500, times=1000)
+    hub.fail("HEAD", r"model\.safetensors", status=500, times=1000)
+    with pytest.raises(ConnectionError, match=r"published as org/embedder@\w{8}, but not tagged.*Publish again"):
+        publish_model(folder, REPO, tag="v1.0")
+    assert HfApi().list_repo_refs(REPO).tags == [] and len(hub.history(REPO, "models")) == 2
+    hub.faults.clear()
+    assert publish_model(folder, REPO, tag="v1.0").difference == 0.0
+    assert len(hub.history(REPO, "models")) == 2
+
+
+def test_a_public_repo_does_not_become_private_by_the_way(hub, folder):
+    publish_model(folder, "org/hidden", private=True, verify=False)
+    assert HfApi().repo_info("org/hidden").private
+    publish_model(folder, REPO, verify=False)
+    with pytest.raises(ValueError, match="`private` was asked for, but 'org/embedder' is public already"):
+        publish_model(folder, REPO, private=True, verify=False)
 
 
 def test_a_token_without_rights_is_never_shown(hub, folder, monkeypatch):

@@ -99,6 +99,19 @@ def test_published_it_loads_by_one_call_at_every_revision(trained, items, tiny, 
     assert (newest - trained["vectors"]).abs().max() > 1e-3
 
 
+def test_what_was_loaded_can_be_asked_for(trained):
+    model, info = AutoModel.from_pretrained(trained["folder"], output_loading_info=True)
+    assert type(model) is VLM2RecEmbedder and not any(info.values())
+
+
+def test_a_card_of_an_adapter_promises_only_what_holds(trained, hub):
+    publish_model(trained["folder"], ADAPTER, tag="v1.0")
+    card = hub.files(ADAPTER, "v1.0")["README.md"].decode()
+    assert "whatever `revision` says" in card and "SentenceTransformer(" not in card
+    assert f"base_model: {trained['base']}" in card and "base_model_relation: adapter" in card
+    assert trained["commit"] in card
+
+
 def test_a_stranger_without_the_package_loads_it_too(trained, items, hub_environment, tmp_path):
     publish_model(trained["folder"], ADAPTER, tag="v1.0")
     code = """
@@ -198,3 +211,27 @@ def test_a_base_whose_weights_have_changed_is_not_named(hub, tiny, demo_dataset,
     again = VLM2RecEmbedder.from_pretrained(EMBEDDER)
     again.load_state_dict(model.state_dict())
     assert again.loaded_from is None
+
+
+def test_a_model_trained_further_names_what_it_started_from(hub, tiny, demo_dataset, tmp_path):
+    model, processor = tiny()
+    raw = AutoModelForImageTextToText.from_config(model.config.vlm_config)
+    upload(raw, processor, RAW, tmp_path / "raw")
+    embedder = VLM2RecEmbedder.from_backbone(RAW)
+    embedder.save_pretrained(tmp_path / "first")
+    processor.save_pretrained(tmp_path / "first")
+    first = publish_model(tmp_path / "first", "org/first", tag="v1.0", license="mit")
+    assert f"base_model: {RAW}" in hub.files("org/first", "v1.0")["README.md"].decode()
+    processor.max_history = 3
+    processor.save_pretrained(tmp_path / "first")
+    publish_model(tmp_path / "first", "org/first", tag="v2.0")
+    arguments = VLM2RecTrainingArguments(
+        output_dir=str(tmp_path / "second"), use_cpu=True, max_steps=1, per_device_train_batch_size=8,
+        save_strategy="no", disable_tqdm=True, model_init_kwargs={"revision": "v1.0"}, hub_model_id="org/second",
+    )  # fmt: skip
+    run = VLM2RecTrainer("org/first", arguments, train_dataset=demo_dataset)
+    assert run.catalogue.processor.max_history != 3  # the processor of v1.0, as the model
+    run.train()
+    run.push_to_hub(tag="v1.0")
+    card = hub.files("org/second", "v1.0")["README.md"].decode()
+    assert "base_model: org/first" in card and first.oid in card and "license: mit" in card

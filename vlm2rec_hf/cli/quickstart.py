@@ -192,6 +192,7 @@ def _train(
         model, training, train_dataset=dataset, processing_class=catalogue.processor, catalogue=catalogue
     )
     show_only(trainer, "    SFT    " if objective == "sft" else "    VLM2Rec")
+    trainer.warm_up = {"steps": options.warm_up_steps, "batch_size": min(96, options.items)}
     trainer.train()
     shutil.rmtree(folder / ".training", ignore_errors=True)
     return trainer

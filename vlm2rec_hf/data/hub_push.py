@@ -13,6 +13,7 @@ from vlm2rec_hf.data.hub_files import INTERACTIONS, ITEMS, QUARANTINE, read_repo
 from vlm2rec_hf.hub.card_marks import CARD_FILE, check_readme, may_write_card
 from vlm2rec_hf.hub.commits import commit_files, is_at, make_tag, open_repo, tagged_commit, taken
 from vlm2rec_hf.hub.errors import check_repo_id, check_tag, explained
+from vlm2rec_hf.hub.tokens import holds_token
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -75,6 +76,8 @@ def push_dataset(
             max_shard_size=max_shard_size,
             quarantine=quarantine,
         )
+        if holds_token((folder / CARD_FILE).read_text(encoding="utf-8"), token):
+            raise ValueError("`card` holds what looks like a Hub token; take it out (and revoke it).")
         # Before anything leaves this machine: a column whose type parquet cannot hold would show here.
         _require_equal(dataset, _fingerprint_of(folder, Path(place, "cache")), "as parquet files; nothing was pushed")
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -58,11 +58,16 @@ def open_repo(api: HfApi, repo_id: str, kind: str, private: bool | None) -> Head
     """Create the repo if there is none.
 
     Raises:
-        ValueError: the token is missing, wrong, or may not write there.
+        ValueError: the token is missing, wrong, or may not write there, or a repo to be private is public.
         ConnectionError: the Hub cannot be reached.
     """
     with explained(repo_id, kind=kind, what="write"):
         api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True)
+        if private and not api.repo_info(repo_id, repo_type=kind).private:
+            raise ValueError(
+                f"`private` was asked for, but {repo_id!r} is public already; make it private on its settings page, "
+                "or publish to another repo."
+            )
     return read_head(api, repo_id, kind)
 
 

@@ -62,7 +62,10 @@ class EmbedderFacts:
 
     @property
     def base(self) -> tuple[str | None, str | None, str | None]:
-        """Base model, its commit and its licence, as the first file that names one says."""
+        """Base model, its commit and its licence, as the first file that names one says.
+
+        A whole model's base is what its training started from; its configuration may still name that one's base.
+        """
         training = self.training or TrainingFacts()
         named = self.adapter.get("base_model_name_or_path")
         places = [
@@ -71,6 +74,8 @@ class EmbedderFacts:
             # A published adapter names its own repo here, whose config.json names the base.
             (named if named != self.repo_id else None, self.adapter.get("revision")),
         ]
+        if not self.adapter:
+            places[0], places[1] = places[1], places[0]
         base, revision = next(((str(name), commit) for name, commit in places if name), (None, None))
         return (base, revision, training.base_model_license if base == training.base_model else None)
 

@@ -74,15 +74,24 @@ def text_or_none(values: dict[str, Any], name: str) -> str | None:
     return None if found is None or not str(found).strip() else str(found)
 
 
-def publishable(value: Any) -> Any:
-    """Plain data without secrets (`hub_token`, ...), folders (`output_dir`, ...) and the beginnings of local paths."""
+def publishable(value: Any, *, nulls: bool = False) -> Any:
+    """Plain data without secrets (`hub_token`, ...), folders (`output_dir`, ...) and the beginnings of local paths.
+
+    Args:
+        value: anything.
+        nulls: keep what is null.
+    """
     if isinstance(value, dict):
-        kept = {str(name): publishable(inner) for name, inner in value.items() if not _DROPPED.search(str(name))}
-        return {name: inner for name, inner in kept.items() if inner is not None}
+        kept = {
+            str(name): publishable(inner, nulls=nulls)
+            for name, inner in value.items()
+            if not _DROPPED.search(str(name))
+        }
+        return {name: inner for name, inner in kept.items() if nulls or inner is not None}
     if isinstance(value, (list, tuple)):
-        return [publishable(inner) for inner in value]
+        return [publishable(inner, nulls=nulls) for inner in value]
     if isinstance(value, (set, frozenset)):
-        return [publishable(inner) for inner in sorted(value, key=str)]
+        return [publishable(inner, nulls=nulls) for inner in sorted(value, key=str)]
     if isinstance(value, str):
         return local_name(value)
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from vlm2rec_hf.hub.card_marks import CARD_FILE, check_readme, is_ours, marked, may_write_card
 from vlm2rec_hf.hub.commits import Head, commit_files, is_at, make_tag, open_repo, tagged_commit, taken
 from vlm2rec_hf.hub.errors import check_repo_id, check_tag, explained
-from vlm2rec_hf.hub.tokens import holds_token
+from vlm2rec_hf.hub.tokens import holds_token, redact
 from vlm2rec_hf.hub_cards.model_card import render_model_card
+from vlm2rec_hf.hub_cards.model_folder import REPORT_FILE, TRAINING_FILE, publishable, read_json
 from vlm2rec_hf.hub_cards.probes import largest_difference, probe
 from vlm2rec_hf.hub_cards.publishable_files import ModelFiles, find_model_files, stale_files
 from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
@@ -150,11 +151,25 @@ def _contents(found: ModelFiles, repo_id: str) -> dict[str, Path | bytes]:
         # and commit; the base's own name would lose the commit, and make a bare backbone of it.
         adapter = {**found.adapter, "base_model_name_or_path": repo_id, "revision": None}
         contents["adapter_config.json"] = _json(adapter)
-    if found.model_type == "vlm2rec" and "modules.json" not in contents:
-        # Beside an adapter in a local folder they could not stand: the library would follow the base's own name.
-        processor = VLM2RecProcessor.from_pretrained(found.folder)
-        contents |= {name: _json(text) for name, text in sentence_transformer_contents(processor).items()}
+    for name in (TRAINING_FILE, REPORT_FILE):
+        if name in contents:
+            contents[name] = _json(publishable(read_json(found.folder / name), nulls=True))
+    if found.model_type == "vlm2rec":
+        contents |= _sentence_transformer_files(found)
     return contents
+
+
+def _sentence_transformer_files(found: ModelFiles) -> dict[str, bytes]:
+    """The files of sentence-transformers that the folder lacks, and its prompts as the processor has them now.
+
+    Beside an adapter they could not stand in a local folder: the library would follow the base's own name.
+    """
+    fresh = sentence_transformer_contents(VLM2RecProcessor.from_pretrained(found.folder))
+    if "modules.json" not in found.published:
+        return {name: _json(content) for name, content in fresh.items()}
+    name = "config_sentence_transformers.json"
+    written = read_json(found.folder / name) or {}
+    return {name: _json({**written, "prompts": fresh[name]["prompts"]})}
 
 
 def _json(content: Any) -> bytes:
@@ -187,8 +202,14 @@ def _card(
 
 def _compare(before: dict[str, Any], found: ModelFiles, repo_id: str, commit: str, token: str | None) -> float:
     """Download a commit into a cache of its own, load it, and compare its answers with the folder's."""
-    with tempfile.TemporaryDirectory() as cache, explained(repo_id, revision=commit):
-        after = probe(found.model_type, repo_id, revision=commit, token=token, cache_dir=cache)
+    stands = f"The files are published as {repo_id}@{commit[:8]}, but not tagged, because that copy could not be loaded back"
+    try:
+        with tempfile.TemporaryDirectory() as cache, explained(repo_id, revision=commit):
+            after = probe(found.model_type, repo_id, revision=commit, token=token, cache_dir=cache)
+    except (OSError, ConnectionError) as error:  # transformers wraps whatever happens on the line into an OSError
+        raise ConnectionError(f"{stands}: {redact(str(error), token)}. Publish again to check and tag it.") from error
+    except ValueError as error:
+        raise ValueError(f"{stands}: {redact(str(error), token)}") from error
     difference = largest_difference(before, after)
     if not difference <= TOLERANCE:
         raise ValueError(

@@ -66,6 +66,7 @@ class TrainingFacts:
         seed: of the run.
         seconds: wall time.
         versions: of the libraries.
+        warm_up: settings of a warm-up before training, empty where there was none.
     """
 
     base_model: str | None = None
@@ -81,6 +82,7 @@ class TrainingFacts:
     seed: int | None = None
     seconds: float | None = None
     versions: dict[str, Any] = field(default_factory=dict)
+    warm_up: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainingFacts:
@@ -99,7 +101,7 @@ class TrainingFacts:
             objective=text_or_none(values, "objective"),
             **{
                 name: publishable(section(values, name, TRAINING_FILE))
-                for name in ("loss", "arguments", "peft", "versions")
+                for name in ("loss", "arguments", "peft", "versions", "warm_up")
             },
             steps=values.get("steps"),
             seed=values.get("seed"),

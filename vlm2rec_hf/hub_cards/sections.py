@@ -195,11 +195,20 @@ def _protocol_list(evaluation: EvaluationFacts) -> Markdown:
     return bullets([Markdown(f"{name}: {escape(value)}") for name, value in lines], "")
 
 
+def _start(training: TrainingFacts) -> Any:
+    """What training started from, and a warm-up before it."""
+    start = escape("a configuration or a local folder")
+    if training.base_model:
+        start = _repo(training.base_model, training.base_model_revision)
+    steps = training.warm_up.get("steps")
+    return start if not steps else Markdown(f"{start}, warmed up for {escape(int(steps))} steps on item captions")
+
+
 def _training_list(training: TrainingFacts) -> Markdown:
     lines: list[tuple[str, Any]] = [
         ("method", training.method),
         ("objective", training.objective and code(training.objective)),
-        ("started from", training.base_model and _repo(training.base_model, training.base_model_revision)),
+        ("started from", _start(training)),
         ("dataset", _dataset(training.dataset)),
         (
             "split",

@@ -17,6 +17,7 @@ from transformers.utils.hub import extract_commit_hash
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FULL_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_LOST = ("missing_keys", "unexpected_keys", "mismatched_keys")
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
@@ -85,6 +86,7 @@ def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict
         )
     of_the_adapter = (*HUB_ARGUMENTS, "config", "adapter_kwargs", "trust_remote_code", "_from_auto", "_commit_hash")
     arguments = {name: value for name, value in arguments.items() if name not in of_the_adapter}
+    with_info = arguments.pop("output_loading_info", False)
     hub = {name: value for name, value in adapter.hub.items() if name not in ("revision", "subfolder")}
     if config.base_model_revision is not None:
         hub["revision"] = config.base_model_revision
@@ -96,10 +98,12 @@ def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict
     _check_shape(adapter, base, config, model.config)
     # The library replaces what it noted of the base's weight names by the adapter's; merging needs them again.
     model.base_weight_conversions = getattr(model, "_weight_conversions", None)
-    _check_weights(adapter, model.load_adapter(adapter.where, adapter_kwargs=dict(adapter.hub)))
+    info = model.load_adapter(adapter.where, adapter_kwargs=dict(adapter.hub))
+    _check_weights(adapter, info)
     model.config.base_model, model.config.base_model_revision = config.base_model, config.base_model_revision
     model.config.name_or_path = adapter.where
-    return model.eval()
+    model.eval()
+    return (model, {name: getattr(info, name) for name in _LOST}) if with_info else model
 
 
 def refuse_random_weights(argument: str, where: str, info: dict[str, Any]) -> None:
@@ -139,8 +143,7 @@ def _check_shape(adapter: AdapterRepo, base: str, wanted: Any, found: Any) -> No
 
 def _check_weights(adapter: AdapterRepo, found: Any) -> None:
     """Refuse an adapter of which a weight has no place in the model, or that left a place without a weight."""
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    lost = sorted({str(key) for kind in kinds for key in getattr(found, kind)})
+    lost = sorted({str(key) for kind in _LOST for key in getattr(found, kind)})
     if lost:
         raise ValueError(
             f"`pretrained_model_name_or_path` {adapter.where!r} does not fit its base: {len(lost)} weights do not "

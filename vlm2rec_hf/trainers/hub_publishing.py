@@ -31,6 +31,8 @@ class PublishesToHub:
     model: Any
     _method: str
     _seconds = 0.0
+    warm_up: dict[str, Any] | None = None
+    """Settings of a warm-up that came before, for `training.json`; set by whoever did it."""
     _started_from: tuple[str | None, str | None] | None = None
 
     def training_facts(self) -> dict[str, Any]:
@@ -47,6 +49,7 @@ class PublishesToHub:
             "seed": self.args.seed,
             "seconds": round(self._seconds, 1),
             "versions": library_versions(),
+            "warm_up": self.warm_up,
         }
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

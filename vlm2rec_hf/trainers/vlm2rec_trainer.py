@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, set_seed
 
 from ..losses.similarity import ViewVectors
+from ..modeling.adapter_repos_vlm2rec import hub_arguments
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder, VLM2RecOutput
 from ..modeling.prepared_catalogue import PreparedCatalogue
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
@@ -79,7 +80,7 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
         args = args or VLM2RecTrainingArguments()
         if isinstance(model, str):
             options: Any = args.model_init_kwargs or {}
-            processing_class = processing_class or VLM2RecProcessor.from_pretrained(model)
+            processing_class = processing_class or VLM2RecProcessor.from_pretrained(model, **hub_arguments(options))
             model = VLM2RecEmbedder.from_pretrained(model, **options)
         elif args.model_init_kwargs:
             raise ValueError("`model_init_kwargs` only applies where `model` is a Hub id or path.")
