@@ -17,7 +17,7 @@ ALLOWED = {
     "data": {"columns", "hub", "data"},
     "evaluation": {"columns", "data", "modeling", "evaluation"},
     "hub_cards": {"columns", "hub", "modeling", "data", "evaluation", "hub_cards", "__version__"},
-    "trainers": {"columns", "losses", "modeling", "data", "evaluation", "hub_cards", "trainers", "__version__"},
+    "trainers": {"columns", "losses", "modeling", "data", "evaluation", "hub", "hub_cards", "trainers", "__version__"},
 }
 THIRD_PARTY_OF_COPIED = {"torch", "transformers", "PIL", "tqdm", "huggingface_hub"}
 ROOTS_OF_COPIED = ("configuration_vlm2rec", "modeling_vlm2rec", "processing_vlm2rec")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, snapshot_download
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
@@ -190,7 +190,7 @@ def test_a_copy_that_answers_otherwise_is_not_tagged(hub, folder, monkeypatch):
 
     def bent(model_type, where, **options):
         answers = honest(model_type, where, **options)
-        return {n: v + (0.01 if where == REPO else 0.0) for n, v in answers.items()}
+        return {n: v + (0.01 if "snapshots" in where else 0.0) for n, v in answers.items()}
 
     monkeypatch.setattr(publish, "probe", bent)
     with pytest.raises(ValueError, match=r"gives other vectors \(difference 0.01, .*not tagged"):
@@ -230,7 +230,7 @@ def test_refuses_what_would_not_load_or_would_give_secrets_away(hub, folder, tmp
     sorted(sharded.glob("model-*.safetensors"))[0].unlink()
     refused(sharded, "lacks model-00001-of-")
     leaky = broken("leaky")
-    (leaky / "training.json").write_text(json.dumps({"arguments": {"hub_token": "hf_" + "a" * 34}}))
+    (leaky / "training.json").write_text(json.dumps({"arguments": {"note": "hf_" + "a" * 34}}))
     refused(leaky, "training.json holds what looks like a Hub token")
     assert hub.repos == {}
 
@@ -315,7 +315,7 @@ def test_local_paths_stay_at_home(hub, folder):
 def test_a_copy_that_cannot_be_loaded_back_is_told_of(hub, folder, no_waiting):
     hub.fail("GET", r"model\.safetensors", status=500, times=1000)
     hub.fail("HEAD", r"model\.safetensors", status=500, times=1000)
-    with pytest.raises(ConnectionError, match=r"published as org/embedder@\w{8}, but not tagged.*Publish again"):
+    with pytest.raises(ConnectionError, match=r"Published as org/embedder@\w{8}, but not tagged.*Publish again"):
         publish_model(folder, REPO, tag="v1.0")
     assert HfApi().list_repo_refs(REPO).tags == [] and len(hub.history(REPO, "models")) == 2
     hub.faults.clear()
@@ -329,6 +329,50 @@ def test_a_public_repo_does_not_become_private_by_the_way(hub, folder):
     publish_model(folder, REPO, verify=False)
     with pytest.raises(ValueError, match="`private` was asked for, but 'org/embedder' is public already"):
         publish_model(folder, REPO, private=True, verify=False)
+
+
+def test_files_of_other_people_stay(hub, folder):
+    publish_model(folder, REPO, verify=False)
+    others = ("handler.py", "examples/demo.py", "evaluation/notes.csv", "onnx/model.bin", "data/model.safetensors")
+    for name in others:
+        HfApi().upload_file(repo_id=REPO, path_or_fileobj=b"x", path_in_repo=name)
+    HfApi().upload_file(repo_id=REPO, path_or_fileobj=b"x", path_in_repo="pytorch_model.bin")
+    change(folder)
+    done = publish_model(folder, REPO, verify=False)
+    assert done.removed == ("pytorch_model.bin",)
+    assert set(others) <= set(hub.files(REPO, "main"))
+
+
+def test_a_downloaded_version_published_again_is_the_same(hub, folder, tmp_path):
+    first = publish_model(folder, REPO, tag="v1.0", license="mit")
+    copy = snapshot_download(REPO, revision="v1.0", local_dir=tmp_path / "copy")
+    again = publish_model(copy, REPO, tag="v1.0")
+    assert again.oid == first.oid and not again.new
+    publish_model(copy, REPO, tag="v2.0")  # whoever says nothing of the licence does not change it
+    assert "license: mit" in hub.files(REPO, "v2.0")["README.md"].decode()
+    change(folder)
+    publish_model(folder, REPO, tag="v3.0", verify=False)
+    assert "license: mit" in hub.files(REPO, "v3.0")["README.md"].decode()
+
+
+def test_a_folder_of_the_repos_name_is_not_mistaken_for_it(hub, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, tmp_path / REPO)
+    hub.requests.clear()
+    assert publish_model(folder, REPO, tag="v1.0").difference == 0.0
+    assert any("/resolve/" in path and path.endswith("model.safetensors") for _, path, _ in hub.requests)
+
+
+def test_a_card_that_cannot_be_made_leaves_no_repo_behind(hub, folder):
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "report.json").write_text("[]")
+    with pytest.raises(ValueError, match="report.json"):
+        publish_model(folder, REPO)
+    (folder / "evaluation" / "report.json").unlink()
+    (folder / "processor_config.json").unlink()
+    with pytest.raises(ValueError, match="has no processor_config.json"):
+        publish_model(folder, REPO)
+    assert hub.repos == {}
 
 
 def test_a_token_without_rights_is_never_shown(hub, folder, monkeypatch):

@@ -235,3 +235,70 @@ def test_a_model_trained_further_names_what_it_started_from(hub, tiny, demo_data
     run.push_to_hub(tag="v1.0")
     card = hub.files("org/second", "v1.0")["README.md"].decode()
     assert "base_model: org/first" in card and first.oid in card and "license: mit" in card
+
+
+def test_a_loaded_adapter_is_trained_further_not_replaced(trained, demo_dataset, items, tmp_path):
+    publish_model(trained["folder"], ADAPTER, tag="v1.0")
+    model, processor = AutoModel.from_pretrained(ADAPTER), VLM2RecProcessor.from_pretrained(ADAPTER)
+    arguments = VLM2RecTrainingArguments(
+        output_dir=str(tmp_path / "more"), use_cpu=True, max_steps=1, per_device_train_batch_size=8,
+        learning_rate=1e-3, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="`model` already holds an adapter, which `peft_config` would replace"):
+        VLM2RecTrainer(
+            model,
+            arguments,
+            train_dataset=demo_dataset,
+            processing_class=processor,
+            peft_config=default_lora_config(2),
+        )
+    run = VLM2RecTrainer(model, arguments, train_dataset=demo_dataset, processing_class=processor)
+    before = run.embedder.encode_items(items, processor).both
+    assert (before - trained["vectors"]).abs().max() < 1e-6  # it starts where the adapter ended
+    run.train()
+    run.save_model()
+    after = run.embedder.encode_items(items, processor).both
+    assert (after - before).abs().max() > 1e-5
+    assert not (tmp_path / "more" / "model.safetensors").exists()
+    assert (vectors(tmp_path / "more", items) - after).abs().max() < 1e-6
+
+
+def test_weights_of_another_kind_are_set_aside(hub, tiny, demo_dataset, items, tmp_path):
+    model, processor = tiny()
+    upload(model, processor, EMBEDDER, tmp_path / "base")
+    train_adapter(VLM2RecEmbedder.from_pretrained(EMBEDDER), processor, demo_dataset, tmp_path / "run")
+    arguments = VLM2RecTrainingArguments(
+        output_dir=str(tmp_path / "run"), use_cpu=True, max_steps=1, per_device_train_batch_size=8,
+        learning_rate=1e-2, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    run = VLM2RecTrainer(
+        VLM2RecEmbedder.from_pretrained(EMBEDDER), arguments, train_dataset=demo_dataset, processing_class=processor
+    )
+    run.train()
+    run.save_model()
+    assert (tmp_path / "run" / "superseded-1" / "adapter_model.safetensors").is_file()
+    assert (vectors(tmp_path / "run", items) - run.embedder.encode_items(items, processor).both).abs().max() < 1e-6
+    done = publish_model(tmp_path / "run", "org/full", tag="v1.0")
+    assert "superseded-1/" in done.left_out
+
+
+def test_one_version_even_while_another_is_published(hub, tiny, tmp_path, items):
+    """Main moves after the configuration was read: the weights and the commit told are still of one version."""
+    model, processor = tiny()
+    first = upload(model, processor, EMBEDDER, tmp_path / "one")
+    expected = model.encode_items(items, processor).both
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    moved = []
+
+    def publish_next(method, path, status):
+        if not moved and method in ("GET", "HEAD") and path.endswith("/config.json"):
+            moved.append(True)
+            hub.after_request = None
+            upload(model, processor, EMBEDDER, tmp_path / "two")
+
+    hub.after_request = publish_next
+    found = VLM2RecEmbedder.from_pretrained(EMBEDDER)
+    assert moved and found.loaded_from == (EMBEDDER, first)
+    assert torch.equal(found.encode_items(items, processor).both, expected)

@@ -142,13 +142,23 @@ def load_embedder(arguments: ModelArguments) -> tuple[VLM2RecEmbedder, VLM2RecPr
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
+    from vlm2rec_hf.modeling.adapter_repos_vlm2rec import hub_commit
     from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
     from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
 
     where = arguments.model
     if not where:
         raise ValueError("`--model` is required: a folder or Hub id of an embedder.")
-    options: dict[str, Any] = {"revision": arguments.model_revision, "dtype": arguments.model_dtype}
+    # One commit for the model and its processor, whatever is published meanwhile.
+    revision = arguments.model_revision or "main"
+    if not Path(where).exists():
+        try:
+            revision = hub_commit(where, revision=revision) or revision
+        except OSError as error:
+            raise ValueError(
+                f"`--model` {where!r} is neither a folder nor a model that the Hub has: {error}"
+            ) from error
+    options: dict[str, Any] = {"revision": revision, "dtype": arguments.model_dtype}
     if arguments.attn_implementation:
         options["attn_implementation"] = arguments.attn_implementation
     options = {name: value for name, value in options.items() if value is not None}
@@ -157,14 +167,13 @@ def load_embedder(arguments: ModelArguments) -> tuple[VLM2RecEmbedder, VLM2RecPr
     if Path(where).exists() and not (Path(where) / "config.json").is_file():
         raise ValueError(f"`--model` {where!r} holds no config.json: it is no saved model.")
     try:
-        config = AutoConfig.from_pretrained(where, revision=arguments.model_revision or "main")
+        config = AutoConfig.from_pretrained(where, revision=revision)
     except OSError as error:
         raise ValueError(f"`--model` {where!r} is neither a folder nor a model that the Hub has: {error}") from error
     if config.model_type == "vlm2rec":
         model = VLM2RecEmbedder.from_pretrained(where, **options).eval()
-        return model, VLM2RecProcessor.from_pretrained(where, revision=arguments.model_revision or "main")
+        return model, VLM2RecProcessor.from_pretrained(where, revision=revision)
     model = VLM2RecEmbedder.from_backbone(where, fusion=arguments.fusion, **options)
-    revision = arguments.model_revision or "main"
     processor = VLM2RecProcessor(
         AutoImageProcessor.from_pretrained(where, revision=revision),
         AutoTokenizer.from_pretrained(where, revision=revision),

@@ -45,11 +45,12 @@ def main(argv: Sequence[str]) -> None:
     usable = [i for i in range(len(catalogue)) if not catalogue.is_empty(i)]
     examples = dataset.examples("train", max_history=processor.max_history)
     histories = [examples.history(row) for row in _spread(len(examples), options.probes)]
+    full = [[catalogue[int(i)] for i in history if not catalogue.is_empty(int(i))] for history in histories]
     merged = merge_adapters(
         model,
         processor,
         [catalogue[usable[i]] for i in _spread(len(usable), options.probes)],
-        [[catalogue[int(i)] for i in history if not catalogue.is_empty(int(i))] for history in histories],
+        [history for history in full if history],
         tolerance=options.tolerance,
     )
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")

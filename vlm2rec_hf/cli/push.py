@@ -28,6 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="write",
         help="README.md: write it but keep one that a person wrote (write), write it in any case, leave it alone",
     )
+    parser.add_argument("--method", help="method of the evaluation's report that the model is, where it holds several")
     parser.add_argument("--no-verify", action="store_true", help="do not load the published copy back")
     return parser
 
@@ -58,6 +59,7 @@ def push_model(folder: Path, options: argparse.Namespace) -> None:
         message=options.message,
         license=options.license,
         card=options.card,
+        method=options.method,
         verify=not options.no_verify,
         say=say,
     )

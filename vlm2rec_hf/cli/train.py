@@ -34,10 +34,16 @@ def main(argv: Sequence[str]) -> None:
     dataset = open_dataset(data)
     say(repr(dataset))
     model, processor, from_config = build_model(models, dataset, training.max_history, training.seed)
+    lora = models.lora if models.lora is not None else not from_config
+    lora = lora and not getattr(model, "_hf_peft_config_loaded", False)  # a loaded adapter is trained further
+    if warm.warm_up_steps and (lora or getattr(model, "_hf_peft_config_loaded", False)):
+        raise ValueError(
+            "`--warm_up_steps` changes the weights under an adapter, which nobody could load then; train all weights "
+            "(`--lora false`), or warm up, save and train the adapter in a second run."
+        )
     catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
     if warm.warm_up_steps:
         warm_up(model, catalogue, dataset, warm, training.seed)
-    lora = models.lora if models.lora is not None else not from_config
     trainer = VLM2RecTrainer(
         model,
         training,

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
 
 
-def with_configs(card: str, configs: list[dict[str, Any]], license: str | None) -> str:
+def with_configs(card: str, configs: list[dict[str, Any]], license: Any) -> str:
     """A card whose front matter declares exactly `configs`, whatever it declared before.
 
     Args:
@@ -21,18 +21,7 @@ def with_configs(card: str, configs: list[dict[str, Any]], license: str | None) 
     """
     import yaml
 
-    head, body = "", card
-    if card.startswith("---\n"):
-        parts = card.split("\n---", 1)
-        if len(parts) != 2:
-            raise ValueError("`card` opens a front matter with '---' and never closes it; add the second '---' line.")
-        head, body = parts[0].removeprefix("---"), parts[1].removeprefix("\n")
-    try:
-        data = yaml.safe_load(head) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"`card` has a front matter that is no YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"`card` has a front matter of type {type(data).__name__}; it must hold `key: value` lines.")
+    data, body = front_matter(card, "`card`")
     if data.get("configs") == configs and license in (None, data.get("license")):
         return card
     data["configs"] = configs
@@ -40,6 +29,41 @@ def with_configs(card: str, configs: list[dict[str, Any]], license: str | None) 
         data["license"] = license
     written = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)
     return f"---\n{written}---\n{body}"
+
+
+def front_matter(card: str, what: str) -> tuple[dict[str, Any], str]:
+    """What a card declares, and the text below; only plain values are read.
+
+    Args:
+        card: the whole README.
+        what: what it is, for the messages.
+
+    Raises:
+        ValueError: the front matter is no YAML mapping.
+    """
+    import yaml
+
+    head, body = "", card
+    if card.startswith("---\n"):
+        parts = card.split("\n---", 1)
+        if len(parts) != 2:
+            raise ValueError(f"{what} opens a front matter with '---' and never closes it; add the second '---' line.")
+        head, body = parts[0].removeprefix("---"), parts[1].removeprefix("\n")
+    try:
+        data = yaml.safe_load(head) or {}
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{what} has a front matter that is no YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{what} has a front matter of type {type(data).__name__}; it must hold `key: value` lines.")
+    return data, body
+
+
+def license_of(card: str) -> Any:
+    """The licence that a card's front matter states; None where it states none or cannot be read."""
+    try:
+        return front_matter(card.replace("\r\n", "\n"), "The card")[0].get("license")
+    except ValueError:  # a card on the Hub, about which only this was asked
+        return None
 
 
 def plain_card(dataset: RecDataset, repo_id: str) -> str:

@@ -176,6 +176,15 @@ def read_info(path: Path) -> dict[str, Any]:
     files = info["files"]
     if not isinstance(files, dict) or not all(isinstance(size, int) for size in files.values()):
         raise ValueError(f"{INFO_FILE} of the dataset repo is damaged (`files`); push the dataset again.")
+    for name in files:
+        # Neither outside the repo nor a pattern: these names say what is to be downloaded.
+        if (
+            ".." in Path(name).parts
+            or Path(name).is_absolute()
+            or set("*?[:\\") & set(name)
+            or name[-8:] != ".parquet"
+        ):
+            raise ValueError(f"{INFO_FILE} lists {name!r}, which is no data file of a dataset repo; push it again.")
     for part in (INTERACTIONS, ITEMS):
         if not any(name.startswith(f"{part}/") for name in files):
             raise ValueError(f"{INFO_FILE} of the dataset repo lists no file of {part!r}; push the dataset again.")
@@ -218,9 +227,6 @@ def _item_ids(items: datasets.Dataset) -> pa.Array:
 
 
 def _check_files(folder: Path, files: dict[str, int]) -> None:
-    for name in files:
-        if ".." in Path(name).parts or Path(name).is_absolute() or not name.endswith(".parquet"):
-            raise ValueError(f"{INFO_FILE} lists {name!r}, which is no data file of a dataset repo; push it again.")
     for name, size in files.items():
         path = folder / name
         found = path.stat().st_size if path.is_file() else None

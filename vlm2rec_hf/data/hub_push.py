@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm2rec_hf.data.fingerprint import dataset_fingerprint
-from vlm2rec_hf.data.hub_files import INTERACTIONS, ITEMS, QUARANTINE, read_repo_files, write_repo_files
-from vlm2rec_hf.hub.card_marks import CARD_FILE, check_readme, may_write_card
+from vlm2rec_hf.data.hub_card import license_of
+from vlm2rec_hf.data.hub_files import INFO_FILE, INTERACTIONS, ITEMS, QUARANTINE, read_repo_files, write_repo_files
+from vlm2rec_hf.hub.card_marks import CARD_FILE, check_readme, may_write_card, read_card
+from vlm2rec_hf.hub.card_marks import is_ours as is_our_card
 from vlm2rec_hf.hub.commits import commit_files, is_at, make_tag, open_repo, tagged_commit, taken
 from vlm2rec_hf.hub.errors import check_repo_id, check_tag, explained
 from vlm2rec_hf.hub.tokens import holds_token
@@ -55,7 +58,12 @@ def push_dataset(
     quarantine: bool = True,
     verify: bool = True,
 ) -> PushedDataset:
-    """Push a dataset; see `RecDataset.push_to_hub` for the arguments and errors."""
+    """Push a dataset; see `RecDataset.push_to_hub` for the arguments and errors.
+
+    A tag that already names a commit with this dataset's fingerprint is left as it is, whatever the dataset was made
+    from meanwhile; a `card` or `license` that the commit does not have is an error then. A licence that an earlier
+    push put into the card stays there until another one is given.
+    """
     check_repo_id(repo_id)
     check_tag(tag)
     check_readme("readme", readme)
@@ -64,6 +72,14 @@ def push_dataset(
     api = HfApi(token=token)
     # Asked before the work starts; `make_tag` asks again, should somebody be quicker.
     named = tagged_commit(api, repo_id, "dataset", tag) if tag is not None else None
+    there = read_card(api, repo_id, "dataset", named or "main")
+    if named is not None and tag is not None:
+        if _recorded_fingerprint(api, repo_id, named) != dataset.fingerprint:
+            raise taken(repo_id, tag, named)
+        if card is None and license in (None, license_of(there)):
+            return PushedDataset(repo_id, named, _url(api, repo_id, named), tag, dataset.fingerprint)
+    if card is None and license is None and is_our_card(there):
+        license = license_of(there)  # what an earlier push said still holds
     with tempfile.TemporaryDirectory(prefix="rec-dataset-") as place:
         folder = Path(place, "repo")
         folder.mkdir()
@@ -82,7 +98,7 @@ def push_dataset(
         _require_equal(dataset, _fingerprint_of(folder, Path(place, "cache")), "as parquet files; nothing was pushed")
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         if named is not None and tag is not None:
-            if not is_at(api, repo_id, "dataset", named, files):
+            if not is_at(api, repo_id, "dataset", named, {CARD_FILE: files[CARD_FILE]}):
                 raise taken(repo_id, tag, named)
             return PushedDataset(repo_id, named, _url(api, repo_id, named), tag, dataset.fingerprint)
         head = open_repo(api, repo_id, "dataset", private)
@@ -97,6 +113,25 @@ def push_dataset(
     if tag is not None:
         make_tag(api, repo_id, "dataset", tag, oid, f"Fingerprint {dataset.fingerprint}")
     return PushedDataset(repo_id, oid, _url(api, repo_id, oid), tag, dataset.fingerprint)
+
+
+def _recorded_fingerprint(api: HfApi, repo_id: str, commit: str) -> str | None:
+    """What `dataset.json` of a commit records, which loading it compares with its rows; None where there is none."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    with tempfile.TemporaryDirectory() as cache, explained(repo_id, kind="dataset", revision=commit):
+        try:
+            path = api.hf_hub_download(repo_id, INFO_FILE, repo_type="dataset", revision=commit, cache_dir=cache)
+        except LocalEntryNotFoundError:  # the Hub cannot be reached, which says nothing of the file
+            raise
+        except EntryNotFoundError:
+            return None
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    try:
+        info = json.loads(text)
+    except ValueError:  # somebody else's file of this name
+        return None
+    return info.get("fingerprint") if isinstance(info, dict) else None
 
 
 def _url(api: HfApi, repo_id: str, oid: str) -> str:

@@ -25,7 +25,7 @@ def is_ours(text: str) -> bool:
     """Whether a README.md's text is as `write_card` left it (line ends apart), or a form that nobody filled in."""
     text = text.replace("\r\n", "\n")  # git may have changed them
     found = _MARKER.search(text)
-    return found[1] == _hash(text[: found.start()]) if found is not None else _is_blank_form(text)
+    return found[1] == _hash(text[: found.start()]) if found is not None else is_blank_form(text)
 
 
 def marked(text: str) -> str:
@@ -42,7 +42,7 @@ def unmarked(text: str) -> str:
     return text if found is None else text[: found.start()]
 
 
-def _is_blank_form(text: str) -> bool:
+def is_blank_form(text: str) -> bool:
     """Whether this is the client's model card template with nothing filled in, as `peft` writes it on saving."""
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -54,6 +54,37 @@ def _is_blank_form(text: str) -> bool:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def licence_in(text: str) -> str | None:
+    """Licence in the front matter of a card of ours; `None` where it has none, or is not ours to believe."""
+    if not text or not is_ours(text):
+        return None
+    import yaml
+
+    data = yaml.safe_load(text.split("\n---", 1)[0].removeprefix("---")) if text.startswith("---\n") else None
+    licence = (data or {}).get("license")
+    licence = (data or {}).get("license_name") if licence == "other" else licence
+    return str(licence) if licence and licence != "unknown" else None
+
+
+def read_card(api: HfApi, repo_id: str, kind: str, revision: str = "main") -> str:
+    """Text of a repo's card; empty where there is no repo or no card.
+
+    Raises:
+        ValueError: no right to see it.
+        ConnectionError: the Hub cannot be reached.
+    """
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    with tempfile.TemporaryDirectory() as cache, explained(repo_id, kind=kind, revision=revision):
+        try:
+            path = api.hf_hub_download(repo_id, CARD_FILE, repo_type=kind, revision=revision, cache_dir=cache)
+        except LocalEntryNotFoundError:
+            raise
+        except (EntryNotFoundError, RepositoryNotFoundError):
+            return ""
+        return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
 def check_readme(argument: str, value: str) -> None:
@@ -85,10 +116,7 @@ def may_write_card(
     """
     if readme != "write" or head.files.get(CARD_FILE) in {None, *content_hashes(card)}:
         return readme != "keep"
-    with tempfile.TemporaryDirectory() as cache, explained(repo_id, kind=kind, revision=head.commit):
-        path = api.hf_hub_download(repo_id, CARD_FILE, repo_type=kind, revision=head.commit, cache_dir=cache)
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-    if not is_ours(text):
+    if not is_ours(read_card(api, repo_id, kind, head.commit)):
         raise ValueError(
             f"`{argument}`: {CARD_FILE} of {repo_id!r} was written or changed by hand; pass 'replace' to write a new "
             "one over it or 'keep' to leave it."

@@ -72,7 +72,12 @@ def open_repo(api: HfApi, repo_id: str, kind: str, private: bool | None) -> Head
 
 
 def tagged_commit(api: HfApi, repo_id: str, kind: str, tag: str) -> str | None:
-    """The commit a tag names, `None` where there is no such tag (or no repo yet)."""
+    """The commit a tag names, `None` where there is no such tag (or no repo yet).
+
+    Raises:
+        ValueError: a branch has this name, or no right to see the repo.
+        ConnectionError: the Hub cannot be reached.
+    """
     from huggingface_hub.errors import RepositoryNotFoundError
 
     with explained(repo_id, kind=kind):
@@ -80,6 +85,8 @@ def tagged_commit(api: HfApi, repo_id: str, kind: str, tag: str) -> str | None:
             refs = api.list_repo_refs(repo_id, repo_type=kind)
         except RepositoryNotFoundError:
             return None
+    if tag in {ref.name for ref in refs.branches}:
+        raise ValueError(f"`tag` {tag!r} is the name of a branch of {repo_id!r}; choose another one.")
     # An annotated tag may be an object of its own: ask which commit it stands for.
     if tag not in {ref.name for ref in refs.tags}:
         return None
@@ -113,7 +120,7 @@ def commit_files(
 
     Raises:
         ValueError: refused, or main moved meanwhile; nothing was committed.
-        ConnectionError: the Hub kept failing; nothing was committed.
+        ConnectionError: the Hub kept failing, or asks to wait longer than `LONGEST_OBEYED`; nothing was committed.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -163,7 +170,7 @@ def make_tag(api: HfApi, repo_id: str, kind: str, tag: str, commit: str, message
 
     Raises:
         ValueError: the tag names another commit, or is no valid name.
-        ConnectionError: the Hub kept failing.
+        ConnectionError: the Hub kept failing, or asks to wait longer than `LONGEST_OBEYED`.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 from .tokens import redact
 
 _TAG = re.compile(r"(?!.*(\.\.|//|\.lock$|\.$|/$))[A-Za-z0-9][A-Za-z0-9._/+-]*")
+_OTHERWISE_TAKEN = re.compile(r"main|head|refs(/.*)?|[0-9a-f]{40}|[0-9a-f]{64}", re.IGNORECASE)
+LONGEST_OBEYED = 300.0  # seconds that a Hub may make a caller wait
 ANSWERS_WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -33,10 +37,13 @@ def check_tag(tag: str | None) -> None:
     """Refuse what cannot be a tag, before anything is asked of the Hub.
 
     Raises:
-        ValueError: not a name git takes, or one that would need quoting somewhere.
+        ValueError: not a name git takes, one that would need quoting somewhere, or one by which a branch or a commit
+            may be meant.
     """
     if tag is not None and not _TAG.fullmatch(tag):
         raise ValueError(f"`tag` {tag!r} is no name for a tag; use letters, digits, '.', '_' and '-', such as 'v1.0'.")
+    if tag is not None and _OTHERWISE_TAKEN.fullmatch(tag):
+        raise ValueError(f"`tag` {tag!r} would be taken for a branch or a commit; use a name such as 'v1.0'.")
 
 
 @contextmanager
@@ -103,15 +110,26 @@ def is_connection_trouble(error: BaseException) -> bool:
 
 
 def is_worth_another_try(error: BaseException) -> bool:
-    """Whether an error of `explained` may go away by itself."""
-    return isinstance(error, ConnectionError)
+    """Whether an error of `explained` may go away by itself, and that within `LONGEST_OBEYED`."""
+    return isinstance(error, ConnectionError) and (wait_asked_for(error) or 0.0) <= LONGEST_OBEYED
 
 
 def wait_asked_for(error: BaseException) -> float | None:
     """Seconds the Hub asked to wait (`Retry-After`), found on the error that an error of `explained` came from."""
-    response = getattr(error.__cause__, "response", None)
-    asked = response.headers.get("Retry-After", "") if response is not None else ""
-    return float(asked) if asked.strip().isdigit() else None
+    return _retry_after(error.__cause__)
+
+
+def _retry_after(error: BaseException | None) -> float | None:
+    response = getattr(error, "response", None)
+    asked = response.headers.get("Retry-After", "").strip() if response is not None else ""
+    if re.fullmatch(r"[0-9]+", asked):
+        return float(asked)
+    try:  # the other form is a date
+        until = parsedate_to_datetime(asked)
+    except ValueError:
+        return None
+    now = datetime.now(UTC)
+    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - now).total_seconds())
 
 
 def _status(error: BaseException) -> int | None:
@@ -132,6 +150,8 @@ def _of_status(error: BaseException, repo_id: str, kind: str, what: str, log_in:
             "again."
         )
     if status in ANSWERS_WORTH_ANOTHER_TRY:
-        return ConnectionError(f"The Hub could not {what} {repo_id!r} at the moment ({status}); try again later.")
+        asked = _retry_after(error)
+        when = "later" if asked is None else f"in {asked:.0f} seconds, for which the Hub asks"
+        return ConnectionError(f"The Hub could not {what} {repo_id!r} at the moment ({status}); try again {when}.")
     said = redact(str(getattr(error, "server_message", None) or error))
     return ValueError(f"The Hub refused to {what} {repo_id!r} ({status}): {said}")

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import re
 
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}|\bapi_org_[A-Za-z0-9]{16,}")
+# After `hf_oauth_` and `hf_jwt_` come a web token ("eyJ...", dots inside) or a random one of digits and both cases, which
+# names of functions and files are not.
+_TOKEN = re.compile(
+    r"\bhf_[A-Za-z0-9]{16,}|\bapi_org_[A-Za-z0-9]{16,}"
+    r"|\bhf_(?:oauth|jwt)_(?:eyJ[A-Za-z0-9_.-]{8,}"
+    r"|(?=[A-Za-z_.-]{0,99}[0-9])(?=[A-Z0-9_.-]{0,99}[a-z])(?=[a-z0-9_.-]{0,99}[A-Z])"
+    r"[A-Za-z0-9_.-]{20,})"
+)
 HIDDEN = "hf_***"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData, SpaceCardData
@@ -136,8 +135,8 @@ def metric_name(metric: str) -> str:
 
 
 def hub_id(name: Any) -> str | None:
-    """`name` if it can be `owner/name` on the Hub and is no folder here, else None: nothing else is linked to."""
-    if not isinstance(name, str) or "/" not in name or Path(name).exists():
+    """`name` if it can be `owner/name` on the Hub, else None: nothing else is linked to."""
+    if not isinstance(name, str) or "/" not in name:
         return None
     try:
         validate_repo_id(name)

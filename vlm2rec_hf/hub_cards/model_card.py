@@ -37,6 +37,8 @@ def render_model_card(
         api: the card is of what gets published through this client, and it may ask for the licences of the base
             model and the dataset.
     """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"`folder` {str(folder)!r} has no config.json: save the model there before its card is made.")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = HeadFacts if config.get("model_type") == "seqrec" else EmbedderFacts
     facts: Any = kind.from_folder(folder, repo_id, revision, license=license, method=method)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.hub.card_marks import CARD_FILE, check_readme, is_ours, marked, may_write_card
+from vlm2rec_hf.hub.card_marks import CARD_FILE, check_readme, is_ours, licence_in, marked, may_write_card, read_card
 from vlm2rec_hf.hub.commits import Head, commit_files, is_at, make_tag, open_repo, tagged_commit, taken
 from vlm2rec_hf.hub.errors import check_repo_id, check_tag, explained
 from vlm2rec_hf.hub.tokens import holds_token, redact
@@ -65,6 +65,7 @@ def publish_model(
     message: str | None = None,
     license: str | None = None,
     card: str = "write",
+    method: str | None = None,
     verify: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Published:
@@ -82,10 +83,13 @@ def publish_model(
         private: whether a new repo is private; the account's default otherwise.
         token: with the right to write there; by default the one of `hf auth login`.
         message: of the commit.
-        license: of the weights; by default that of the base model.
+        license: of the weights; by default that of an earlier card of this package in the folder or the repo, else
+            that of the base model.
         card: `"write"`: publish the folder's README.md if a person wrote it, else render one, but refuse to replace
             one in the repo that a person wrote or changed; `"replace"`: render one in any case; `"keep"`: leave the
             repo's as it is.
+        method: which method of the evaluation's report this is, where it holds several and `training.json` does not
+            tell.
         verify: load the published copy back and compare.
         say: told of every step.
 
@@ -104,19 +108,23 @@ def publish_model(
     _refuse_tokens(contents, token)
     before = probe(found.model_type, str(folder), token=token) if verify else None
     api = HfApi(token=token)
-    head = open_repo(api, repo_id, "model", private)
     named = tagged_commit(api, repo_id, "model", tag) if tag else None
-    text = _card(api, found, repo_id, tag, license, card, head)
-    if text is not None:
-        contents[CARD_FILE] = text.encode()
-        _refuse_tokens({CARD_FILE: contents[CARD_FILE]}, token)
     if tag and named and not is_at(api, repo_id, "model", named, contents):
         raise taken(repo_id, tag, named)
-    say(f"Uploading {len(contents)} files to {repo_id} ...")
-    commit = named or commit_files(
-        api, repo_id, "model", head, contents, stale_files, message=message or f"Publish {tag or found.model_type}"
-    )
-    new, difference = commit != head.commit and not named, None
+    if named:
+        head, commit = Head(named, {}), named
+    else:
+        card_text = None
+        if card != "keep":  # rendered before anything is made on the Hub
+            card_text = _card(api, found, repo_id, tag, license, method, replace=card == "replace")
+            _refuse_tokens({CARD_FILE: card_text}, token)
+        head = open_repo(api, repo_id, "model", private)
+        if card_text and may_write_card(api, repo_id, "model", head, card, argument="card", card=card_text):
+            contents[CARD_FILE] = card_text
+        say(f"Uploading {len(contents)} files to {repo_id} ...")
+        message = message or f"Publish {tag or found.model_type}"
+        commit = commit_files(api, repo_id, "model", head, contents, stale_files, message=message)
+    new, difference = commit != head.commit, None
     if before is not None:
         say(f"Loading {repo_id} at {commit[:8]} back ...")
         difference = _compare(before, found, repo_id, commit, token)
@@ -186,26 +194,34 @@ def _refuse_tokens(contents: Mapping[str, Path | bytes], token: str | None) -> N
 
 
 def _card(
-    api: HfApi, found: ModelFiles, repo_id: str, tag: str | None, license: str | None, card: str, head: Head
-) -> str | None:
-    """The README to publish, `None` to leave the repo's alone."""
+    api: HfApi,
+    found: ModelFiles,
+    repo_id: str,
+    tag: str | None,
+    license: str | None,
+    method: str | None,
+    *,
+    replace: bool,
+) -> bytes:
+    """The README to publish: the folder's if a person wrote it, else a new one."""
     local = found.folder / CARD_FILE
-    by_hand = local.read_text(encoding="utf-8") if local.is_file() else ""
-    if by_hand and is_ours(by_hand):
-        by_hand = ""
-    if not may_write_card(api, repo_id, "model", head, card, argument="card", card=by_hand.encode()):
-        return None
-    if by_hand and card == "write":
-        return by_hand
-    return marked(render_model_card(found.folder, repo_id, tag, license=license, api=api))
+    text = local.read_text(encoding="utf-8") if local.is_file() else ""
+    if text and not is_ours(text) and not replace:
+        return text.encode()
+    license = license or licence_in(text) or licence_in(read_card(api, repo_id, "model"))
+    return marked(render_model_card(found.folder, repo_id, tag, license=license, method=method, api=api)).encode()
 
 
 def _compare(before: dict[str, Any], found: ModelFiles, repo_id: str, commit: str, token: str | None) -> float:
     """Download a commit into a cache of its own, load it, and compare its answers with the folder's."""
-    stands = f"The files are published as {repo_id}@{commit[:8]}, but not tagged, because that copy could not be loaded back"
+    from huggingface_hub import snapshot_download
+
+    stands = f"Published as {repo_id}@{commit[:8]}, but not tagged, because that copy could not be loaded back"
     try:
         with tempfile.TemporaryDirectory() as cache, explained(repo_id, revision=commit):
-            after = probe(found.model_type, repo_id, revision=commit, token=token, cache_dir=cache)
+            # By its path: a folder of the repo's name in the working directory would be loaded in its stead.
+            copy = snapshot_download(repo_id, revision=commit, token=token, cache_dir=cache)
+            after = probe(found.model_type, copy, token=token)
     except (OSError, ConnectionError) as error:  # transformers wraps whatever happens on the line into an OSError
         raise ConnectionError(f"{stands}: {redact(str(error), token)}. Publish again to check and tag it.") from error
     except ValueError as error:

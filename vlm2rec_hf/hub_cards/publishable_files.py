@@ -24,8 +24,8 @@ PUBLISHED = (
 )  # fmt: skip
 # What an earlier version may have left in the repo and would be loaded, or believed, beside the new files.
 STALE = (
-    *PUBLISHED, "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.msgpack", "*.h5", "*.safetensors",
-    "*.safetensors.index.json", "*.py", "evaluation/*",
+    *PUBLISHED, "pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_model.bin", "training_args.bin",
+    "tf_model.h5", "flax_model.msgpack", "model*.safetensors", "*_vlm2rec.py", "*_seqrec.py", "family_*.py",
 )  # fmt: skip
 KEPT = (".gitattributes", "README.md")
 INDEX = "model.safetensors.index.json"
@@ -66,7 +66,7 @@ def find_model_files(folder: Path) -> ModelFiles:
     config = _read_json(folder / "config.json", "no saved model; name the folder that holds the model itself")
     code = _code_files(folder, config)
     present = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    published = [name for name in present if any(fnmatchcase(name, pattern) for pattern in PUBLISHED)] + code
+    published = [name for name in present if _matches(name, PUBLISHED)] + code
     if read_report(folder) is None:
         published = [name for name in published if not name.startswith("evaluation/")]
     weights = _check_weights(folder, published)
@@ -75,6 +75,11 @@ def find_model_files(folder: Path) -> ModelFiles:
         raise ValueError(
             f"`folder` {str(folder)!r} holds both a whole model and an adapter; loaders differ in which they take. "
             "Publish them from folders of their own."
+        )
+    if config.get("model_type") == "vlm2rec" and "processor_config.json" not in published:
+        raise ValueError(
+            f"`folder` {str(folder)!r} has no processor_config.json; save the processor there too "
+            "(`processor.save_pretrained(folder)`)."
         )
     if not weights:
         adapter = _read_json(folder / "adapter_config.json", "no weights: neither model.safetensors nor an adapter")
@@ -86,7 +91,16 @@ def find_model_files(folder: Path) -> ModelFiles:
 def stale_files(remote: Iterable[str], published: Iterable[str]) -> list[str]:
     """Files of an earlier version that the new one does not have and that must not stay beside it."""
     kept = {*published, *KEPT}
-    return sorted(name for name in remote if name not in kept and any(fnmatchcase(name, pattern) for pattern in STALE))
+    return sorted(name for name in remote if name not in kept and _matches(name, STALE))
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a path matches one of the patterns, part by part: `*` stays within one folder."""
+    parts = name.split("/")
+    return any(
+        len(parts) == len(wanted) and all(fnmatchcase(*pair) for pair in zip(parts, wanted, strict=True))
+        for wanted in (pattern.split("/") for pattern in patterns)
+    )
 
 
 def _check_weights(folder: Path, names: list[str]) -> bool:

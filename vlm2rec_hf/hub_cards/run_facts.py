@@ -67,6 +67,7 @@ class TrainingFacts:
         seconds: wall time.
         versions: of the libraries.
         warm_up: settings of a warm-up before training, empty where there was none.
+        weights_of_step: step that the weights are of, where the best checkpoint was taken.
     """
 
     base_model: str | None = None
@@ -83,6 +84,7 @@ class TrainingFacts:
     seconds: float | None = None
     versions: dict[str, Any] = field(default_factory=dict)
     warm_up: dict[str, Any] = field(default_factory=dict)
+    weights_of_step: int | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainingFacts:
@@ -104,6 +106,7 @@ class TrainingFacts:
                 for name in ("loss", "arguments", "peft", "versions", "warm_up")
             },
             steps=values.get("steps"),
+            weights_of_step=values.get("weights_of_step"),
             seed=values.get("seed"),
             seconds=values.get("seconds"),
         )

@@ -33,7 +33,7 @@ def embedder(facts: EmbedderFacts) -> dict[str, Any]:
     base, revision, base_licence = facts.base
     dimension = _hidden_size(facts.config)
     # Only a recorded training that names no base says that there was none.
-    scratch = "none: built from a configuration or a local folder" if training and not facts.adapter else None
+    scratch = "none known: built from a configuration or a local folder" if training and not facts.adapter else None
     configuration = {"adapter" if facts.adapter else "model": facts.adapter or facts.config}
     return {
         "base": _repo(base, revision) if base else Markdown("(not recorded)") if facts.adapter else None,
@@ -195,6 +195,12 @@ def _protocol_list(evaluation: EvaluationFacts) -> Markdown:
     return bullets([Markdown(f"{name}: {escape(value)}") for name, value in lines], "")
 
 
+def _steps(training: TrainingFacts) -> Any:
+    if training.weights_of_step in (None, training.steps):
+        return training.steps
+    return f"{training.steps}; the weights are those of step {training.weights_of_step}, the best on validation"
+
+
 def _start(training: TrainingFacts) -> Any:
     """What training started from, and a warm-up before it."""
     start = escape("a configuration or a local folder")
@@ -215,7 +221,7 @@ def _training_list(training: TrainingFacts) -> Markdown:
             code(training.dataset.split.get("kind", training.dataset.split)) if training.dataset.split else None,
         ),
         ("trained weights", "adapter only" if training.peft else "all that were not frozen"),
-        ("optimiser steps", training.steps),
+        ("optimiser steps", _steps(training)),
         ("seed", None if training.seed is None else str(training.seed)),
         ("wall time", training.seconds and f"{float(training.seconds):,.0f} s"),
     ]

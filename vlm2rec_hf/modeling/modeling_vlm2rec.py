@@ -96,10 +96,10 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
     `encode(both) == encode(text) + encode(picture)` exactly. Scores are cosine similarities of the sums.
     """
 
-    loaded_from: tuple[str, str] | None = None
-    """Hub id and commit of the weights (without adapters); `None` for a folder, a model built from config, and once
-    the weights have changed. An adapter is saved with it as its base, so whoever changes weights by hand sets it to
-    `None`; `VLM2RecTrainer`, `warm_up_backbone` and `merge_adapters` do."""
+    loaded_from: tuple[str, str | None] | None = None
+    """Hub id and commit of the weights (without adapters), or a folder and `None`; `None` for a model built from
+    config, and once the weights have changed. An adapter is saved with it as its base, so whoever changes weights by
+    hand sets it to `None`; `VLM2RecTrainer`, `warm_up_backbone` and `merge_adapters` do."""
 
     def __init__(self, config: VLM2RecConfig) -> None:
         super().__init__(config)
@@ -129,11 +129,13 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
             return load_with_adapter(cls, adapter, kwargs)
         where, hub = str(pretrained_model_name_or_path), hub_arguments(kwargs)
         with_info = kwargs.pop("output_loading_info", False)
+        commit = hub_commit(where, **hub)
+        if commit is not None:
+            kwargs["revision"] = commit  # every file of one version, whatever is published meanwhile
         loaded: Any = super().from_pretrained(where, *model_args, **kwargs, output_loading_info=True)
         model, info = loaded
         refuse_random_weights("pretrained_model_name_or_path", where, info)
-        commit = hub_commit(where, **hub)
-        model.loaded_from = (where, commit) if commit is not None else None
+        model.loaded_from = (where, commit)
         return (model, info) if with_info else model  # type: ignore[return-value]
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -159,9 +161,11 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
                 model would be partly random.
         """
         kwargs.setdefault("use_safetensors", True)
+        commit = hub_commit(str(backbone), **hub_arguments(kwargs))
+        if commit is not None:
+            kwargs["revision"] = commit
         vlm, info = AutoModel.from_pretrained(backbone, output_loading_info=True, **kwargs)
         refuse_random_weights("backbone", str(backbone), info)
-        commit = hub_commit(str(backbone), **hub_arguments(kwargs))
         config = VLM2RecConfig(
             vlm_config=vlm.config,
             fusion=fusion,
@@ -174,7 +178,7 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
             model = cls(config)
         model.vlm = vlm
         model.config.name_or_path = str(backbone)
-        model.loaded_from = (str(backbone), commit) if commit else None
+        model.loaded_from = (str(backbone), commit)
         return model.eval()
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:

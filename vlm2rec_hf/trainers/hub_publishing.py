@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.dynamic_module_utils import custom_object_save
 
+from ..hub.card_marks import is_blank_form
 from .training_facts import adapter_facts, library_versions, resolved_arguments, write_training_facts
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class PublishesToHub:
     model: Any
     _method: str
     _seconds = 0.0
+    _weights_of_step: int | None = None
     warm_up: dict[str, Any] | None = None
     """Settings of a warm-up that came before, for `training.json`; set by whoever did it."""
     _started_from: tuple[str | None, str | None] | None = None
@@ -46,6 +49,7 @@ class PublishesToHub:
             "arguments": resolved_arguments(self.args),
             "peft": adapter_facts(self.model),
             "steps": self.state.global_step,
+            "weights_of_step": self._weights_of_step or self.state.global_step,
             "seed": self.args.seed,
             "seconds": round(self._seconds, 1),
             "versions": library_versions(),
@@ -60,7 +64,10 @@ class PublishesToHub:
         if adapter_facts(self.model) is None:
             model.loaded_from = None  # its weights change now
         try:
-            return super().train(*args, **kwargs)  # type: ignore[misc]
+            result = super().train(*args, **kwargs)  # type: ignore[misc]
+            if self.args.load_best_model_at_end and self.state.best_global_step:
+                self._weights_of_step = self.state.best_global_step
+            return result
         finally:
             self._seconds += time.perf_counter() - start
 
@@ -147,11 +154,14 @@ class PublishesToHub:
         )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        is_adapter = adapter_facts(self.model) is not None
+        if self.args.should_save:
+            _set_aside(folder, ("model*.safetensors*",) if is_adapter else ("adapter_*",))
         super()._save(output_dir, state_dict)  # type: ignore[misc]
         if not self.args.should_save:
             return
-        folder = Path(output_dir or self.args.output_dir)
-        if adapter_facts(self.model) is not None:
+        if is_adapter:
             _drop_peft_template(folder)
             save_adapter_config(self._trained(), folder)
         write_training_facts(folder, self.training_facts())
@@ -163,7 +173,8 @@ class PublishesToHub:
 
 def base_of(model: PreTrainedModel) -> tuple[str | None, str | None]:
     """Hub id and commit of what a model was loaded from; `(None, None)` for a folder or a model built from config."""
-    return getattr(model, "loaded_from", None) or (None, None)
+    where, commit = getattr(model, "loaded_from", None) or (None, None)
+    return (where, commit) if commit is not None else (None, None)
 
 
 def save_adapter_config(model: PreTrainedModel, folder: Path) -> None:
@@ -174,10 +185,38 @@ def save_adapter_config(model: PreTrainedModel, folder: Path) -> None:
     if model.is_remote_code():
         custom_object_save(model, str(folder), config=config)  # type: ignore[arg-type]
     config.save_pretrained(folder)
+    _name_base(folder, (getattr(model, "loaded_from", None) or (None,))[0])
+
+
+def _name_base(folder: Path, where: str | None) -> None:
+    """Set the base in `adapter_config.json`: PEFT takes the model's name, whatever became of its weights."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = where
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if where is None:
+        logger.warning(
+            "The adapter in %s sits on weights that lie nowhere: they were built from a configuration, or changed "
+            "after loading. It cannot be loaded; merge it (`merge_adapters`) and save the whole model.", folder,
+        )  # fmt: skip
+
+
+def _set_aside(folder: Path, patterns: tuple[str, ...]) -> None:
+    """Move weights of the other kind, left by an earlier run, out of the way: loaders would take them for new."""
+    found = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    if not found:
+        return
+    number = 1
+    while (aside := folder / f"superseded-{number}").exists():
+        number += 1
+    aside.mkdir()
+    for path in found:
+        path.rename(aside / path.name)
+    logger.warning("%s of an earlier run moved to %s.", ", ".join(path.name for path in found), aside)
 
 
 def _drop_peft_template(folder: Path) -> None:
     """Take away the form that PEFT writes as README.md, so that nobody mistakes it for a card."""
     card = folder / "README.md"
-    if card.is_file() and "[More Information Needed]" in card.read_text(encoding="utf-8"):
+    if card.is_file() and is_blank_form(card.read_text(encoding="utf-8")):
         card.unlink()

@@ -21,7 +21,7 @@ from ..modeling.sentence_transformer import suits_sentence_transformers, write_s
 from .checkpoints import CompleteCheckpoints
 from .collator import ContrastiveCollator, ExampleDataset
 from .hub_publishing import PublishesToHub
-from .training_facts import dataset_facts
+from .training_facts import adapter_facts, dataset_facts
 from .vlm2rec_args import VLM2RecTrainingArguments
 
 if TYPE_CHECKING:
@@ -93,10 +93,18 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
             )
         if args.freeze_vision:
             embedder.freeze_vision()
+        if getattr(embedder, "_hf_peft_config_loaded", False):
+            if peft_config is not None:
+                raise ValueError(
+                    "`model` already holds an adapter, which `peft_config` would replace by a fresh one; leave it out "
+                    "to train the adapter further, or merge it first (`merge_adapters`)."
+                )
+            for name, parameter in embedder.named_parameters():
+                parameter.requires_grad_("lora_" in name)
         if peft_config is not None:
             set_seed(args.seed)  # the adapters' random start belongs to the run, as everything after it does
             model = _wrap(model, peft_config)
-        if args.gradient_checkpointing and _is_peft(model):
+        if args.gradient_checkpointing and adapter_facts(model) is not None:
             embedder.enable_input_require_grads()
         frozen = not any(parameter.requires_grad for parameter in embedder.vision_parameters())
         self.catalogue = catalogue or PreparedCatalogue(train_dataset.catalogue_items(), processing_class)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,8 +13,10 @@ from vlm2rec_hf.columns import IMAGE
 from vlm2rec_hf.data.dataset import RecDataset
 from vlm2rec_hf.data.fingerprint import dataset_fingerprint
 from vlm2rec_hf.data.hub_files import INFO_FILE, INTERACTIONS, ITEMS, is_ours, read_info, read_repo_files
+from vlm2rec_hf.data.hub_tables import HubTable, declared_tables
 from vlm2rec_hf.data.ingest import Source
 from vlm2rec_hf.data.interaction_log import SPLIT
+from vlm2rec_hf.hub.card_marks import CARD_FILE
 from vlm2rec_hf.hub.errors import check_repo_id, explained
 
 if TYPE_CHECKING:
@@ -36,6 +39,13 @@ def read_hub(path: str | Path, *, revision: str | None = None, token: str | None
 
     What `RecDataset.push_to_hub` pushed comes back whole: split, steps, quarantine, name; its fingerprint is computed
     and compared. Any other repo goes through `RecDataset.from_tables`. Either way `source` tells repo and commit.
+
+    Of a repo somebody else laid out, the card and the list of files are read first. The `data_files` of the configs
+    `interactions` and `items` must be paths (or patterns) within the repo and end in `.parquet`, `.arrow`, `.csv`,
+    `.tsv`, `.json`, `.jsonl` or `.ndjson` (texts also in `.gz` or `.zst`), of one kind per config; all else is refused
+    before any of it is fetched: addresses, archives, pickles, folders of pictures. `datasets` is then handed the files
+    and the reader by name, so that neither the card nor a file can make it choose another one. Of a config, `data_dir`
+    and, for texts, separators and the like and `features` are heeded; its splits are put together in the card's order.
 
     Args:
         path: `owner/name` on the Hub, or a local folder with a card that declares the configs.
@@ -96,14 +106,15 @@ def stream_hub(
     else:
         check_repo_id(path)
         commit = resolve_commit(path, revision, token)
-    names = _configs(path, commit, token)
+    base = path if commit is None else f"hf://datasets/{path}@{commit}"
     streams = {}
-    for name in (INTERACTIONS, ITEMS):
-        if name in names:
-            with explained(path, kind="dataset", revision=revision):
-                loaded = datasets.load_dataset(path, name, revision=commit, token=token, streaming=True)
-            stream = datasets.concatenate_datasets(list(loaded.values()))
-            streams[name] = stream.decode(False) if stream.features is None or _decodes(stream.features) else stream
+    for name, table in _tables(path, commit, token).items():
+        files = [f"{glob.escape(base)}/{glob.escape(file)}" for file in table.files]
+        with explained(path, kind="dataset", revision=revision):
+            stream = datasets.load_dataset(
+                table.reader, data_files=files, split="train", token=token, streaming=True, **table.options
+            )
+        streams[name] = stream.decode(False) if stream.features is None or _decodes(stream.features) else stream
     return streams
 
 
@@ -174,41 +185,81 @@ def _pushed(folder: Path, source: Source | None) -> RecDataset:
     return dataset
 
 
-def _configs(path: str, commit: str | None, token: str | None) -> list[str]:
-    import datasets
+def _tables(path: str, commit: str | None, token: str | None) -> dict[str, HubTable]:
+    """The tables that a repo's card declares; of the repo, its card and its list of files are read, no more."""
+    if commit is None:
+        folder = Path(path)
+        there = [found.relative_to(folder).as_posix() for found in folder.rglob("*") if found.is_file()]
+        card = folder / CARD_FILE if CARD_FILE in there else None
+    else:
+        from huggingface_hub import hf_hub_download
+
+        there = _list_files(path, commit, token)
+        card = None
+        if CARD_FILE in there:
+            with explained(path, kind="dataset", revision=commit):
+                card = Path(hf_hub_download(path, CARD_FILE, repo_type="dataset", revision=commit, token=token))
+    text = "" if card is None else card.read_text(encoding="utf-8-sig", errors="replace")
+    return declared_tables(text, there, path, (INTERACTIONS, ITEMS))
+
+
+def _list_files(repo_id: str, commit: str, token: str | None) -> list[str]:
+    """The paths of a commit; where the Hub cannot be reached, as `huggingface_hub` last listed them."""
+    import huggingface_hub
 
     try:
-        with explained(path, kind="dataset", revision=commit):
-            names = datasets.get_dataset_config_names(path, revision=commit, token=token)
+        with explained(repo_id, kind="dataset", revision=commit):
+            return list(
+                huggingface_hub.HfApi(token=token).list_repo_files(repo_id, repo_type="dataset", revision=commit)
+            )
     except ConnectionError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ValueError(f"The dataset {path!r} (`revision` = {commit!r}) cannot be read: {error}") from error
-    if INTERACTIONS not in names:
-        raise ValueError(f"The dataset {path!r} has the configs {names}; it needs `{INTERACTIONS}` (and `{ITEMS}`).")
-    return names
+        cached = getattr(huggingface_hub, "get_cached_repo_tree", None)  # since 2.0
+        if cached is None:
+            raise
+        try:
+            entries = cached(repo_id, repo_type="dataset", revision=commit)
+        except huggingface_hub.errors.LocalEntryNotFoundError:
+            entries = None
+        if entries is None:
+            raise
+        return [entry.path for entry in entries]
 
 
 def _from_configs(path: str, commit: str | None, token: str | None, kwargs: dict[str, Any]) -> RecDataset:
     """Read a repo as two plain tables."""
-    names = _configs(path, commit, token)
-    events = _all_rows(path, INTERACTIONS, commit, token)
-    items = _all_rows(path, ITEMS, commit, token) if ITEMS in names else None
+    from huggingface_hub import snapshot_download
+
+    tables = _tables(path, commit, token)
+    folder = Path(path)
+    if commit is not None:
+        wanted = [CARD_FILE, *(glob.escape(file) for table in tables.values() for file in table.files)]
+        with explained(path, kind="dataset", revision=commit):
+            folder = Path(
+                snapshot_download(path, repo_type="dataset", revision=commit, token=token, allow_patterns=wanted)
+            )
+    rows = {name: _all_rows(table, folder, f"{name!r} of {path!r}") for name, table in tables.items()}
+    events = rows[INTERACTIONS]
     kwargs.setdefault("name", Path(path).name)
     kwargs.setdefault("split_column", SPLIT if SPLIT in events.column_names else None)
-    dataset = RecDataset.from_tables(events, items, **kwargs)
+    dataset = RecDataset.from_tables(events, rows.get(ITEMS), **kwargs)
     if commit is not None:
         dataset._provenance = replace(dataset._provenance, source={"repo_id": path, "revision": commit})
     return dataset
 
 
-def _all_rows(path: str, config: str, commit: str | None, token: str | None) -> datasets.Dataset:
+def _all_rows(table: HubTable, folder: Path, what: str) -> datasets.Dataset:
     import datasets
 
-    with explained(path, kind="dataset", revision=commit):
-        loaded = datasets.load_dataset(path, config, revision=commit, token=token)
-    # Files of a config may be laid out as several Hub splits; our own split is a column.
-    whole = datasets.concatenate_datasets(list(loaded.values()))
+    files = [glob.escape(str(folder / file)) for file in table.files]
+    try:
+        # One Hub split: ours is a column, and all rows are wanted.
+        whole = datasets.load_dataset(table.reader, data_files=files, split="train", **table.options)
+    except (datasets.exceptions.DatasetGenerationError, TypeError) as error:
+        said = error.__cause__ or error
+        raise ValueError(
+            f"The table {what} cannot be read as {table.reader}: {said!r}. Read it yourself and use "
+            "`RecDataset.from_tables`."
+        ) from error
     if isinstance(whole.features.get(IMAGE), datasets.Image):
         whole = whole.cast_column(IMAGE, datasets.Image(decode=False))
     return whole
