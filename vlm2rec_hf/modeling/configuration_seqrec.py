@@ -64,8 +64,8 @@ class SeqRecConfig(PreTrainedConfig):
             )
         if self.uses_content != bool(self.content_dims):
             raise ValueError(
-                f"`content_dims` must name the views' lengths exactly where content is used, got {self.content_dims!r} "
-                f"with `item_representation` {self.item_representation!r}; for example {{'both': 512}}."
+                f"`content_dims` must name the views' lengths exactly where content is used, got {self.content_dims!r}"
+                f" with `item_representation` {self.item_representation!r}; for example {{'both': 512}}."
             )
         for name in ("n_items", "hidden_size", "num_layers", "num_heads", "max_length"):
             if getattr(self, name) < 1:

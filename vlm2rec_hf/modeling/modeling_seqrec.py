@@ -27,10 +27,12 @@ class SeqRecOutput(ModelOutput):
     Attributes:
         last_hidden_state: `(b, t, d)` the encoder's states; the inner product with an item vector is its score.
         user_vectors: `(b, d)` the state at each row's last entry; meaningless for an empty row.
+        item_vectors: `(n_items, d)` the vectors of the whole catalogue, as read by the encoder.
     """
 
     last_hidden_state: Tensor | None = None
     user_vectors: Tensor | None = None
+    item_vectors: Tensor | None = None
 
 
 class SeqRecPreTrainedModel(PreTrainedModel):
@@ -134,7 +136,7 @@ class SequentialRecommender(SeqRecPreTrainedModel):
         states = self.encoder(vectors, present)
         last = (present.sum(dim=1) - 1).clamp(min=0)
         users = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
-        return SeqRecOutput(last_hidden_state=states, user_vectors=users)
+        return SeqRecOutput(last_hidden_state=states, user_vectors=users, item_vectors=table)
 
     @torch.no_grad()
     def encode_histories(self, histories: Sequence[Any], batch_size: int = 128) -> Tensor:
@@ -247,7 +249,7 @@ class SequentialRecommender(SeqRecPreTrainedModel):
         """
         if not self.content_views:
             raise ValueError(
-                "`add_items` needs content: `item_representation` is 'id', so a new item has no vector before training."
+                "`add_items` needs content, but `item_representation` is 'id': a new item has no vector before training."
             )
         catalogue = self._required_catalogue()
         self.check_embedder(None, embedder_revision)

@@ -62,7 +62,7 @@ def recommend(
         found[i] = _named(catalogue, places, scores, "popularity", unknown[i])
     known_rows = [i for i, row in enumerate(rows) if row]
     at_once = max(1, min(1024, SCORES_AT_ONCE // max(len(catalogue), 1)))
-    items = model.item_vectors() if known_rows else None
+    items: Tensor = model.item_vectors() if known_rows else popular
     for start in range(0, len(known_rows), at_once):
         part = known_rows[start : start + at_once]
         users = model.encode_histories([rows[i] for i in part])
@@ -85,7 +85,7 @@ def _best(
     if allowed is not None:
         scores = scores[:, allowed]
     width = min(k, scores.shape[1])
-    found = []
+    found: list[tuple[list[int], list[float]]] = []
     for values in scores:
         if width == 0:
             found.append(([], []))
