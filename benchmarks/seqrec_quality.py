@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--cpu", action="store_true", help="stay on the processor where there is an accelerator")
     parser.add_argument("--tag", default="", help="added to the folders' names, for other settings")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change the recipe, e.g. dropout=0.3")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="change the recipe: dropout=0.3")
     args = parser.parse_args()
 
     import torch

@@ -11,10 +11,17 @@ __version__ = "0.1.0.dev0"
 
 _EXPORTS = {
     "Encoding": "modeling.modeling_vlm2rec",
+    "HeadCatalogue": "modeling.catalogue_seqrec",
     "ImagePath": "data.images",
+    "NextItemLoss": "losses.next_item",
     "PreparedCatalogue": "modeling.prepared_catalogue",
     "RecDataset": "data.dataset",
+    "Recommendation": "modeling.recommending_seqrec",
     "Report": "evaluation.report",
+    "SeqRecConfig": "modeling.configuration_seqrec",
+    "SeqRecTrainer": "trainers.seqrec_trainer",
+    "SeqRecTrainingArguments": "trainers.seqrec_args",
+    "SequentialRecommender": "modeling.modeling_seqrec",
     "VLM2RecConfig": "modeling.configuration_vlm2rec",
     "VLM2RecEmbedder": "modeling.modeling_vlm2rec",
     "VLM2RecLoss": "losses.vlm2rec",
@@ -25,13 +32,16 @@ _EXPORTS = {
     "evaluate_embedder": "evaluation.embedder",
     "load_recsys": "data.readers",
     "make_demo_shop": "data.demo_shop",
+    "rank_head": "trainers.seqrec_trainer",
     "tiny_vlm": "modeling.backbones",
     "warm_up_backbone": "trainers.warm_up",
 }
 
-__all__ = ["Encoding", "ImagePath", "PreparedCatalogue", "RecDataset", "Report", "VLM2RecConfig", "VLM2RecEmbedder",
-           "VLM2RecLoss", "VLM2RecProcessor", "VLM2RecTrainer", "VLM2RecTrainingArguments", "default_lora_config",
-           "evaluate_embedder", "load_recsys", "make_demo_shop", "tiny_vlm", "warm_up_backbone"]  # fmt: skip
+__all__ = ["Encoding", "HeadCatalogue", "ImagePath", "NextItemLoss", "PreparedCatalogue", "RecDataset",
+           "Recommendation", "Report", "SeqRecConfig", "SeqRecTrainer", "SeqRecTrainingArguments",
+           "SequentialRecommender", "VLM2RecConfig", "VLM2RecEmbedder", "VLM2RecLoss", "VLM2RecProcessor",
+           "VLM2RecTrainer", "VLM2RecTrainingArguments", "default_lora_config", "evaluate_embedder", "load_recsys",
+           "make_demo_shop", "rank_head", "tiny_vlm", "warm_up_backbone"]  # fmt: skip
 
 if TYPE_CHECKING:
     from .data.dataset import RecDataset
@@ -40,12 +50,19 @@ if TYPE_CHECKING:
     from .data.readers import load_recsys
     from .evaluation.embedder import evaluate_embedder
     from .evaluation.report import Report
+    from .losses.next_item import NextItemLoss
     from .losses.vlm2rec import VLM2RecLoss
     from .modeling.backbones import tiny_vlm
+    from .modeling.catalogue_seqrec import HeadCatalogue
+    from .modeling.configuration_seqrec import SeqRecConfig
     from .modeling.configuration_vlm2rec import VLM2RecConfig
+    from .modeling.modeling_seqrec import SequentialRecommender
     from .modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
     from .modeling.prepared_catalogue import PreparedCatalogue
     from .modeling.processing_vlm2rec import VLM2RecProcessor
+    from .modeling.recommending_seqrec import Recommendation
+    from .trainers.seqrec_args import SeqRecTrainingArguments
+    from .trainers.seqrec_trainer import SeqRecTrainer, rank_head
     from .trainers.vlm2rec_args import VLM2RecTrainingArguments
     from .trainers.vlm2rec_trainer import VLM2RecTrainer, default_lora_config
     from .trainers.warm_up import warm_up_backbone

@@ -6,6 +6,7 @@ in. Gradients reach `hidden` and `items`, so `items` may be an embedding matrix 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -152,16 +153,17 @@ def sampled_softmax(
 ) -> Tensor:
     r"""Mean softmax cross-entropy over the target and shared negatives, with the logQ correction.
 
-    `s_ij - log(k q_j)` is the corrected score of an item drawn `k` times with probability `q_j` (Bengio and Senecal
-    2008; Yi et al. 2019), for the target as for the negatives; a negative equal to the target is left out.
+    An item drawn with probability `q_j` among `k` draws gets the score `s_j - log(k q_j)`, which makes the sum of the
+    exponentials an unbiased estimate of the full one (Bengio and Senecal 2008). The target is always there, not
+    drawn, so its score is left as it is, and a negative equal to it is left out (our choice; correcting the target
+    too, as Yi et al. 2019 do for in-batch negatives, biases the gradient).
 
     Args:
         hidden: `(n, d)` states.
         items: `(m, d)` vectors of the catalogue; only the rows in use are read.
         targets: `(n,)` catalogue indices.
         negatives: `(k,)` catalogue indices, shared by all positions.
-        log_q: `(m,)` log-probability of drawing each item; None for uniform draws, where the correction cancels up to
-            the count (the target's own chance is still taken into account).
+        log_q: `(m,)` log-probability of drawing each item; None for uniform draws.
 
     Returns:
         Scalar.
@@ -174,12 +176,8 @@ def sampled_softmax(
         raise ValueError(f"`negatives` must be (k,) with k >= 1, got shape {tuple(negatives.shape)}.")
     own = (hidden * items[targets]).sum(dim=1).float()
     others = (hidden @ items[negatives].T).float()
-    log_k = torch.log(torch.tensor(float(len(negatives)), device=hidden.device))
-    if log_q is None:
-        log_uniform = -torch.log(torch.tensor(float(len(items)), device=hidden.device))
-        own, others = own - log_uniform - log_k, others - log_uniform - log_k
-    else:
-        own, others = own - log_q[targets] - log_k, others - log_q[negatives] - log_k
+    chance = -math.log(len(items)) if log_q is None else log_q[negatives]
+    others = others - chance - math.log(len(negatives))
     others = others.masked_fill(negatives[None, :] == targets[:, None], -torch.inf)
     return (torch.cat([own[:, None], others], dim=1).logsumexp(dim=1) - own).mean()
 

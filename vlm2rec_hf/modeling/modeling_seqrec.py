@@ -249,7 +249,7 @@ class SequentialRecommender(SeqRecPreTrainedModel):
         """
         if not self.content_views:
             raise ValueError(
-                "`add_items` needs content, but `item_representation` is 'id': a new item has no vector before training."
+                "`add_items` needs content, but `item_representation` is 'id': a new item has no vector untrained."
             )
         catalogue = self._required_catalogue()
         self.check_embedder(None, embedder_revision)
