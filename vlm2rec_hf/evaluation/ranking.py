@@ -9,8 +9,10 @@ before (a repeat purchase), it stays a candidate; its rank answers "where among 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +21,10 @@ from numpy.typing import ArrayLike
 from vlm2rec_hf.data.sequences import Examples
 from vlm2rec_hf.evaluation.scorers import BlockScorer, VectorScorer
 from vlm2rec_hf.evaluation.seen import SeenItems, resolve_targets
-from vlm2rec_hf.evaluation.top_k import GROUP, RunningTop, count_at_least
+from vlm2rec_hf.evaluation.top_k import GROUP, RunningTop, count_at_least_
 
-BLOCK_SCORES = 2**22
-"""Scores held at once by default: 16 MiB of float32, which stays within reach of a CPU's caches."""
+BLOCK_SCORES = 2**21
+"""Scores held at once by default: 8 MiB of float32, which stays within reach of a CPU's caches."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def rank_targets(
     k: int = 20,
     exclude_seen: bool = True,
     block_users: int | None = None,
-    block_items: int = 8192,
+    block_items: int = 4096,
 ) -> Ranking:
     """Rank every example's target among all items of the catalogue.
 
@@ -73,7 +75,7 @@ def rank_targets(
             `max_history`.
         k: length of the top lists.
         exclude_seen: leave seen items out of the candidates.
-        block_users: examples scored at once; default: as many as keep a block near `BLOCK_SCORES` scores.
+        block_users: examples scored at once; default: as many as keep a block within `BLOCK_SCORES` scores.
         block_items: items scored at once by a `VectorScorer`, rounded up to a multiple of 64.
 
     Returns:
@@ -91,7 +93,8 @@ def rank_targets(
     if len(scorer) != len(targets):
         raise ValueError(f"`scorer` must have one row per example ({len(targets)}), got {len(scorer)} rows.")
     width = _round_up(min(block_items, n_items) if isinstance(scorer, VectorScorer) else n_items)
-    n_rows = block_users or min(1024, max(1, BLOCK_SCORES // width))
+    n_threads = torch.get_num_threads() if isinstance(scorer, VectorScorer) and scorer.item_vectors.is_cpu else 1
+    n_rows = block_users or _even_rows(len(targets), min(1024, max(1, BLOCK_SCORES // width)), n_threads)
     order = np.arange(len(targets))
     if n_items > width:
         # Neighbouring targets share item blocks: finding the targets' scores first then costs next to nothing.
@@ -101,19 +104,46 @@ def rank_targets(
     n_candidates = np.full(len(targets), n_items, dtype=np.int64)
     top_items = np.full((len(targets), k), -1, dtype=np.int64)
     top_scores = np.full((len(targets), k), -np.inf, dtype=np.float32)
-    for begin in range(0, len(targets), n_rows):
+
+    def rank_block(begin: int) -> tuple[np.ndarray, np.ndarray, _Excluded, RunningTop]:
         rows = order[begin : begin + n_rows]
         if isinstance(scorer, VectorScorer):
             source: _VectorBlocks | _WholeRows = _VectorBlocks(scorer, rows, width)
         else:
             source = _WholeRows(scorer, slice(begin, begin + len(rows)), width)
         excluded = _Excluded(seen_items, rows, targets[rows], n_items)
-        ranks[rows], top = _rank_rows(source, targets[rows], excluded, k)
+        block_ranks, top = _rank_rows(source, targets[rows], excluded, k)
+        return rows, block_ranks, excluded, top
+
+    for rows, block_ranks, excluded, top in _in_threads(rank_block, range(0, len(targets), n_rows), n_threads):
+        ranks[rows] = block_ranks
         n_candidates[rows] -= excluded.n_items_per_row
         if top.scores.dtype == torch.float64 and top_scores.dtype == np.float32:
             top_scores = top_scores.astype(np.float64)
         top_items[rows], top_scores[rows] = top.items.cpu().numpy(), top.scores.cpu().numpy()
     return Ranking(ranks, top_items, top_scores, n_candidates, exclude_seen)
+
+
+def _even_rows(n: int, largest: int, n_threads: int) -> int:
+    """Rows per block, at most `largest`, such that every thread gets as many blocks."""
+    rounds = max(1, -(-n // (largest * n_threads)))
+    return max(1, -(-n // (rounds * n_threads)))
+
+
+def _in_threads(work: Callable[[int], Any], tasks: Sequence[int], n_threads: int) -> Iterator[Any]:
+    """Results of the tasks in order, `n_threads` at once, each of them with a single thread of PyTorch's.
+
+    User blocks do not depend on each other, so threads that take whole blocks never wait for one another, as those do
+    that share the many short steps of one block (on a busy machine that waiting takes most of the time).
+    """
+    if n_threads == 1 or len(tasks) < 2:
+        yield from map(work, tasks)
+        return
+    try:
+        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(work, tasks)
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _round_up(n: int) -> int:
@@ -218,15 +248,14 @@ def _rank_rows(
         threshold[at, 0] = values
     count = torch.zeros(len(targets), dtype=torch.int64, device=threshold.device)
     top = RunningTop(len(targets), k, threshold.dtype, threshold.device)
-    mask = torch.empty((len(targets), width), dtype=torch.bool, device=threshold.device)
     for number in range(n_blocks):
         scores, first = source.block(number)
         rows, items = excluded.between(number * width, (number + 1) * width)
         scores[
             torch.as_tensor(rows, device=scores.device), torch.as_tensor(items - first, device=scores.device)
         ] = -torch.inf
-        count += count_at_least(scores, threshold, mask)
         top.update(scores, first)
+        count += count_at_least_(scores, threshold)  # uses the block up; no later step asks for it again
     return count.cpu().numpy(), top
 
 

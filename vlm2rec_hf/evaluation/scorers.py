@@ -50,6 +50,11 @@ def normalize_rows(matrix: torch.Tensor) -> torch.Tensor:
     return matrix / torch.where(norms > 0, norms, torch.ones_like(norms))
 
 
+def longest_row(matrix: torch.Tensor) -> float:
+    """The largest Euclidean length of a row, in double precision, a slice at a time (no second matrix)."""
+    return max((float(part.double().norm(dim=1).max()) for part in matrix.split(2**16)), default=0.0)
+
+
 class VectorScorer:
     """Scores as inner products of user and item vectors, in float32.
 
@@ -82,8 +87,8 @@ class VectorScorer:
             users, items = normalize_rows(users), normalize_rows(items)
         if len(users) and len(items):
             # Cauchy-Schwarz: with this bound every inner product is finite, so blocks need no check of their own.
-            bound = users.double().norm(dim=1).max() * items.double().norm(dim=1).max()
-            if not bool(bound < 1e38):
+            bound = longest_row(users) * longest_row(items)
+            if not bound < 1e38:
                 raise ValueError(
                     f"`user_vectors` and `item_vectors` are so long that scores overflow float32 (bound {bound:.1e}); "
                     "pass `normalize=True` or rescale them."

@@ -58,33 +58,34 @@ class RunningTop:
         n_rows, k = self.scores.shape
         groups = block.view(n_rows, -1, GROUP)
         highest = groups.amax(dim=2)
-        # Ties lose against earlier blocks, whose indices are lower, so only strictly better groups matter.
-        n_better = int((highest > self.scores[:, -1:]).sum(dim=1).max())
-        if n_better == 0:
+        # Ties lose against earlier blocks, whose indices are lower, so only strictly better groups matter. After the
+        # first blocks few rows have any, and only those are touched.
+        n_better = (highest > self.scores[:, -1:]).sum(dim=1)
+        rows = n_better.nonzero()[:, 0]
+        if len(rows) == 0:
             return
-        _, chosen = top_columns(highest, min(n_better, k), sort=False)
-        values = groups.gather(1, chosen[:, :, None].expand(-1, -1, GROUP)).view(n_rows, -1)
-        columns = (chosen[:, :, None] * GROUP + torch.arange(GROUP, device=block.device)).view(n_rows, -1)
-        values = torch.cat([self.scores, values], dim=1)
-        items = torch.cat([self.items, columns + first_item], dim=1)
-        self.scores, picked = top_columns(values, k)
-        self.items = items.gather(1, picked).masked_fill_(self.scores == -torch.inf, -1)
+        _, chosen = top_columns(highest[rows], min(int(n_better.max()), k), sort=False)
+        values = groups[rows[:, None], chosen].view(len(rows), -1)
+        columns = (chosen[:, :, None] * GROUP + torch.arange(GROUP, device=block.device)).view(len(rows), -1)
+        values = torch.cat([self.scores[rows], values], dim=1)
+        items = torch.cat([self.items[rows], columns + first_item], dim=1)
+        scores, picked = top_columns(values, k)
+        self.scores[rows] = scores
+        self.items[rows] = items.gather(1, picked).masked_fill_(scores == -torch.inf, -1)
 
 
-def count_at_least(block: torch.Tensor, threshold: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """How many values of each row are >= that row's threshold.
+def count_at_least_(block: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    """How many values of each row are >= that row's threshold; `block` is used up.
 
-    Summing bytes as 64-bit words (eight lanes, at most eight ones each) is about ten times faster than
-    `(block >= threshold).sum(1)` on CPU.
+    A comparison in place gives ones and zeros in the block's own dtype, which PyTorch vectorises on CPU: with the sum
+    five times faster than `(block >= threshold).sum(1)`, whose bool result is written one by one.
 
     Args:
-        block: `(b, w)`, `w` a multiple of 64.
+        block: `(b, w)` floating; overwritten.
         threshold: `(b, 1)`.
-        mask: optional contiguous bool buffer `(b, w)` to write the comparison into.
 
     Returns:
         `(b,)` int64.
     """
-    found = torch.ge(block, threshold) if mask is None else torch.ge(block, threshold, out=mask)
-    lanes = found.view(torch.int64).view(len(block), 8, -1).sum(dim=1)
-    return lanes.view(torch.uint8).sum(dim=1, dtype=torch.int64)
+    exact = None if block.shape[1] <= 2**24 else torch.float64  # float32 counts whole numbers up to 2**24
+    return block.ge_(threshold).sum(dim=1, dtype=exact).to(torch.int64)
