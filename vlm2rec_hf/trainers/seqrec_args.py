@@ -28,7 +28,7 @@ class SeqRecTrainingArguments(TrainingArguments):
     warmup_steps: float = field(default=100, metadata={"help": "Steps (or share of them) of linear warm-up."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to rank the validation users."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best one."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept: the best and the newest."})
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the loss."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
     metric_for_best_model: str | None = field(default="eval_ndcg@10", metadata={"help": "What best means."})
