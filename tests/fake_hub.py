@@ -173,9 +173,9 @@ def git_blob_id(content):
 class Refused(Exception):
     """An answer that is an error."""
 
-    def __init__(self, status, message, code=None):
+    def __init__(self, status, message, code=None, **more):
         super().__init__(message)
-        self.status, self.message, self.code = status, message, code
+        self.status, self.message, self.code, self.more = status, message, code, more
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -206,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refused(fault.status, fault.message)
             status, headers, content = self.route()
         except Refused as refused:
-            status, content = refused.status, json.dumps({"error": refused.message}).encode()
+            status, content = refused.status, json.dumps({"error": refused.message, **refused.more}).encode()
             headers = {"Content-Type": "application/json", "X-Error-Message": refused.message}
             if refused.code:
                 headers["X-Error-Code"] = refused.code
@@ -314,15 +314,15 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{asked.get('organization') or user}/{asked['name']}"
         self.may_write(name)
         kind = asked.get("type", "model") + "s"
+        url = f"{self.hub.endpoint}/{'' if kind == 'models' else kind + '/'}{name}"
         with self.hub.lock:
             if (kind, name) in self.hub.repos:
-                raise Refused(409, "You already created this model repo")
+                raise Refused(409, "You already created this model repo", url=url)
             private = asked.get("private") is True or asked.get("visibility") == "private"
             repo = self.hub.repos[kind, name] = Repo(kind, name, private)
             attributes = self.hub.store(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
             repo.branches["main"] = repo.commit("initial commit", {".gitattributes": attributes}, None)
-        prefix = "" if kind == "models" else f"{kind}/"
-        return self.answer({"url": f"{self.hub.endpoint}/{prefix}{name}", "name": name, "id": name})
+        return self.answer({"url": url, "name": name, "id": name})
 
     def delete(self):
         asked = self.json
