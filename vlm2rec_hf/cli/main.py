@@ -18,6 +18,8 @@ COMMANDS = {
     "train": "train an embedder on a prepared dataset",
     "evaluate": "rank a dataset's test users with an embedder, by view, beside the floors",
     "embed": "write the vectors of a dataset's items",
+    "train-head": "train a sequential recommender (SASRec, GRU4Rec, BERT4Rec) by id or item vectors",
+    "recommend": "the best next items after a history, as a table or a page with pictures",
 }
 
 
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         if not debug:
             _quiet_libraries()
-        command = importlib.import_module(f"vlm2rec_hf.cli.{known.command}")
+        command = importlib.import_module(f"vlm2rec_hf.cli.{known.command.replace('-', '_')}")
         command.main(arguments[split + 1 :])
     except SystemExit as stop:  # argparse: 0 for --help, 2 for bad usage
         return stop.code if isinstance(stop.code, int) else 2
