@@ -37,13 +37,13 @@ SHORT = {
     "k_core": None,
     "model": {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "max_length": 50, "dropout": 0.5},
     "training": {
-        "per_device_train_batch_size": 256,
+        "per_device_train_batch_size": 128,
         "learning_rate": 1e-3,
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": 100,
         "num_train_epochs": 200,
         "validation_users": None,
-        "early_stopping_patience": 15,
+        "early_stopping_patience": 10,
     },
 }
 for _name, _bar in (
