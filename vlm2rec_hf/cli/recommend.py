@@ -45,12 +45,15 @@ class RecommendArguments:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command. Pictures come from the dataset, titles too where it has them, else from the head."""
+    from transformers.utils.logging import disable_progress_bar
+
     data, options = parse("recommend", __doc__ or "", (DataArguments, RecommendArguments), argv)
     require(options.model, "--model", "the folder or Hub id of a head")
     if options.user is not None and not data.dataset:
         raise ValueError("`--user` needs `--dataset`, the data that the user is in.")
     if options.html is not None:
         check_new(Path(options.html))
+    disable_progress_bar()
     head = load_head(options.model, options.model_revision)
     dataset = open_dataset(data) if data.dataset else None
     history = split_ids(options.history) if options.history is not None else items_of_user(dataset, options.user)

@@ -86,6 +86,8 @@ class HeadArguments:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command. `output_dir` holds the head, checkpoints and, under `evaluation/`, the test report."""
+    from transformers.utils.logging import disable_progress_bar
+
     from vlm2rec_hf.cli.arguments import EvaluateArguments
     from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
     from vlm2rec_hf.trainers.seqrec_trainer import SeqRecTrainer
@@ -101,6 +103,7 @@ def main(argv: Sequence[str]) -> None:
     say(repr(dataset))
     examples = test_examples(dataset, options.max_length, options.max_users)
     head = build_head(options, dataset, options.item_vectors(dataset), training.seed)
+    disable_progress_bar()  # one bar per checkpoint of a model that is written in no time
     trainer = SeqRecTrainer(head, training, dataset)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.save_model(training.output_dir)
