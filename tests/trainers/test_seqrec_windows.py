@@ -153,3 +153,5 @@ def test_bad_options_are_named():
         Windows(sequences, train_stops(sequences, None), 5, "first")
     with pytest.raises(ValueError, match="`train_dataset`"):
         Windows(sequences_of([1, 1]), sequences_of([1, 1]).offsets[1:], 5)
+    with pytest.raises(ValueError, match="2 rows.*3 processes"):
+        LengthBatches(np.array([1, 2]), 1, n_processes=3)

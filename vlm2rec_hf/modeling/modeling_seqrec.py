@@ -360,6 +360,8 @@ class SequentialRecommender(SeqRecPreTrainedModel):
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.check_embedder(None, wanted)
+        if pretrained_model_name_or_path is None:  # built from a config and a state dict: no folder to look into
+            return loaded
         names = ("cache_dir", "force_download", "local_files_only", "token", "subfolder")
         path = cached_file(
             pretrained_model_name_or_path,

@@ -110,6 +110,9 @@ class LengthBatches(Sampler[list[int]]):
         bucketed: False puts rows of any length together (for comparison).
         process: number of this process.
         n_processes: processes that share an epoch; each gets as many batches.
+
+    Raises:
+        ValueError: fewer rows than processes.
     """
 
     def __init__(
@@ -124,8 +127,10 @@ class LengthBatches(Sampler[list[int]]):
     ) -> None:
         self.lengths, self.seed, self.bucketed = lengths, seed, bucketed
         self.process, self.n_processes = process, n_processes
-        self.n_batches = min(max(1, round(len(lengths) / rows_per_batch / n_processes)) * n_processes, len(lengths))
-        self.n_batches -= self.n_batches % n_processes if self.n_batches >= n_processes else 0
+        if len(lengths) < n_processes:
+            raise ValueError(f"`lengths` has {len(lengths)} rows, too few for {n_processes} processes; use fewer.")
+        per_process = max(1, round(len(lengths) / rows_per_batch / n_processes))
+        self.n_batches = min(per_process, len(lengths) // n_processes) * n_processes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -143,7 +148,7 @@ class LengthBatches(Sampler[list[int]]):
         sizes = self.lengths[order].astype(np.float64)
         middle = np.cumsum(sizes) - sizes / 2
         batch = np.minimum((middle / sizes.sum() * self.n_batches).astype(np.int64), self.n_batches - 1)
-        groups = [group for group in np.split(order, np.flatnonzero(np.diff(batch)) + 1)]
+        groups = list(np.split(order, np.flatnonzero(np.diff(batch)) + 1))
         # A row longer than a batch's share may leave a batch without rows; the largest one is split to fill it.
         while len(groups) < self.n_batches:
             largest = int(np.argmax([len(group) for group in groups]))
