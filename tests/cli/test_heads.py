@@ -156,6 +156,12 @@ def test_the_page_shows_the_users_history_and_recommendations(by_id, data, datas
     assert not list(target.parent.glob(".writing*"))
     assert main(command) == 2  # never overwrites
     assert "`--html`" in capsys.readouterr().err
+    history = ",".join(dataset.item_ids.tolist() * 2)
+    command = ["recommend", "--model", str(by_id), "--history", history, "--include_seen", "--html"]
+    assert main([*command, str(tmp_path / "long.html")]) == 0
+    text = (tmp_path / "long.html").read_text()
+    assert "History, oldest first (60)" in text and "newest 60 of them" in text and "<img" not in text
+    assert "no pictures" in capsys.readouterr().err
 
 
 def test_titles_cannot_break_out_of_the_page_or_the_table():

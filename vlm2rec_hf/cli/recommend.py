@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vlm2rec_hf.modeling.recommending_seqrec import Recommendation
 
 TITLE_WIDTH = 60
+HISTORY_SHOWN = 60
+"""Newest items of a history on the page; a longer one would make a file of many megabytes."""
 
 
 @dataclass
@@ -70,7 +72,9 @@ def main(argv: Sequence[str]) -> None:
     note = note_of(found, len(history))
     say(note)
     if options.html is not None:
-        past = [shown.item(item) for item in history]
+        past = [shown.item(item) for item in history[-HISTORY_SHOWN:]]
+        if len(past) < len(history):
+            note += f" The page shows the newest {len(past)} of them."
         picture = shown.with_picture
         write_page(
             Path(options.html),
