@@ -37,16 +37,14 @@ def open_split(data: Path) -> Any:
 
 
 def write_train_rows(data: Path, folder: Path) -> Any:
-    """Write what the peers train on as `train.parquet` (user, item, position; catalogue indices) and the targets."""
+    """Write what the peers train on as `train.npz` (user, item, position; catalogue indices); returns the targets."""
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     sequences = open_split(data).sequences()
     keep = np.flatnonzero(sequences.split == 0)
     user = np.searchsorted(sequences.offsets, keep, side="right") - 1
-    table = {"user": user, "item": sequences.items[keep].astype(np.int64), "position": keep - sequences.offsets[user]}
-    pq.write_table(pa.table(table), folder / "train.parquet")
+    position = keep - sequences.offsets[user]
+    np.savez(folder / "train.npz", user=user, item=sequences.items[keep].astype(np.int64), position=position)
     target = np.flatnonzero(sequences.split == 1)
     owner = np.searchsorted(sequences.offsets, target, side="right") - 1
     targets = np.full(sequences.n_users, -1, dtype=np.int64)

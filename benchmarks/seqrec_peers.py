@@ -1,6 +1,6 @@
 """The peers of `seqrec_epoch.py`: run by it, with the Python of an environment that has one of them.
 
-Imports nothing of this package. Reads `train.parquet` (user, item, position), trains SASRec, writes `top.npy`
+Imports nothing of this package. Reads `train.npz` (user, item, position), trains SASRec, writes `top.npy`
 `(n_users, 10)` item indices without seen items, prints the seconds of each epoch.
 """
 
@@ -144,13 +144,11 @@ def work_recbole(frame: pd.DataFrame, args: argparse.Namespace) -> dict[str, Any
 
 
 def make_clock(base: Any) -> Any:
-    """A Lightning callback that keeps the seconds of each epoch."""
+    """A Lightning callback that keeps the seconds of each epoch; its copies (RecTools makes one) share the list."""
 
     class Clock(base):  # type: ignore[misc,valid-type]
-        def __init__(self) -> None:
-            super().__init__()
-            self.seconds: list[float] = []
-            self._start = 0.0
+        seconds: list[float] = []
+        _start = 0.0
 
         def on_train_epoch_start(self, *_: Any) -> None:
             self._start = time.perf_counter()
@@ -173,7 +171,8 @@ def main() -> None:
     parser.add_argument("--recbole_seconds", type=float, default=60.0)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    frame = pd.read_parquet(args.folder / "train.parquet")
+    with np.load(args.folder / "train.npz") as rows:
+        frame = pd.DataFrame({name: rows[name] for name in ("user", "item", "position")})
     work = {"rectools": work_rectools, "replay": work_replay, "recbole": work_recbole}[args.worker]
     print(json.dumps(work(frame, args)))
 

@@ -91,6 +91,7 @@ def test_encoding_histories_leaves_the_mode_alone_and_is_free_of_dropout():
     assert torch.equal(one, two) and model.training
     with pytest.raises(ValueError, match="`histories`.*row 1"):
         model.encode_histories([[1], []])
+    assert model.training
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -193,6 +194,7 @@ def test_bad_configurations_are_named():
         ({"num_heads": 3, "hidden_size": 16}, "`num_heads`.*3"),
         ({"dropout": 1.0}, "`dropout`"),
         ({"max_length": 0}, "`max_length`"),
+        ({"encoder": "bert4rec", "max_length": 1}, "`max_length`.*mask"),
     ]:
         with pytest.raises(ValueError, match=message):
             SeqRecConfig(**{"n_items": 5, **options})

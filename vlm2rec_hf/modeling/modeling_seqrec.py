@@ -152,16 +152,16 @@ class SequentialRecommender(SeqRecPreTrainedModel):
         Raises:
             ValueError: an empty history.
         """
+        order = sorted(range(len(histories)), key=lambda i: len(histories[i]))
+        if order and len(histories[order[0]]) == 0:
+            raise ValueError(f"`histories` holds an empty one in row {order[0]}; `recommend` handles cold users.")
         was_training, device = self.training, self.device
         self.eval()
         masked = self.mask_vector is not None
-        room = max(self.config.max_length - int(masked), 1)
+        room = self.config.max_length - int(masked)
         rows = [torch.as_tensor(history, dtype=torch.int64)[-room:] for history in histories]
         table = self.item_vectors()
         found = table.new_zeros((len(rows), self.config.hidden_size))
-        order = sorted(range(len(rows)), key=lambda i: len(histories[i]))
-        if rows and len(histories[order[0]]) == 0:
-            raise ValueError(f"`histories` holds an empty one in row {order[0]}; `recommend` handles cold users.")
         for start in range(0, len(rows), batch_size):
             chosen = order[start : start + batch_size]
             width = max(len(rows[i]) for i in chosen) + int(masked)
