@@ -71,7 +71,7 @@ class SeqRecConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.encoder == "bert4rec" and self.max_length < 2:
-            raise ValueError(f"`max_length` must be at least 2 for bert4rec, which adds a mask, got {self.max_length}.")
+            raise ValueError(f"`max_length` must be at least 2 for bert4rec (one is its mask), got {self.max_length}.")
         if self.hidden_size % self.num_heads:
             raise ValueError(f"`num_heads` must divide `hidden_size` {self.hidden_size}, got {self.num_heads}.")
         if not 0.0 <= self.dropout < 1.0:
