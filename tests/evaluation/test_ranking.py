@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vlm2rec_hf.data.sequences import make_examples
-from vlm2rec_hf.evaluation.ranking import _even_rows, rank_targets
+from vlm2rec_hf.evaluation.ranking import _even_rows, _VectorBlocks, rank_targets
 from vlm2rec_hf.evaluation.scorers import BlockScorer, VectorScorer
 from vlm2rec_hf.evaluation.seen import SeenItems
 from vlm2rec_hf.evaluation.top_k import RunningTop, count_at_least_, top_columns
@@ -80,6 +80,28 @@ def test_ties_count_against_the_target():
     found = rank_targets(MatrixScorer(scores), np.array([3, 3]), exclude_seen=False, k=3)
     np.testing.assert_array_equal(found.ranks, [7, 1])
     np.testing.assert_array_equal(found.top_items, [[0, 1, 2], [3, 0, 1]])
+
+
+def test_wrong_guesses_are_noticed_and_not_trusted_again(monkeypatch):
+    rng = np.random.default_rng(2)
+    users = rng.standard_normal((200, 24)).astype(np.float32)
+    items = rng.standard_normal((900, 24)).astype(np.float32)
+    items[::9] = items[0]
+    targets, seen = rng.integers(0, 900, 200), [rng.integers(0, 900, 6) for _ in range(200)]
+    asked = []
+
+    def guess(self, own):
+        asked.append(len(own))
+        right = torch.mm(self.users, self.items[torch.as_tensor(own)].T).diagonal()[:, None]
+        return right + torch.tensor([[1e-3]])
+
+    options = {"seen": seen, "k": 9, "block_users": 50, "block_items": 128}
+    before = rank_targets(VectorScorer(users, items), targets, **options)
+    monkeypatch.setattr(_VectorBlocks, "guess", guess)
+    after = rank_targets(VectorScorer(users, items), targets, **options)
+    assert asked == [50]
+    np.testing.assert_array_equal(after.ranks, before.ranks)
+    np.testing.assert_array_equal(after.top_items, before.top_items)
 
 
 def test_threads_change_nothing_and_are_given_back():
@@ -182,7 +204,8 @@ def test_no_array_of_users_times_items_is_ever_made():
         rank_targets(scorer, targets, seen=seen, block_users=30, block_items=320, k=5)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert watch.largest <= max(30 * (320 + 5 * 65), n_items * dim)
+    set_aside = 30 * (RunningTop.WAITING + 320 // 64) * 64 * 2  # groups of scores, and two indices to each
+    assert watch.largest <= max(30 * 320, set_aside, n_items * dim) < n * n_items / 10
     assert peak < n * n_items  # not even one byte per pair on NumPy's side
     matrix = MatrixScorer(rng.standard_normal((n, n_items)))
     rank_targets(matrix, targets, seen=seen)
@@ -282,4 +305,5 @@ def test_running_top_keeps_the_first_of_equal_items_across_blocks():
     later = torch.zeros(1, 64)
     later[0, 9] = 1.0
     top.update(later, 64)
+    top.finish()
     assert top.items.tolist() == [[73, 0, 1]]

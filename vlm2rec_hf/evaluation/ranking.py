@@ -93,7 +93,8 @@ def rank_targets(
     if len(scorer) != len(targets):
         raise ValueError(f"`scorer` must have one row per example ({len(targets)}), got {len(scorer)} rows.")
     width = _round_up(min(block_items, n_items) if isinstance(scorer, VectorScorer) else n_items)
-    n_threads = torch.get_num_threads() if isinstance(scorer, VectorScorer) and scorer.item_vectors.is_cpu else 1
+    on_cpu = isinstance(scorer, VectorScorer) and scorer.item_vectors.is_cpu
+    n_threads = torch.get_num_threads() if on_cpu else 1
     n_rows = block_users or _even_rows(len(targets), min(1024, max(1, BLOCK_SCORES // width)), n_threads)
     order = np.arange(len(targets))
     if n_items > width:
@@ -105,6 +106,9 @@ def rank_targets(
     top_items = np.full((len(targets), k), -1, dtype=np.int64)
     top_scores = np.full((len(targets), k), -np.inf, dtype=np.float32)
 
+    # With one item block, or a handful of rows, the real product costs no more than the guess.
+    guessing = _Guessing(on_cpu and n_items > width and n_rows >= 32)
+
     def rank_block(begin: int) -> tuple[np.ndarray, np.ndarray, _Excluded, RunningTop]:
         rows = order[begin : begin + n_rows]
         if isinstance(scorer, VectorScorer):
@@ -112,7 +116,7 @@ def rank_targets(
         else:
             source = _WholeRows(scorer, slice(begin, begin + len(rows)), width)
         excluded = _Excluded(seen_items, rows, targets[rows], n_items)
-        block_ranks, top = _rank_rows(source, targets[rows], excluded, k)
+        block_ranks, top = _rank_rows(source, targets[rows], excluded, k, guessing)
         return rows, block_ranks, excluded, top
 
     for rows, block_ranks, excluded, top in _in_threads(rank_block, range(0, len(targets), n_rows), n_threads):
@@ -190,7 +194,8 @@ class _VectorBlocks:
     def block(self, number: int) -> tuple[torch.Tensor, int]:
         """Scores `(b, width)` of block `number` and the catalogue index of column 0.
 
-        There is one buffer: the next block overwrites it, and asking for the same block again returns it as it is.
+        There is one buffer: the next block overwrites it, and asking for the same block again returns it as it is,
+        unless it was used up.
         """
         first = max(0, min(number * self.width, self.n_items - self.width))
         if number == self._current:
@@ -200,6 +205,15 @@ class _VectorBlocks:
         self._scores[:, : number * self.width - first] = -torch.inf
         self._scores[:, max(self.n_items - first, 0) :] = -torch.inf
         return self._scores, first
+
+    def use_up(self) -> None:
+        """Say that the present block's scores were overwritten."""
+        self._current = -1
+
+    def guess(self, targets: np.ndarray) -> torch.Tensor:
+        """What the targets' scores probably are, `(b, 1)`, by one small product."""
+        own = self.items[torch.as_tensor(targets, device=self.items.device)]
+        return torch.mm(self.users, own.T).diagonal()[:, None].contiguous()
 
 
 class _WholeRows:
@@ -229,34 +243,76 @@ class _WholeRows:
     def block(self, number: int) -> tuple[torch.Tensor, int]:
         return self._scores, 0
 
+    def use_up(self) -> None:
+        pass  # there is no second pass over a single block
+
+
+class _Guessing:
+    """Whether the targets' scores may be guessed by a smaller product (shared by the user blocks of one call).
+
+    A target's score must come from the very product that scores its rivals: a separate one may differ in the last bit,
+    and then a target could lose against itself or against an item with the same vector. On CPUs a small product gives
+    the same bits almost always, so it is tried, held against the real one, and given up at the first difference.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+
 
 def _rank_rows(
-    source: _VectorBlocks | _WholeRows, targets: np.ndarray, excluded: _Excluded, k: int
+    source: _VectorBlocks | _WholeRows, targets: np.ndarray, excluded: _Excluded, k: int, guessing: _Guessing
 ) -> tuple[np.ndarray, RunningTop]:
     """Ranks and running top-k of one user block."""
-    width, n_blocks = source.width, -(-source.n_items // source.width)
-    own = targets // width
-    # A target's score is read from the very block product that scores its rivals. A separate dot product may differ in
-    # the last bit, and then a target could lose against itself or against an item with the same vector.
+    guessed = guessing.wanted and isinstance(source, _VectorBlocks)
+    threshold = source.guess(targets) if guessed else _own_scores(source, targets)  # type: ignore[union-attr]
+    top = RunningTop(len(targets), k, threshold.dtype, threshold.device)
+    count, own = _pass_over(source, targets, excluded, threshold, top)
+    if guessed and not torch.equal(own, threshold):
+        guessing.wanted = False
+        count, _ = _pass_over(source, targets, excluded, own, None)
+    top.finish()
+    return count.cpu().numpy(), top
+
+
+def _own_scores(source: _VectorBlocks | _WholeRows, targets: np.ndarray) -> torch.Tensor:
+    """Every target's score `(b, 1)`, from the blocks that hold targets."""
+    own = targets // source.width
     parts = []
     for number in np.unique(own).tolist():
         scores, first = source.block(number)
         rows = np.flatnonzero(own == number)
         parts.append((torch.as_tensor(rows, device=scores.device), _take(scores, rows, targets[rows] - first)))
-    threshold = parts[0][1].new_empty((len(targets), 1))
+    found = parts[0][1].new_empty((len(targets), 1))
     for at, values in parts:
-        threshold[at, 0] = values
+        found[at, 0] = values
+    return found
+
+
+def _pass_over(
+    source: _VectorBlocks | _WholeRows,
+    targets: np.ndarray,
+    excluded: _Excluded,
+    threshold: torch.Tensor,
+    top: RunningTop | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Count per row the candidates with at least `threshold`; also gives the targets' scores as met on the way."""
     count = torch.zeros(len(targets), dtype=torch.int64, device=threshold.device)
-    top = RunningTop(len(targets), k, threshold.dtype, threshold.device)
-    for number in range(n_blocks):
+    met = torch.empty_like(threshold)
+    own = targets // source.width
+    for number in range(-(-source.n_items // source.width)):
         scores, first = source.block(number)
-        rows, items = excluded.between(number * width, (number + 1) * width)
-        scores[
-            torch.as_tensor(rows, device=scores.device), torch.as_tensor(items - first, device=scores.device)
-        ] = -torch.inf
-        top.update(scores, first)
-        count += count_at_least_(scores, threshold)  # uses the block up; no later step asks for it again
-    return count.cpu().numpy(), top
+        if len(here := np.flatnonzero(own == number)):
+            met[torch.as_tensor(here, device=met.device), 0] = _take(scores, here, targets[here] - first)
+        rows, items = excluded.between(number * source.width, (number + 1) * source.width)
+        if len(rows):
+            scores[
+                torch.as_tensor(rows, device=scores.device), torch.as_tensor(items - first, device=scores.device)
+            ] = -torch.inf
+        if top is not None:
+            top.update(scores, first)
+        count += count_at_least_(scores, threshold)
+        source.use_up()
+    return count, met
 
 
 def _take(scores: torch.Tensor, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:

@@ -37,16 +37,28 @@ def top_columns(values: torch.Tensor, k: int, sort: bool = True) -> tuple[torch.
 class RunningTop:
     """Top-k over item blocks that arrive in catalogue order.
 
+    Whole groups of columns that might hold a better item are set aside, and taken in together once there are enough of
+    them: after the first blocks they are few, and many small steps would cost more than the few values in them.
+
     Args:
         n_rows: rows of every block.
         k: how many items to keep.
         dtype: of the scores.
         device: of the scores.
+
+    Attributes:
+        scores: `(n_rows, k)` best scores so far, best first, -inf where there are fewer; whole after `finish`.
+        items: `(n_rows, k)` their catalogue indices, -1 where there are fewer; whole after `finish`.
     """
+
+    WAITING = 8
+    """Groups per row, on average, that are set aside at most."""
 
     def __init__(self, n_rows: int, k: int, dtype: torch.dtype, device: torch.device) -> None:
         self.scores = torch.full((n_rows, k), -torch.inf, dtype=dtype, device=device)
         self.items = torch.full((n_rows, k), -1, dtype=torch.int64, device=device)
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._n_waiting = 0
 
     def update(self, block: torch.Tensor, first_item: int) -> None:
         """Take in the scores of items `first_item, first_item + 1, ...`.
@@ -58,20 +70,40 @@ class RunningTop:
         n_rows, k = self.scores.shape
         groups = block.view(n_rows, -1, GROUP)
         highest = groups.amax(dim=2)
-        # Ties lose against earlier blocks, whose indices are lower, so only strictly better groups matter. After the
-        # first blocks few rows have any, and only those are touched.
-        n_better = (highest > self.scores[:, -1:]).sum(dim=1)
-        rows = n_better.nonzero()[:, 0]
-        if len(rows) == 0:
+        # Ties lose against earlier blocks, whose indices are lower, so only strictly better groups matter.
+        row, group = (highest > self.scores[:, -1:]).nonzero(as_tuple=True)
+        if len(row) > k * n_rows:  # at the start: nearly all of them are better than nothing
+            self.finish()
+            _, chosen = top_columns(highest, k, sort=False)
+            row = torch.arange(n_rows, device=block.device).repeat_interleave(k)
+            group = chosen.view(-1)
+        if len(row):
+            self._waiting.append((row, group * GROUP + first_item, groups[row, group]))
+            self._n_waiting += len(row)
+        if self._n_waiting > self.WAITING * n_rows:
+            self.finish()
+
+    def finish(self) -> None:
+        """Take in what was set aside; to be called after the last block."""
+        if not self._waiting:
             return
-        _, chosen = top_columns(highest[rows], min(int(n_better.max()), k), sort=False)
-        values = groups[rows[:, None], chosen].view(len(rows), -1)
-        columns = (chosen[:, :, None] * GROUP + torch.arange(GROUP, device=block.device)).view(len(rows), -1)
-        values = torch.cat([self.scores[rows], values], dim=1)
-        items = torch.cat([self.items[rows], columns + first_item], dim=1)
-        scores, picked = top_columns(values, k)
-        self.scores[rows] = scores
-        self.items[rows] = items.gather(1, picked).masked_fill_(scores == -torch.inf, -1)
+        n_rows, k = self.scores.shape
+        row, first, values = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting, self._n_waiting = [], 0
+        at, column = (values > self.scores[row, -1:]).nonzero(as_tuple=True)
+        if len(at) == 0:
+            return
+        row, order = row[at].sort(stable=True)  # each row's items stay in catalogue order, as ties need it
+        at, column = at[order], column[order]
+        counts = torch.bincount(row, minlength=n_rows)
+        place = k + torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        shape = (n_rows, k + int(counts.max()))
+        wide_scores = self.scores.new_full(shape, -torch.inf)
+        wide_items = self.items.new_full(shape, -1)
+        wide_scores[:, :k], wide_items[:, :k] = self.scores, self.items
+        wide_scores[row, place], wide_items[row, place] = values[at, column], first[at] + column
+        self.scores, picked = top_columns(wide_scores, k)
+        self.items = wide_items.gather(1, picked).masked_fill_(self.scores == -torch.inf, -1)
 
 
 def count_at_least_(block: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
