@@ -12,7 +12,7 @@ from vlm2rec_hf.data.sequences import make_examples
 from vlm2rec_hf.evaluation.ranking import _even_rows, _VectorBlocks, rank_targets
 from vlm2rec_hf.evaluation.scorers import BlockScorer, VectorScorer
 from vlm2rec_hf.evaluation.seen import SeenItems
-from vlm2rec_hf.evaluation.top_k import RunningTop, count_at_least_, top_columns
+from vlm2rec_hf.evaluation.top_k import RunningTop, count_at_least_, group_maxima, top_columns
 
 from .oracles import MatrixScorer, naive_ranks, naive_top, random_sequences
 
@@ -294,6 +294,11 @@ def test_top_columns_and_counts_on_ties(seed, k, spread):
         assert columns[row].tolist() == order and best[row].tolist() == [float(values[row, j]) for j in order]
     threshold = values[:, :1]
     np.testing.assert_array_equal(count_at_least_(values.clone(), threshold), (values >= threshold).sum(1))
+    wide = torch.as_tensor(rng.integers(-9, 10, (5, 640)).astype(np.float32))
+    for limit in (-8.0, 8.0, 9.0, 10.0):  # from nearly every group to none
+        limits = torch.full((5, 1), limit)
+        counted = count_at_least_(wide.clone(), limits, group_maxima(wide))
+        np.testing.assert_array_equal(counted, (wide >= limits).sum(1))
     double = values.double()
     np.testing.assert_array_equal(count_at_least_(double.clone(), double[:, 1:2]), (double >= double[:, 1:2]).sum(1))
 

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from vlm2rec_hf.data.sequences import Examples
 from vlm2rec_hf.evaluation.scorers import BlockScorer, VectorScorer
 from vlm2rec_hf.evaluation.seen import SeenItems, resolve_targets
-from vlm2rec_hf.evaluation.top_k import GROUP, RunningTop, count_at_least_
+from vlm2rec_hf.evaluation.top_k import GROUP, RunningTop, count_at_least_, group_maxima
 
 BLOCK_SCORES = 2**21
 """Scores held at once by default: 8 MiB of float32, which stays within reach of a CPU's caches."""
@@ -308,9 +308,11 @@ def _pass_over(
             scores[
                 torch.as_tensor(rows, device=scores.device), torch.as_tensor(items - first, device=scores.device)
             ] = -torch.inf
+        highest = None
         if top is not None:
-            top.update(scores, first)
-        count += count_at_least_(scores, threshold)
+            highest = group_maxima(scores)
+            top.update(scores, first, highest)
+        count += count_at_least_(scores, threshold, highest)
         source.use_up()
     return count, met
 
