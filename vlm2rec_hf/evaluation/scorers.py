@@ -51,8 +51,13 @@ def normalize_rows(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def longest_row(matrix: torch.Tensor) -> float:
-    """The largest Euclidean length of a row, in double precision, a slice at a time (no second matrix)."""
-    return max((float(part.double().norm(dim=1).max()) for part in matrix.split(2**16)), default=0.0)
+    """The largest Euclidean length of a row, a slice at a time; in double precision where float32 may not hold it."""
+
+    def longest(part: torch.Tensor) -> float:
+        fast = float(part.norm(dim=1).max())
+        return fast if 1e-15 < fast < 1e15 else float(part.double().norm(dim=1).max())
+
+    return max(map(longest, matrix.split(2**16)), default=0.0)
 
 
 class VectorScorer:
