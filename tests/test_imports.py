@@ -19,8 +19,10 @@ ALLOWED = {
     "hub_cards": {"columns", "hub", "modeling", "data", "evaluation", "hub_cards", "__version__"},
     "trainers": {"columns", "losses", "modeling", "data", "evaluation", "hub", "hub_cards", "trainers", "__version__"},
 }
-THIRD_PARTY_OF_COPIED = {"torch", "transformers", "PIL", "tqdm", "huggingface_hub"}
-ROOTS_OF_COPIED = ("configuration_vlm2rec", "modeling_vlm2rec", "processing_vlm2rec")
+THIRD_PARTY_OF_COPIED = {"torch", "transformers", "PIL", "tqdm", "huggingface_hub", "pyarrow"}
+ROOTS_OF_COPIED = (
+    "configuration_vlm2rec", "modeling_vlm2rec", "processing_vlm2rec", "configuration_seqrec", "modeling_seqrec"
+)  # fmt: skip
 
 
 def imports_of(path):
@@ -92,7 +94,9 @@ def test_copied_files_stand_alone():
                 for name in names:
                     top = name.split(".")[0]
                     assert top in THIRD_PARTY_OF_COPIED or top in sys.stdlib_module_names, f"{path.name}: {name}"
-    assert {path.stem for path in copied} >= {"fusion_vlm2rec", "families_vlm2rec", "family_qwen_vl"}
+    assert {path.stem for path in copied} >= {
+        "fusion_vlm2rec", "families_vlm2rec", "family_qwen_vl", "catalogue_seqrec", "encoders_seqrec"
+    }  # fmt: skip
     assert not {path.stem for path in copied} & {"backbones", "prepared_catalogue", "auto"}
 
 

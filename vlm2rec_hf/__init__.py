@@ -12,10 +12,17 @@ __version__ = "0.1.0.dev0"
 _EXPORTS = {
     "CachedVLM2RecRankingLoss": "losses.sentence_transformers",
     "Encoding": "modeling.modeling_vlm2rec",
+    "HeadCatalogue": "modeling.catalogue_seqrec",
     "ImagePath": "data.images",
+    "NextItemLoss": "losses.next_item",
     "PreparedCatalogue": "modeling.prepared_catalogue",
     "RecDataset": "data.dataset",
+    "Recommendation": "modeling.recommending_seqrec",
     "Report": "evaluation.report",
+    "SeqRecConfig": "modeling.configuration_seqrec",
+    "SeqRecTrainer": "trainers.seqrec_trainer",
+    "SeqRecTrainingArguments": "trainers.seqrec_args",
+    "SequentialRecommender": "modeling.modeling_seqrec",
     "VLM2RecConfig": "modeling.configuration_vlm2rec",
     "VLM2RecEmbedder": "modeling.modeling_vlm2rec",
     "VLM2RecLoss": "losses.vlm2rec",
@@ -31,6 +38,7 @@ _EXPORTS = {
     "make_demo_shop": "data.demo_shop",
     "merge_adapters": "modeling.merge_adapters",
     "publish_model": "hub_cards.publish",
+    "rank_head": "trainers.seqrec_trainer",
     "tiny_vlm": "modeling.backbones",
     "warm_up_backbone": "trainers.warm_up",
     "write_sentence_transformer_files": "modeling.sentence_transformer",
@@ -39,10 +47,17 @@ _EXPORTS = {
 __all__ = [
     "CachedVLM2RecRankingLoss",
     "Encoding",
+    "HeadCatalogue",
     "ImagePath",
+    "NextItemLoss",
     "PreparedCatalogue",
     "RecDataset",
+    "Recommendation",
     "Report",
+    "SeqRecConfig",
+    "SeqRecTrainer",
+    "SeqRecTrainingArguments",
+    "SequentialRecommender",
     "VLM2RecConfig",
     "VLM2RecEmbedder",
     "VLM2RecLoss",
@@ -58,6 +73,7 @@ __all__ = [
     "make_demo_shop",
     "merge_adapters",
     "publish_model",
+    "rank_head",
     "tiny_vlm",
     "warm_up_backbone",
     "write_sentence_transformer_files",
@@ -71,15 +87,22 @@ if TYPE_CHECKING:
     from .evaluation.embedder import evaluate_embedder
     from .evaluation.report import Report
     from .hub_cards.publish import publish_model
+    from .losses.next_item import NextItemLoss
     from .losses.sentence_transformers import CachedVLM2RecRankingLoss, VLM2RecRankingLoss
     from .losses.vlm2rec import VLM2RecLoss
     from .modeling.backbones import tiny_vlm
+    from .modeling.catalogue_seqrec import HeadCatalogue
+    from .modeling.configuration_seqrec import SeqRecConfig
     from .modeling.configuration_vlm2rec import VLM2RecConfig
     from .modeling.merge_adapters import merge_adapters
+    from .modeling.modeling_seqrec import SequentialRecommender
     from .modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
     from .modeling.prepared_catalogue import PreparedCatalogue
     from .modeling.processing_vlm2rec import VLM2RecProcessor
+    from .modeling.recommending_seqrec import Recommendation
     from .modeling.sentence_transformer import as_documents, as_queries, write_sentence_transformer_files
+    from .trainers.seqrec_args import SeqRecTrainingArguments
+    from .trainers.seqrec_trainer import SeqRecTrainer, rank_head
     from .trainers.vlm2rec_args import VLM2RecTrainingArguments
     from .trainers.vlm2rec_trainer import VLM2RecTrainer, default_lora_config
     from .trainers.warm_up import warm_up_backbone

@@ -8,6 +8,7 @@ import pytest
 
 from vlm2rec_hf import RecDataset, make_demo_shop
 from vlm2rec_hf.cli.main import main
+from vlm2rec_hf.cli.recommend import load_head
 from vlm2rec_hf.evaluation.report import Report
 
 SIZES = ["--hidden_size", "32", "--vision_hidden_size", "32", "--image_size", "28"]
@@ -85,17 +86,20 @@ def test_quickstart_prints_one_json_line(tmp_path, capsys):
     command = ["quickstart", "--output", str(output), "--items", "60", "--users", "60", "--steps", "2"]
     command += ["--warm_up_steps", "2", "--batch_size", "8", "--json"]
     assert main(command) == 0
-    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert set(found) == {"results", "seconds", "peak_rss_mb", "embedder"}
-    methods = {"zero_shot", "sft", "vlm2rec", "popularity", "repeat_last", "transition", "oracle"}
+    printed = capsys.readouterr().out
+    found = json.loads(printed.strip().splitlines()[-1])
+    assert set(found) == {"results", "seconds", "peak_rss_mb", "embedder", "head"}
+    methods = {"zero_shot", "sft", "vlm2rec", "head", "popularity", "repeat_last", "transition", "oracle"}
     assert set(found["results"]) == methods
     for method, views in found["results"].items():
         learned = method in ("zero_shot", "sft", "vlm2rec")
         assert set(views) == ({"text", "image", "both"} if learned else {"both"})
         assert all(set(values) == {"hit@10", "ndcg@10"} for values in views.values())
-    assert {"embedder", "report.json", "per_user.parquet", "margins.png", "views.png"} <= {
-        path.name for path in output.iterdir()
-    }
+    names = {"embedder", "head", "report.json", "per_user.parquet", "margins.png", "views.png", "recommendations.html"}
+    assert {path.name for path in output.iterdir()} == names
+    assert "The head recommends" in printed and "<img" in (output / "recommendations.html").read_text()
+    head = load_head(found["head"])
+    assert head.config.embedder == found["embedder"] and len(head.catalogue) == 60
     # What the report holds is what was printed.
     report = Report.load(output)
     assert report.metrics["sft"]["image"]["hit@10"]["mean"] == pytest.approx(

@@ -9,10 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vlm2rec_hf.data.sequences import make_examples
-from vlm2rec_hf.evaluation.ranking import rank_targets
+from vlm2rec_hf.evaluation.ranking import _even_rows, _VectorBlocks, rank_targets
 from vlm2rec_hf.evaluation.scorers import BlockScorer, VectorScorer
 from vlm2rec_hf.evaluation.seen import SeenItems
-from vlm2rec_hf.evaluation.top_k import RunningTop, count_at_least, top_columns
+from vlm2rec_hf.evaluation.top_k import RunningTop, count_at_least_, group_maxima, top_columns
 
 from .oracles import MatrixScorer, naive_ranks, naive_top, random_sequences
 
@@ -80,6 +80,46 @@ def test_ties_count_against_the_target():
     found = rank_targets(MatrixScorer(scores), np.array([3, 3]), exclude_seen=False, k=3)
     np.testing.assert_array_equal(found.ranks, [7, 1])
     np.testing.assert_array_equal(found.top_items, [[0, 1, 2], [3, 0, 1]])
+
+
+def test_wrong_guesses_are_noticed_and_not_trusted_again(monkeypatch):
+    rng = np.random.default_rng(2)
+    users = rng.standard_normal((200, 24)).astype(np.float32)
+    items = rng.standard_normal((900, 24)).astype(np.float32)
+    items[::9] = items[0]
+    targets, seen = rng.integers(0, 900, 200), [rng.integers(0, 900, 6) for _ in range(200)]
+    asked = []
+
+    def guess(self, own):
+        asked.append(len(own))
+        right = torch.mm(self.users, self.items[torch.as_tensor(own)].T).diagonal()[:, None]
+        return right + torch.tensor([[1e-3]])
+
+    options = {"seen": seen, "k": 9, "block_users": 50, "block_items": 128}
+    before = rank_targets(VectorScorer(users, items), targets, **options)
+    monkeypatch.setattr(_VectorBlocks, "guess", guess)
+    after = rank_targets(VectorScorer(users, items), targets, **options)
+    assert asked == [50]
+    np.testing.assert_array_equal(after.ranks, before.ranks)
+    np.testing.assert_array_equal(after.top_items, before.top_items)
+
+
+def test_threads_change_nothing_and_are_given_back():
+    users, items, targets, seen = problem(5, n=500, n_items=700)
+    before = torch.get_num_threads()
+    single = rank_targets(VectorScorer(users, items), targets, seen=seen, k=7)
+    try:
+        torch.set_num_threads(3)
+        several = rank_targets(VectorScorer(users, items), targets, seen=seen, k=7, block_users=40, block_items=128)
+        assert torch.get_num_threads() == 3
+        targets[499] = 700
+        with pytest.raises(ValueError, match="catalogue indices"):
+            rank_targets(VectorScorer(users, items), targets, seen=seen)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(several.ranks, single.ranks)
+    np.testing.assert_array_equal(several.top_items, single.top_items)
+    np.testing.assert_array_equal(several.n_candidates, single.n_candidates)
 
 
 @pytest.mark.parametrize("dim", [3, 33, 64])
@@ -164,7 +204,8 @@ def test_no_array_of_users_times_items_is_ever_made():
         rank_targets(scorer, targets, seen=seen, block_users=30, block_items=320, k=5)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert watch.largest <= max(30 * (320 + 5 * 65), n_items * dim)
+    set_aside = 30 * (RunningTop.WAITING + 320 // 64) * 64 * 2  # groups of scores, and two indices to each
+    assert watch.largest <= max(30 * 320, set_aside, n_items * dim) < n * n_items / 10
     assert peak < n * n_items  # not even one byte per pair on NumPy's side
     matrix = MatrixScorer(rng.standard_normal((n, n_items)))
     rank_targets(matrix, targets, seen=seen)
@@ -230,6 +271,13 @@ def test_bad_arguments_are_refused():
         SeenItems(np.array([0]), np.array([4]), np.arange(3))
 
 
+@pytest.mark.parametrize(
+    ("n", "largest", "n_threads", "rows"), [(6040, 512, 1, 504), (6040, 512, 16, 378), (5, 512, 4, 2), (0, 512, 2, 1)]
+)
+def test_blocks_are_shared_out_evenly(n, largest, n_threads, rows):
+    assert _even_rows(n, largest, n_threads) == rows <= largest
+
+
 def test_no_examples_give_an_empty_ranking():
     found = rank_targets(MatrixScorer(np.zeros((0, 5))), np.zeros(0, dtype=int), exclude_seen=False, k=2)
     assert len(found) == 0 and found.top_items.shape == (0, 2)
@@ -245,7 +293,14 @@ def test_top_columns_and_counts_on_ties(seed, k, spread):
         order = sorted(range(64), key=lambda j, row=row: (-float(values[row, j]), j))[:k]
         assert columns[row].tolist() == order and best[row].tolist() == [float(values[row, j]) for j in order]
     threshold = values[:, :1]
-    np.testing.assert_array_equal(count_at_least(values, threshold), (values >= threshold).sum(1))
+    np.testing.assert_array_equal(count_at_least_(values.clone(), threshold), (values >= threshold).sum(1))
+    wide = torch.as_tensor(rng.integers(-9, 10, (5, 640)).astype(np.float32))
+    for limit in (-8.0, 8.0, 9.0, 10.0):  # from nearly every group to none
+        limits = torch.full((5, 1), limit)
+        counted = count_at_least_(wide.clone(), limits, group_maxima(wide))
+        np.testing.assert_array_equal(counted, (wide >= limits).sum(1))
+    double = values.double()
+    np.testing.assert_array_equal(count_at_least_(double.clone(), double[:, 1:2]), (double >= double[:, 1:2]).sum(1))
 
 
 def test_running_top_keeps_the_first_of_equal_items_across_blocks():
@@ -255,4 +310,5 @@ def test_running_top_keeps_the_first_of_equal_items_across_blocks():
     later = torch.zeros(1, 64)
     later[0, 9] = 1.0
     top.update(later, 64)
+    top.finish()
     assert top.items.tolist() == [[73, 0, 1]]

@@ -20,6 +20,8 @@ COMMANDS = {
     "embed": "write the vectors of a dataset's items",
     "merge": "merge an adapter into its base, checked on real items",
     "push": "publish a model or a dataset on the Hub: one commit, checked, then tagged",
+    "train-head": "train a sequential recommender (SASRec, GRU4Rec, BERT4Rec) by id or item vectors",
+    "recommend": "the best next items after a history, as a table or a page with pictures",
 }
 
 
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         if not debug:
             _quiet_libraries()
-        command = importlib.import_module(f"vlm2rec_hf.cli.{known.command}")
+        command = importlib.import_module(f"vlm2rec_hf.cli.{known.command.replace('-', '_')}")
         command.main(arguments[split + 1 :])
     except SystemExit as stop:  # argparse: 0 for --help, 2 for bad usage
         return stop.code if isinstance(stop.code, int) else 2

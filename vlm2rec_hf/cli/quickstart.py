@@ -1,7 +1,8 @@
 """`vlm2rec quickstart`: watch a vision-language model learn to recommend, with and without the paper's losses.
 
 A generated shop, a tiny Qwen2-VL built from config, a warm-up, then plain contrastive fine-tuning (SFT) and VLM2Rec
-(WPCL + CRTR) on the same budget, and a report by view. Nothing is downloaded; it takes a few minutes on two cores.
+(WPCL + CRTR) on the same budget, a report by view, and a sequential head over the item vectors that recommends to one
+user. Nothing is downloaded; it takes a few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        report = run(options, partial)
+        report, shown = run(options, partial)
         seconds = time.perf_counter() - start
         report.facts["seconds"] = round(seconds, 1)
         report.save(partial)
@@ -75,10 +76,12 @@ def main(argv: Sequence[str]) -> None:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     print(summary_table(report))
+    print(shown)
     say(
-        f"\n{seconds:.0f} s. In {output}: embedder/ (a model folder), report.json, per_user.parquet, margins.png, "
-        f"views.png.\nNext, try your own data:  vlm2rec prepare --dataset YOUR_DATA --output runs/data  and then  "
-        f"vlm2rec train --dataset runs/data --tiny qwen2_vl --warm_up_steps 350 --max_steps 500 --output_dir runs/mine"
+        f"\n{seconds:.0f} s. In {output}: embedder/ and head/ (model folders), report.json, per_user.parquet, "
+        f"margins.png, views.png, recommendations.html.\nNext, try your own data:  vlm2rec prepare "
+        f"--dataset YOUR_DATA --output runs/data  and then  vlm2rec train --dataset runs/data --tiny qwen2_vl "
+        f"--warm_up_steps 350 --max_steps 500 --output_dir runs/mine"
     )
     if options.json:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -87,14 +90,21 @@ def main(argv: Sequence[str]) -> None:
             "seconds": round(seconds, 1),
             "peak_rss_mb": round(peak, 1),
             "embedder": str(output / "embedder"),
+            "head": str(output / "head"),
         }))  # fmt: skip
 
 
-def run(options: QuickstartArguments, folder: Path) -> Report:
-    """The whole study; the model and the plots are written into `folder`, the report is returned."""
+def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
+    """The whole study; models, plots and page are written into `folder`.
+
+    Returns:
+        The report, and one user's history and recommendations as text.
+    """
     import torch
     from transformers import set_seed
 
+    from vlm2rec_hf.cli.item_vectors import ItemVectors
+    from vlm2rec_hf.cli.quickstart_head import show_user, train_small_head
     from vlm2rec_hf.data.demo_shop import make_demo_shop
     from vlm2rec_hf.evaluation.embedder import evaluate_embedder
     from vlm2rec_hf.evaluation.embedder_report import add_embedder, start_report
@@ -108,11 +118,11 @@ def run(options: QuickstartArguments, folder: Path) -> Report:
     # One thread: sums in another order give other numbers, and a seed should mean the same on every number of cores.
     torch.set_num_threads(1)
     set_seed(options.seed)
-    say("1/5 A shop is generated: products with a title and a picture, and users with a taste for both.")
+    say("1/6 A shop is generated: products with a title and a picture, and users with a taste for both.")
     shop = make_demo_shop(options.items, seed=options.seed, n_users=options.users)
     dataset = shop.dataset()
     say(f"    {dataset!r}")
-    say("2/5 A tiny Qwen2-VL without pretrained weights is warmed up on captions of the products.")
+    say("2/6 A tiny Qwen2-VL without pretrained weights is warmed up on captions of the products.")
     model, processor = tiny_vlm(
         "qwen2_vl",
         [text for text in dataset.item_texts() if text],
@@ -146,19 +156,30 @@ def run(options: QuickstartArguments, folder: Path) -> Report:
     logs: dict[str, list[dict[str, Any]]] = {}
     for number, (method, objective) in enumerate((("sft", "sft"), ("vlm2rec", "wpcl+crtr")), start=3):
         what = "plain contrastive fine-tuning (SFT)" if method == "sft" else "VLM2Rec: the same plus WPCL and CRTR"
-        say(f"{number}/5 Training: {what}.")
+        say(f"{number}/6 Training: {what}.")
         model.load_state_dict(start)
         trainer = _train(options, objective, model, dataset, catalogue, folder)
         logs[method] = [dict(record) for record in trainer.state.log_history]
-        add_embedder(report, method, evaluate_embedder(model, catalogue, examples), examples)
-    say("5/5 Model folder, report and plots.")
+        found = evaluate_embedder(model, catalogue, examples)
+        add_embedder(report, method, found, examples)
+    say("5/6 Model folder, report and plots.")
     trainer.save_model(str(folder / "embedder"))
     report.facts["weights"] = weights_fingerprint(folder / "embedder")
     report.save(folder / "embedder" / "evaluation")
     write_model_card(folder / "embedder", method="vlm2rec")
     plot_margins(logs, folder / "margins.png")
     plot_views(report, folder / "views.png")
-    return report
+    say("6/6 A sequential head (SASRec) learns from ids and VLM2Rec's item vectors together.")
+    head, ranking = train_small_head(
+        dataset,
+        ItemVectors({"both": found.items.both}, str(Path(options.output) / "embedder"), None),
+        examples,
+        folder / "head",
+        batch_size=min(options.batch_size, options.users),
+        seed=options.seed,
+    )
+    report.add("head", ranking, train_counts=dataset.popularity())
+    return report, show_user(head, dataset, folder / "recommendations.html", last=HISTORY)
 
 
 def _train(
@@ -213,8 +234,7 @@ def results_of(report: Report) -> dict[str, dict[str, dict[str, float]]]:
         return {name: round(float(found[name]["mean"]), 6) for name in ("hit@10", "ndcg@10")}
 
     results = {
-        method: {view: two(report.metrics[method][view]) for view in ("text", "image", "both")}
-        for method in report.methods
+        method: {view: two(report.metrics[method][view]) for view in report.views(method)} for method in report.methods
     }
     results.update({FLOORS.get(name, name): {"both": two(found)} for name, found in report.floors.items()})
     return results

@@ -9,8 +9,10 @@ before (a repeat purchase), it stays a candidate; its rank answers "where among 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +21,10 @@ from numpy.typing import ArrayLike
 from vlm2rec_hf.data.sequences import Examples
 from vlm2rec_hf.evaluation.scorers import BlockScorer, VectorScorer
 from vlm2rec_hf.evaluation.seen import SeenItems, resolve_targets
-from vlm2rec_hf.evaluation.top_k import GROUP, RunningTop, count_at_least
+from vlm2rec_hf.evaluation.top_k import GROUP, RunningTop, count_at_least_, group_maxima
 
-BLOCK_SCORES = 2**22
-"""Scores held at once by default: 16 MiB of float32, which stays within reach of a CPU's caches."""
+BLOCK_SCORES = 2**21
+"""Scores held at once by default: 8 MiB of float32, which stays within reach of a CPU's caches."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def rank_targets(
     k: int = 20,
     exclude_seen: bool = True,
     block_users: int | None = None,
-    block_items: int = 8192,
+    block_items: int = 4096,
 ) -> Ranking:
     """Rank every example's target among all items of the catalogue.
 
@@ -73,7 +75,7 @@ def rank_targets(
             `max_history`.
         k: length of the top lists.
         exclude_seen: leave seen items out of the candidates.
-        block_users: examples scored at once; default: as many as keep a block near `BLOCK_SCORES` scores.
+        block_users: examples scored at once; default: as many as keep a block within `BLOCK_SCORES` scores.
         block_items: items scored at once by a `VectorScorer`, rounded up to a multiple of 64.
 
     Returns:
@@ -91,7 +93,9 @@ def rank_targets(
     if len(scorer) != len(targets):
         raise ValueError(f"`scorer` must have one row per example ({len(targets)}), got {len(scorer)} rows.")
     width = _round_up(min(block_items, n_items) if isinstance(scorer, VectorScorer) else n_items)
-    n_rows = block_users or min(1024, max(1, BLOCK_SCORES // width))
+    on_cpu = isinstance(scorer, VectorScorer) and scorer.item_vectors.is_cpu
+    n_threads = torch.get_num_threads() if on_cpu else 1
+    n_rows = block_users or _even_rows(len(targets), min(1024, max(1, BLOCK_SCORES // width)), n_threads)
     order = np.arange(len(targets))
     if n_items > width:
         # Neighbouring targets share item blocks: finding the targets' scores first then costs next to nothing.
@@ -101,19 +105,49 @@ def rank_targets(
     n_candidates = np.full(len(targets), n_items, dtype=np.int64)
     top_items = np.full((len(targets), k), -1, dtype=np.int64)
     top_scores = np.full((len(targets), k), -np.inf, dtype=np.float32)
-    for begin in range(0, len(targets), n_rows):
+
+    # With one item block, or a handful of rows, the real product costs no more than the guess.
+    guessing = _Guessing(on_cpu and n_items > width and n_rows >= 32)
+
+    def rank_block(begin: int) -> tuple[np.ndarray, np.ndarray, _Excluded, RunningTop]:
         rows = order[begin : begin + n_rows]
         if isinstance(scorer, VectorScorer):
             source: _VectorBlocks | _WholeRows = _VectorBlocks(scorer, rows, width)
         else:
             source = _WholeRows(scorer, slice(begin, begin + len(rows)), width)
         excluded = _Excluded(seen_items, rows, targets[rows], n_items)
-        ranks[rows], top = _rank_rows(source, targets[rows], excluded, k)
+        block_ranks, top = _rank_rows(source, targets[rows], excluded, k, guessing)
+        return rows, block_ranks, excluded, top
+
+    for rows, block_ranks, excluded, top in _in_threads(rank_block, range(0, len(targets), n_rows), n_threads):
+        ranks[rows] = block_ranks
         n_candidates[rows] -= excluded.n_items_per_row
         if top.scores.dtype == torch.float64 and top_scores.dtype == np.float32:
             top_scores = top_scores.astype(np.float64)
         top_items[rows], top_scores[rows] = top.items.cpu().numpy(), top.scores.cpu().numpy()
     return Ranking(ranks, top_items, top_scores, n_candidates, exclude_seen)
+
+
+def _even_rows(n: int, largest: int, n_threads: int) -> int:
+    """Rows per block, at most `largest`, such that every thread gets as many blocks."""
+    rounds = max(1, -(-n // (largest * n_threads)))
+    return max(1, -(-n // (rounds * n_threads)))
+
+
+def _in_threads(work: Callable[[int], Any], tasks: Sequence[int], n_threads: int) -> Iterator[Any]:
+    """Results of the tasks in order, `n_threads` at once, each of them with a single thread of PyTorch's.
+
+    User blocks do not depend on each other, so threads that take whole blocks never wait for one another, as those do
+    that share the many short steps of one block (on a busy machine that waiting takes most of the time).
+    """
+    if n_threads == 1 or len(tasks) < 2:
+        yield from map(work, tasks)
+        return
+    try:
+        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(work, tasks)
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _round_up(n: int) -> int:
@@ -160,7 +194,8 @@ class _VectorBlocks:
     def block(self, number: int) -> tuple[torch.Tensor, int]:
         """Scores `(b, width)` of block `number` and the catalogue index of column 0.
 
-        There is one buffer: the next block overwrites it, and asking for the same block again returns it as it is.
+        There is one buffer: the next block overwrites it, and asking for the same block again returns it as it is,
+        unless it was used up.
         """
         first = max(0, min(number * self.width, self.n_items - self.width))
         if number == self._current:
@@ -170,6 +205,15 @@ class _VectorBlocks:
         self._scores[:, : number * self.width - first] = -torch.inf
         self._scores[:, max(self.n_items - first, 0) :] = -torch.inf
         return self._scores, first
+
+    def use_up(self) -> None:
+        """Say that the present block's scores were overwritten."""
+        self._current = -1
+
+    def guess(self, targets: np.ndarray) -> torch.Tensor:
+        """What the targets' scores probably are, `(b, 1)`, by one small product."""
+        own = self.items[torch.as_tensor(targets, device=self.items.device)]
+        return torch.mm(self.users, own.T).diagonal()[:, None].contiguous()
 
 
 class _WholeRows:
@@ -199,35 +243,78 @@ class _WholeRows:
     def block(self, number: int) -> tuple[torch.Tensor, int]:
         return self._scores, 0
 
+    def use_up(self) -> None:
+        pass  # there is no second pass over a single block
+
+
+class _Guessing:
+    """Whether the targets' scores may be guessed by a smaller product (shared by the user blocks of one call).
+
+    A target's score must come from the very product that scores its rivals: a separate one may differ in the last bit,
+    and then a target could lose against itself or against an item with the same vector. On CPUs a small product gives
+    the same bits almost always, so it is tried, held against the real one, and given up at the first difference.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+
 
 def _rank_rows(
-    source: _VectorBlocks | _WholeRows, targets: np.ndarray, excluded: _Excluded, k: int
+    source: _VectorBlocks | _WholeRows, targets: np.ndarray, excluded: _Excluded, k: int, guessing: _Guessing
 ) -> tuple[np.ndarray, RunningTop]:
     """Ranks and running top-k of one user block."""
-    width, n_blocks = source.width, -(-source.n_items // source.width)
-    own = targets // width
-    # A target's score is read from the very block product that scores its rivals. A separate dot product may differ in
-    # the last bit, and then a target could lose against itself or against an item with the same vector.
+    guessed = guessing.wanted and isinstance(source, _VectorBlocks)
+    threshold = source.guess(targets) if guessed else _own_scores(source, targets)  # type: ignore[union-attr]
+    top = RunningTop(len(targets), k, threshold.dtype, threshold.device)
+    count, own = _pass_over(source, targets, excluded, threshold, top)
+    if guessed and not torch.equal(own, threshold):
+        guessing.wanted = False
+        count, _ = _pass_over(source, targets, excluded, own, None)
+    top.finish()
+    return count.cpu().numpy(), top
+
+
+def _own_scores(source: _VectorBlocks | _WholeRows, targets: np.ndarray) -> torch.Tensor:
+    """Every target's score `(b, 1)`, from the blocks that hold targets."""
+    own = targets // source.width
     parts = []
     for number in np.unique(own).tolist():
         scores, first = source.block(number)
         rows = np.flatnonzero(own == number)
         parts.append((torch.as_tensor(rows, device=scores.device), _take(scores, rows, targets[rows] - first)))
-    threshold = parts[0][1].new_empty((len(targets), 1))
+    found = parts[0][1].new_empty((len(targets), 1))
     for at, values in parts:
-        threshold[at, 0] = values
+        found[at, 0] = values
+    return found
+
+
+def _pass_over(
+    source: _VectorBlocks | _WholeRows,
+    targets: np.ndarray,
+    excluded: _Excluded,
+    threshold: torch.Tensor,
+    top: RunningTop | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Count per row the candidates with at least `threshold`; also gives the targets' scores as met on the way."""
     count = torch.zeros(len(targets), dtype=torch.int64, device=threshold.device)
-    top = RunningTop(len(targets), k, threshold.dtype, threshold.device)
-    mask = torch.empty((len(targets), width), dtype=torch.bool, device=threshold.device)
-    for number in range(n_blocks):
+    met = torch.empty_like(threshold)
+    own = targets // source.width
+    for number in range(-(-source.n_items // source.width)):
         scores, first = source.block(number)
-        rows, items = excluded.between(number * width, (number + 1) * width)
-        scores[
-            torch.as_tensor(rows, device=scores.device), torch.as_tensor(items - first, device=scores.device)
-        ] = -torch.inf
-        count += count_at_least(scores, threshold, mask)
-        top.update(scores, first)
-    return count.cpu().numpy(), top
+        if len(here := np.flatnonzero(own == number)):
+            met[torch.as_tensor(here, device=met.device), 0] = _take(scores, here, targets[here] - first)
+        rows, items = excluded.between(number * source.width, (number + 1) * source.width)
+        if len(rows):
+            scores[
+                torch.as_tensor(rows, device=scores.device), torch.as_tensor(items - first, device=scores.device)
+            ] = -torch.inf
+        highest = None
+        if top is not None:
+            highest = group_maxima(scores)
+            top.update(scores, first, highest)
+        count += count_at_least_(scores, threshold, highest)
+        source.use_up()
+    return count, met
 
 
 def _take(scores: torch.Tensor, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:

@@ -50,6 +50,16 @@ def normalize_rows(matrix: torch.Tensor) -> torch.Tensor:
     return matrix / torch.where(norms > 0, norms, torch.ones_like(norms))
 
 
+def longest_row(matrix: torch.Tensor) -> float:
+    """The largest Euclidean length of a row, a slice at a time; in double precision where float32 may not hold it."""
+
+    def longest(part: torch.Tensor) -> float:
+        fast = float(part.norm(dim=1).max())
+        return fast if 1e-15 < fast < 1e15 else float(part.double().norm(dim=1).max())
+
+    return max(map(longest, matrix.split(2**16)), default=0.0)
+
+
 class VectorScorer:
     """Scores as inner products of user and item vectors, in float32.
 
@@ -82,8 +92,8 @@ class VectorScorer:
             users, items = normalize_rows(users), normalize_rows(items)
         if len(users) and len(items):
             # Cauchy-Schwarz: with this bound every inner product is finite, so blocks need no check of their own.
-            bound = users.double().norm(dim=1).max() * items.double().norm(dim=1).max()
-            if not bool(bound < 1e38):
+            bound = longest_row(users) * longest_row(items)
+            if not bound < 1e38:
                 raise ValueError(
                     f"`user_vectors` and `item_vectors` are so long that scores overflow float32 (bound {bound:.1e}); "
                     "pass `normalize=True` or rescale them."

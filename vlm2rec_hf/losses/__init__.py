@@ -4,15 +4,18 @@ from .crtr import crtr, crtr_candidates
 from .gather import average_over_processes, gather_candidates, gather_sizes, gather_with_grad
 from .info_nce import info_nce, mean_over_users, unimodal_info_nce
 from .masks import check_positives, negative_mask
+from .next_item import LOSSES, NextItemLoss, gbce, next_item_cross_entropy, sampled_softmax
 from .schedules import Schedule
 from .similarity import ViewSimilarities, ViewVectors, unit_rows, view_similarities
 from .vlm2rec import OBJECTIVES, LossOutput, VLM2RecLoss
 from .wpcl import ModalityMargins, WPCLOutput, log_omega, modality_gap, modality_margins, wpcl
 
 __all__ = [
+    "LOSSES",
     "OBJECTIVES",
     "LossOutput",
     "ModalityMargins",
+    "NextItemLoss",
     "Schedule",
     "VLM2RecLoss",
     "ViewSimilarities",
@@ -25,12 +28,15 @@ __all__ = [
     "gather_candidates",
     "gather_sizes",
     "gather_with_grad",
+    "gbce",
     "info_nce",
     "log_omega",
     "mean_over_users",
     "modality_gap",
     "modality_margins",
     "negative_mask",
+    "next_item_cross_entropy",
+    "sampled_softmax",
     "unimodal_info_nce",
     "unit_rows",
     "view_similarities",

@@ -11,7 +11,9 @@ def register_auto_classes() -> None:
     """
     from transformers import AutoConfig, AutoModel, AutoProcessor
 
+    from .configuration_seqrec import SeqRecConfig
     from .configuration_vlm2rec import VLM2RecConfig
+    from .modeling_seqrec import SequentialRecommender
     from .modeling_vlm2rec import VLM2RecEmbedder
     from .processing_vlm2rec import VLM2RecProcessor
 
@@ -21,3 +23,7 @@ def register_auto_classes() -> None:
     VLM2RecConfig.register_for_auto_class()
     VLM2RecEmbedder.register_for_auto_class("AutoModel")
     VLM2RecProcessor.register_for_auto_class("AutoProcessor")
+    AutoConfig.register(SeqRecConfig.model_type, SeqRecConfig, exist_ok=True)
+    AutoModel.register(SeqRecConfig, SequentialRecommender, exist_ok=True)
+    SeqRecConfig.register_for_auto_class()
+    SequentialRecommender.register_for_auto_class("AutoModel")

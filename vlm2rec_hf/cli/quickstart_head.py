@@ -1,0 +1,76 @@
+"""The end of the quickstart: a small head over the embedder's item vectors, and what it recommends to one user."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.cli.item_vectors import ItemVectors
+    from vlm2rec_hf.data.dataset import RecDataset
+    from vlm2rec_hf.data.sequences import Examples
+    from vlm2rec_hf.evaluation.ranking import Ranking
+    from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
+
+LENGTH, EPOCHS = 20, 12
+
+
+def train_small_head(
+    dataset: RecDataset, vectors: ItemVectors, examples: Examples, folder: Path, *, batch_size: int, seed: int
+) -> tuple[SequentialRecommender, Ranking]:
+    """Train a small SASRec over ids and item vectors and save it as `folder`.
+
+    Returns:
+        The head, and its ranking of the examples.
+    """
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    from vlm2rec_hf.cli.train_head import HeadArguments, build_head
+    from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
+    from vlm2rec_hf.trainers.seqrec_trainer import SeqRecTrainer, rank_head
+
+    arguments = HeadArguments(embedder=vectors.embedder, max_length=LENGTH, hidden_size=32)
+    scratch = folder.with_name(".training")
+    training = SeqRecTrainingArguments(
+        output_dir=str(scratch),
+        num_train_epochs=EPOCHS,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        per_device_train_batch_size=batch_size,
+        warmup_steps=10,
+        seed=seed,
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    trainer = SeqRecTrainer(build_head(arguments, dataset, vectors, seed), training, dataset)
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.train()
+    shutil.rmtree(scratch, ignore_errors=True)
+    trainer.head.save_pretrained(folder)
+    return trainer.head, rank_head(trainer.head, examples)
+
+
+def show_user(head: SequentialRecommender, dataset: RecDataset, page_file: Path, *, last: int) -> str:
+    """The first user's history and recommendations: as text, and as a page with pictures.
+
+    Args:
+        head: the head.
+        dataset: what it was trained on.
+        page_file: the page to write.
+        last: items of the history named in the text; the page shows all.
+    """
+    from vlm2rec_hf.cli.recommend import ShownItems, items_of_user, note_of, table
+    from vlm2rec_hf.cli.recommendation_page import page, write_page
+
+    user = str(dataset.sequences().user_ids[0])
+    history = items_of_user(dataset, user)
+    (found,) = head.recommend([history], 5)
+    shown = ShownItems(head.catalogue, dataset)
+    past, recommended = [shown.item(item) for item in history], shown.recommended(found)
+    pictures = ([*map(shown.with_picture, items)] for items in (past, recommended))
+    write_page(page_file, page(f"Recommendations for user {user}", note_of(found, len(history)), *pictures))
+    titles = ", ".join(item.title or item.item_id for item in past[-last:])
+    return f"\nUser {user} last chose: {titles}.\nThe head recommends:\n{table(recommended)}"

@@ -1,0 +1,197 @@
+"""`vlm2rec train-head`: train a sequential head on a dataset, by item id, by item vectors, or by both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlm2rec_hf.cli.arguments import DataArguments
+from vlm2rec_hf.cli.common import open_dataset, parse, require, say
+from vlm2rec_hf.cli.item_vectors import ItemVectors, encode_item_vectors, read_item_vectors, view_names
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.data.dataset import RecDataset
+    from vlm2rec_hf.data.sequences import Examples
+    from vlm2rec_hf.evaluation.report import Report
+    from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
+
+
+@dataclass
+class HeadArguments:
+    """The head, what describes its items, and its report."""
+
+    encoder: str = field(default="sasrec", metadata={"help": "sasrec, gru4rec or bert4rec."})
+    item_representation: str | None = field(
+        default=None,
+        metadata={"help": "id, content or content+id; by default id, or content+id where vectors are given."},
+    )
+    embedder: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of an embedder that makes the items' vectors now."}
+    )
+    embedder_revision: str | None = field(default=None, metadata={"help": "Tag, branch or commit of the embedder."})
+    vectors: str | None = field(default=None, metadata={"help": "The items' vectors, as `vlm2rec embed` wrote them."})
+    views: str = field(default="both", metadata={"help": "Views in use, each projected: both, or text,image."})
+    init_ids: bool = field(
+        default=False, metadata={"help": "Start the id vectors from the vectors' principal components."}
+    )
+    embed_batch_size: int = field(default=64, metadata={"help": "Items per forward pass of the embedder."})
+    hidden_size: int = field(default=64, metadata={"help": "Length of item and user vectors."})
+    num_layers: int = field(default=2, metadata={"help": "Blocks of the encoder."})
+    num_heads: int = field(default=2, metadata={"help": "Attention heads."})
+    max_length: int = field(default=50, metadata={"help": "Most recent items that are read."})
+    dropout: float = field(default=0.2, metadata={"help": "During training."})
+    output: str = field(default="", metadata={"help": "Folder of the test report; OUTPUT_DIR/evaluation by default."})
+    ks: str = field(default="10,20", metadata={"help": "Cut-offs of the test report, separated by commas."})
+    include_seen: bool = field(default=False, metadata={"help": "Let items of the user's past be candidates."})
+    max_users: int | None = field(default=None, metadata={"help": "Test only this many users, evenly spread."})
+    method: str | None = field(default=None, metadata={"help": "Name in the report; the encoder by default."})
+
+    def __post_init__(self) -> None:
+        if self.embedder and self.vectors:
+            raise ValueError("Name at most one of `--embedder` (encode now) and `--vectors` (encoded before).")
+        has_vectors = bool(self.embedder or self.vectors)
+        if self.item_representation is None:
+            self.item_representation = "content+id" if has_vectors and not self.init_ids else "id"
+        if (self.item_representation != "id" or self.init_ids) and not has_vectors:
+            wanted = "init_ids" if self.init_ids else f"item_representation {self.item_representation}"
+            raise ValueError(f"`--{wanted}` needs item vectors; add `--vectors FILE` or `--embedder MODEL`.")
+        if has_vectors and self.item_representation == "id" and not self.init_ids:
+            raise ValueError(
+                "`--item_representation` 'id' makes no use of item vectors; choose content or content+id, or start "
+                "the ids from them with `--init_ids`."
+            )
+        for name in ("max_users", "embed_batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`--{name}` must be at least 1, got {getattr(self, name)}.")
+        self.method = self.method or self.encoder
+
+    def item_vectors(self, dataset: RecDataset) -> ItemVectors | None:
+        """The items' vectors as named, None where none are.
+
+        Raises:
+            ValueError: a file or an embedder that does not fit.
+        """
+        names = view_names(self.views)
+        if self.vectors:
+            return read_item_vectors(self.vectors, dataset, names)
+        if self.embedder:
+            return encode_item_vectors(self.embedder, self.embedder_revision, dataset, names, self.embed_batch_size)
+        return None
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command. `output_dir` holds the head, checkpoints and, under `evaluation/`, the test report."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from vlm2rec_hf.cli.arguments import EvaluateArguments
+    from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
+    from vlm2rec_hf.trainers.seqrec_trainer import SeqRecTrainer
+
+    data, options, training = parse(
+        "train-head", __doc__ or "", (DataArguments, HeadArguments, SeqRecTrainingArguments), argv
+    )
+    require(training.output_dir, "--output_dir", "the folder of the trained head")
+    ks = EvaluateArguments(ks=options.ks).cut_offs()
+    view_names(options.views)
+    start = time.perf_counter()
+    dataset = open_dataset(data)
+    say(repr(dataset))
+    examples = test_examples(dataset, options.max_length, options.max_users)
+    head = build_head(options, dataset, options.item_vectors(dataset), training.seed)
+    disable_progress_bar()  # one bar per checkpoint of a model that is written in no time
+    trainer = SeqRecTrainer(head, training, dataset)
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.save_model(training.output_dir)
+    facts = {
+        "model": training.output_dir,
+        "encoder": options.encoder,
+        "item_representation": options.item_representation,
+        "embedder": head.config.embedder,
+        "embedder_revision": head.config.embedder_revision,
+        "loss": training.loss,
+        "steps": trainer.state.global_step,
+        "best_validation": trainer.state.best_metric,
+        "seed": training.seed,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    report = report_head(trainer.head, dataset, examples, options.method, ks, not options.include_seen, facts)
+    folder = Path(options.output or Path(str(training.output_dir)) / "evaluation")
+    report.save(folder)
+    print(report.to_markdown())
+    say(
+        f"Head in {training.output_dir}, report in {folder}. Next: vlm2rec recommend --model {training.output_dir} "
+        f"--dataset {data.dataset} --history ID,ID"
+    )
+
+
+def test_examples(dataset: RecDataset, max_length: int, max_users: int | None = None) -> Examples:
+    """Who is tested; refused before training where there is nobody.
+
+    Raises:
+        ValueError: a dataset without test interactions.
+    """
+    examples = dataset.examples("test", max_history=max_length)
+    if len(examples) == 0:
+        raise ValueError("`--dataset` has no test interactions with a history; choose another `--split`.")
+    if max_users is not None and max_users < len(examples):
+        examples = examples.take(np.linspace(0, len(examples) - 1, max_users).astype(np.int64))
+    return examples
+
+
+def build_head(
+    options: HeadArguments, dataset: RecDataset, vectors: ItemVectors | None, seed: int
+) -> SequentialRecommender:
+    """A fresh head as the arguments say, with its content vectors in place."""
+    import torch
+    from transformers import set_seed
+
+    from vlm2rec_hf.modeling.configuration_seqrec import SeqRecConfig
+    from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
+
+    set_seed(seed)
+    content = vectors is not None and options.item_representation != "id"
+    config = SeqRecConfig(
+        n_items=dataset.n_items,
+        encoder=options.encoder,
+        item_representation=str(options.item_representation),
+        content_dims={view: matrix.shape[1] for view, matrix in vectors.views.items()}
+        if vectors and content
+        else None,
+        hidden_size=options.hidden_size,
+        num_layers=options.num_layers,
+        num_heads=options.num_heads,
+        max_length=options.max_length,
+        dropout=options.dropout,
+        embedder=vectors.embedder if vectors else None,
+        embedder_revision=vectors.revision if vectors else None,
+    )
+    head = SequentialRecommender(config)
+    if vectors and content:
+        head.set_content(vectors.views, embedder=vectors.embedder, embedder_revision=vectors.revision)
+    if vectors and options.init_ids:
+        head.init_ids_from(torch.cat(list(vectors.views.values()), dim=1))
+    return head
+
+
+def report_head(
+    head: SequentialRecommender,
+    dataset: RecDataset,
+    examples: Examples,
+    method: str,
+    ks: Sequence[int],
+    exclude_seen: bool,
+    facts: dict[str, Any],
+) -> Report:
+    """Rank the examples over the full catalogue with a head, beside the floors."""
+    from vlm2rec_hf.evaluation.embedder_report import start_report
+    from vlm2rec_hf.trainers.seqrec_trainer import rank_head
+
+    report = start_report(dataset, examples, ks=ks, exclude_seen=exclude_seen, facts=facts)
+    ranking = rank_head(head, examples, k=max(ks), exclude_seen=exclude_seen)
+    report.add(method, ranking, train_counts=examples.sequences.train_counts())
+    return report

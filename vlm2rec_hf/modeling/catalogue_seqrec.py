@@ -1,0 +1,131 @@
+"""The items a head can recommend: raw ids, how often each was seen in training, titles. Saved as one parquet file."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+CATALOGUE_FILE = "catalogue.parquet"
+
+
+class HeadCatalogue:
+    """Item ids in the order of the head's item vectors.
+
+    Args:
+        ids: raw item ids; numbers are taken as their text.
+        popularity: `(n,)` training counts; zeros by default.
+        titles: one title or None per item.
+
+    Raises:
+        ValueError: ids that repeat, or lists of different lengths.
+    """
+
+    def __init__(
+        self, ids: Sequence[str], popularity: Tensor | None = None, titles: Sequence[str | None] | None = None
+    ) -> None:
+        self.ids = [str(item) for item in ids]
+        self.index = {item: place for place, item in enumerate(self.ids)}
+        if len(self.index) != len(self.ids):
+            seen: set[str] = set()
+            twice = next(item for item in self.ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
+            raise ValueError(f"`ids` must be unique, got {twice!r} twice; keep one row per item.")
+        if popularity is None:
+            popularity = torch.zeros(len(self.ids), dtype=torch.int64)
+        self.popularity = torch.as_tensor(popularity).to(device="cpu", dtype=torch.int64)
+        self.titles = [None] * len(self.ids) if titles is None else [None if t is None else str(t) for t in titles]
+        for name, length in (("popularity", len(self.popularity)), ("titles", len(self.titles))):
+            if length != len(self.ids):
+                raise ValueError(f"`{name}` must have one entry per id ({len(self.ids)}), got {length}.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def by_popularity(self) -> Tensor:
+        """Catalogue indices, most popular first, equal counts by lower index: `(n,)` int64."""
+        return torch.sort(self.popularity, descending=True, stable=True).indices
+
+    def look_up(
+        self, items: Sequence[str], on_unknown: str = "error", name: str = "histories"
+    ) -> tuple[list[int], int]:
+        """Catalogue indices of raw ids, in order.
+
+        Args:
+            items: raw ids.
+            on_unknown: `"error"`, or `"skip"` to leave unknown ids out.
+            name: of the argument that errors should name.
+
+        Returns:
+            The indices of the known ids and the number of unknown ones.
+
+        Raises:
+            ValueError: an unknown id, or an unknown option.
+        """
+        if on_unknown not in ("error", "skip"):
+            raise ValueError(f"`on_unknown` must be 'error' or 'skip', got {on_unknown!r}.")
+        if isinstance(items, str):
+            raise ValueError(f"`{name}` must hold lists of item ids, got the text {items!r}; wrap it in a list.")
+        places = [self.index.get(str(item)) for item in items]
+        known = [place for place in places if place is not None]
+        if on_unknown == "error" and len(known) < len(places):
+            lost = [str(item) for item, place in zip(items, places, strict=True) if place is None]
+            raise ValueError(
+                f"`{name}` names {len(lost)} items that the catalogue of {len(self)} does not hold, such as "
+                f"{lost[0]!r}; leave them out with on_unknown='skip', or add them with `add_items`."
+            )
+        return known, len(places) - len(known)
+
+    def extended(self, ids: Sequence[str], titles: Sequence[str | None] | None = None) -> "HeadCatalogue":
+        """The catalogue with new items at its end, never seen in training.
+
+        Raises:
+            ValueError: an id that is there already or repeats.
+        """
+        known = [str(item) for item in ids if str(item) in self.index]
+        if known:
+            raise ValueError(f"`ids` names {len(known)} items that the catalogue already holds, such as {known[0]!r}.")
+        counts = torch.cat([self.popularity, torch.zeros(len(ids), dtype=torch.int64)])
+        more = [None] * len(ids) if titles is None else list(titles)
+        return HeadCatalogue([*self.ids, *ids], counts, [*self.titles, *more])
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Write `catalogue.parquet` into a folder; it appears whole or not at all."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        table = pa.table(
+            {
+                "item_id": pa.array(self.ids, pa.string()),
+                "popularity": pa.array(self.popularity.tolist(), pa.int64()),
+                "title": pa.array(self.titles, pa.string()),
+            }
+        )
+        handle, name = tempfile.mkstemp(prefix=".writing-", suffix=".parquet", dir=folder)
+        os.close(handle)
+        try:
+            pq.write_table(table, name)
+            os.chmod(name, 0o644)  # temporary files are private; a model is to be shared
+            os.replace(name, Path(folder) / CATALOGUE_FILE)
+        finally:
+            Path(name).unlink(missing_ok=True)
+        return Path(folder) / CATALOGUE_FILE
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "HeadCatalogue":
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: a column is missing.
+        """
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(path)
+        lost = [name for name in ("item_id", "popularity", "title") if name not in table.column_names]
+        if lost:
+            raise ValueError(f"`path` {str(path)!r} is no head's catalogue: it lacks {lost}; save the head again.")
+        return cls(
+            table["item_id"].to_pylist(), torch.tensor(table["popularity"].to_pylist()), table["title"].to_pylist()
+        )

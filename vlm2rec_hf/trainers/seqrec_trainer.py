@@ -1,0 +1,231 @@
+"""`SeqRecTrainer`: trains a `SequentialRecommender` on whole user sequences."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+
+from ..columns import TITLE
+from ..modeling.modeling_seqrec import MASK, PADDING, SequentialRecommender
+from .checkpoints import CompleteCheckpoints
+from .seqrec_args import SeqRecTrainingArguments
+from .seqrec_windows import EpochLoader, LengthBatches, Windows, choose_users, train_stops
+
+if TYPE_CHECKING:
+    from ..data.dataset import RecDataset
+    from ..data.sequences import Examples
+    from ..evaluation.ranking import Ranking
+
+MASK_LAST = 0.5
+"""Chance that a row's newest item is masked (bert4rec): that is what is asked when recommending (our choice)."""
+
+
+class SeqRecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
+    """Trains a sequential head: every place of a user's sequence predicts its next item, once per epoch.
+
+    Batches hold rows of similar length, only real targets are scored, and with the default loss they are scored
+    against the whole catalogue in bounded memory. BERT4Rec guesses masked items instead. The validation split is
+    ranked over the full catalogue after each epoch; the best epoch by NDCG@10 is what remains.
+
+    Args:
+        model: the head; its `catalogue` is set from the dataset.
+        args: see `SeqRecTrainingArguments`.
+        train_dataset: a split `RecDataset`.
+        callbacks: as in `Trainer`.
+        optimizers: as in `Trainer`.
+
+    Raises:
+        ValueError: a catalogue of another size than the model's, content vectors that were never set, or a dataset
+            without validation or training interactions.
+    """
+
+    _tag_names = ["vlm2rec", "recommendation", "sequential-recommendation"]
+    _name = "SeqRec"
+
+    def __init__(
+        self,
+        model: SequentialRecommender,
+        args: SeqRecTrainingArguments | None = None,
+        train_dataset: RecDataset | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+    ) -> None:
+        if train_dataset is None:
+            raise ValueError("`train_dataset` is required; make one with `load_recsys(...)` or `RecDataset`.")
+        if not isinstance(model, SequentialRecommender):
+            raise ValueError(f"`model` must be a SequentialRecommender, got {type(model).__name__}.")
+        args = args or SeqRecTrainingArguments()
+        if model.config.n_items != train_dataset.n_items:
+            raise ValueError(
+                f"`model` has n_items={model.config.n_items}, but `train_dataset` has {train_dataset.n_items} items; "
+                "build it with `SeqRecConfig(n_items=dataset.n_items, ...)`."
+            )
+        for view in model.content_views:
+            if not bool(model.content_buffer(view).any()):
+                raise ValueError(f"`model` has no content vectors of view {view!r} yet; call `set_content` first.")
+        sequences = train_dataset.sequences()
+        self.validation: Examples | None = None
+        held_out = None
+        if args.eval_strategy != "no":
+            everybody = train_dataset.examples("validation", max_history=model.config.max_length)
+            if len(everybody) == 0:
+                raise ValueError(
+                    "`train_dataset` has no validation split; call `leave_one_out()` or `temporal_split(...)` on it, "
+                    "or train with eval_strategy='no'."
+                )
+            self.validation = choose_users(everybody, args.validation_users, args.seed)
+            held_out = None if args.validation_users is None else np.unique(self.validation.user)
+        stops = train_stops(sequences, held_out)
+        self.masked = model.config.encoder == "bert4rec"
+        windows = Windows(sequences, stops, model.config.max_length, args.windows, shifted=not self.masked)
+        counts = _counts(sequences.items, sequences.offsets[:-1], stops, sequences.n_items)
+        names = train_dataset.items.column_names
+        titles = train_dataset.items.select_columns([TITLE])[TITLE] if TITLE in names else None
+        model.set_catalogue(list(train_dataset.item_ids), torch.from_numpy(counts), titles)
+        self.loss = args.make_loss(torch.from_numpy(counts))
+        callbacks = list(callbacks or [])
+        if args.early_stopping_patience and self.validation is not None:
+            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=windows,
+            # The base class only asks whether there is one; `evaluate` below ranks the validation users itself.
+            eval_dataset=windows if self.validation is not None else None,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.model_accepts_loss_kwargs = False
+        model.add_model_tags(self._tag_names)
+
+    @property
+    def head(self) -> SequentialRecommender:
+        """The head being trained, without accelerate's wrappers."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def get_train_dataloader(self) -> EpochLoader:
+        """Batches of windows of similar length."""
+        windows: Any = self.train_dataset
+        batches = LengthBatches(
+            windows.lengths,
+            self.args.train_batch_size,
+            self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            bucketed=self.args.bucket_by_length,
+            process=self.accelerator.process_index,
+            n_processes=self.accelerator.num_processes,
+        )
+        return EpochLoader(windows, batches, self.args.dataloader_num_workers)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Encode the rows and score the places that have a target."""
+        input_ids = inputs["input_ids"]
+        if self.masked:
+            input_ids, labels = mask_items(input_ids, self.args.mask_probability)
+        else:
+            labels = inputs["labels"]
+        output = model(input_ids)
+        places = (labels.flatten() != PADDING).nonzero()[:, 0]
+        states = output.last_hidden_state.flatten(0, 1)[places]
+        loss = self.loss(states, output.item_vectors, labels.flatten()[places])
+        return (loss, output) if return_outputs else loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Rank the validation users' held-out items over the full catalogue, seen items left out.
+
+        Args:
+            eval_dataset: `Examples` to rank instead.
+            ignore_keys: not used.
+            metric_key_prefix: of the names.
+
+        Returns:
+            `eval_hit@10`, `eval_ndcg@10`, `eval_mrr@10`, the same at 20, and `eval_runtime` in seconds.
+        """
+        from ..data.sequences import Examples
+
+        start = time.perf_counter()
+        examples = eval_dataset if isinstance(eval_dataset, Examples) else self.validation
+        if examples is None:
+            raise ValueError("`eval_dataset` must be `Examples` where training holds no validation users out.")
+        found = ranking_metrics(rank_head(self.head, examples))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        metrics[f"{metric_key_prefix}_runtime"] = time.perf_counter() - start
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not estimated: the library's rule of thumb is for language models."""
+        return 0
+
+
+def mask_items(input_ids: Tensor, probability: float) -> tuple[Tensor, Tensor]:
+    """Hide items for BERT4Rec: each with `probability`, the row's newest one with chance `MASK_LAST`.
+
+    Args:
+        input_ids: `(b, t)` with `PADDING` on the right.
+        probability: share of items masked.
+
+    Returns:
+        `input_ids` with `MASK` in places, and labels: the item where masked, `PADDING` elsewhere. At least one place
+        is masked.
+    """
+    present = input_ids != PADDING
+    hidden = torch.rand(input_ids.shape, device=input_ids.device) < probability
+    rows = torch.arange(len(input_ids), device=input_ids.device)
+    last = present.sum(dim=1) - 1
+    hidden[rows, last] |= torch.rand(len(rows), device=input_ids.device) < MASK_LAST
+    hidden &= present
+    if not bool(hidden.any()):
+        hidden[0, last[0]] = True
+    return input_ids.masked_fill(hidden, MASK), input_ids.masked_fill(~hidden, PADDING)
+
+
+def rank_head(
+    head: SequentialRecommender, examples: Examples, *, k: int = 20, exclude_seen: bool = True, batch_size: int = 128
+) -> Ranking:
+    """Rank every example's target over the whole catalogue by a head's scores.
+
+    Args:
+        head: the head, over the catalogue of `examples`.
+        examples: who to rank for; histories are cut to `max_length`, seen items are all earlier ones.
+        k: length of the top lists.
+        exclude_seen: leave items of the user's past out.
+        batch_size: of the encoder.
+    """
+    from ..evaluation.ranking import rank_targets
+    from ..evaluation.scorers import VectorScorer
+
+    users = head.encode_histories(list(examples.histories()), batch_size)
+    with torch.no_grad():
+        scorer = VectorScorer(users.float(), head.item_vectors().float(), device=users.device)
+    return rank_targets(scorer, examples, k=k, exclude_seen=exclude_seen)
+
+
+def ranking_metrics(ranking: Ranking) -> dict[str, float]:
+    """Means over users: `hit@10`, `ndcg@10`, `mrr@10` and the same at 20."""
+    from ..evaluation.embedder import METRICS
+
+    return {
+        f"{name}@{k}": float(metric(ranking.ranks, k).mean()) for name, metric in METRICS.items() for k in (10, 20)
+    }
+
+
+def _counts(items: np.ndarray, starts: np.ndarray, stops: np.ndarray, n_items: int) -> np.ndarray:
+    """How often each item occurs in the trained parts: `(n_items,)` int64."""
+    edges = np.zeros(len(items) + 1, dtype=np.int64)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, stops, -1)
+    return np.bincount(items[np.cumsum(edges)[:-1] > 0], minlength=n_items).astype(np.int64)
