@@ -199,7 +199,7 @@ def test_a_malformed_id_is_refused_before_anything_is_asked(hub, name):
     assert hub.requests == []
 
 
-@pytest.mark.parametrize("tag", ["", "v 1", "-v", "a..b", "v1.lock", "v1/", "v~1"])
+@pytest.mark.parametrize("tag", ["", "v 1", "-v", "a..b", "v1.lock", "v1/", "v~1", "main", "HEAD", "a" * 40])
 def test_a_malformed_tag_is_refused_before_anything_is_asked(hub, tag):
     with pytest.raises(ValueError, match="`tag`"):
         make().push_to_hub(REPO, tag=tag)
@@ -211,6 +211,53 @@ def test_the_same_tag_again_for_the_same_data_is_no_error(hub):
     commits = hub.history(REPO, "datasets")
     assert make().push_to_hub(REPO, tag="v1.0") == first
     assert hub.history(REPO, "datasets") == commits
+
+
+def test_the_same_tag_again_for_data_that_came_from_there_is_no_error(hub):
+    first = make().push_to_hub(REPO, tag="v1.0", license="mit")
+    commits = hub.history(REPO, "datasets")
+    loaded = load_recsys(REPO, revision="v1.0")  # it has a source now, which `dataset.json` would tell
+    assert loaded.push_to_hub(REPO, tag="v1.0") == first
+    assert loaded.push_to_hub(REPO, tag="v1.0", license="mit") == first
+    card = hub.files(REPO, kind="datasets")[CARD_FILE].decode()
+    assert loaded.push_to_hub(REPO, tag="v1.0", card=card) == first
+    assert hub.history(REPO, "datasets") == commits
+    # What was asked for and is not there is not passed over in silence.
+    for other in ({"license": "cc0-1.0"}, {"card": "Other words."}):
+        with pytest.raises(ValueError, match="`tag` 'v1.0' already names commit"):
+            loaded.push_to_hub(REPO, tag="v1.0", **other)
+    assert hub.history(REPO, "datasets") == commits
+
+
+@pytest.mark.parametrize("there", [None, b"[]", b"no json", b'{"fingerprint": 3}'])
+def test_a_tag_of_something_else_is_taken(hub, there):
+    api = HfApi()
+    api.create_repo(REPO, repo_type="dataset")
+    if there is not None:
+        api.upload_file(repo_id=REPO, repo_type="dataset", path_or_fileobj=there, path_in_repo=INFO_FILE)
+    api.create_tag(REPO, tag="v1.0", repo_type="dataset")
+    with pytest.raises(ValueError, match="`tag` 'v1.0' already names commit"):
+        make().push_to_hub(REPO, tag="v1.0")
+
+
+def test_the_licence_stays_until_another_is_given(hub):
+    def licence():
+        return HfApi().dataset_info(REPO).card_data.get("license")
+
+    first = make().push_to_hub(REPO, license="other")
+    assert make().push_to_hub(REPO).oid == first.oid and licence() == "other"
+    load_recsys(REPO).leave_one_out().push_to_hub(REPO)
+    assert licence() == "other"
+    make().push_to_hub(REPO, license="mit")
+    assert licence() == "mit"
+    make().push_to_hub(REPO, card="Words of my own.", readme="replace")  # that card says what it says
+    assert licence() is None
+    make().push_to_hub(REPO, readme="replace")
+    HfApi().upload_file(
+        repo_id=REPO, repo_type="dataset", path_or_fileobj=b"---\nlicense: gpl\n---\nx", path_in_repo=CARD_FILE
+    )
+    make().push_to_hub(REPO, readme="replace")  # nor is a stranger's licence ours to give
+    assert licence() is None
 
 
 def test_a_token_in_a_card_is_not_published(hub):
@@ -241,7 +288,7 @@ def test_a_taken_tag_is_refused_before_anything_is_uploaded(hub):
     hub.requests.clear()
     with pytest.raises(ValueError, match=f"`tag` 'v1.0' already names commit {first.oid[:8]}"):
         make().leave_one_out().push_to_hub(REPO, tag="v1.0")
-    assert {method for method, _, _ in hub.requests} == {"GET"}
+    assert {method for method, _, _ in hub.requests} <= {"GET", "HEAD"}
     assert hub.repo(REPO, "datasets").tags == {"v1.0": first.oid}
 
 

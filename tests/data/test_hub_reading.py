@@ -1,5 +1,6 @@
 """Reading dataset repos: revisions, sources, streams, clones, foreign layouts, and repos that are not sound."""
 
+import gzip
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ import socket
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 import pyarrow as pa
 import pytest
 from huggingface_hub import HfApi, snapshot_download
@@ -174,6 +176,65 @@ def test_a_foreign_repo_comes_through_the_checks_and_has_a_source(hub):
     assert loaded.name == "shop" and loaded.split_spec == {"kind": "none"}
 
 
+def csv_repo(**more):
+    HfApi().create_repo(REPO, repo_type="dataset")
+    files = {
+        "README.md": b"""---
+configs:
+- config_name: interactions
+  sep: ';'
+  data_files:
+  - {split: train, path: 'data[[]1]/train*.csv'}
+  - {split: test, path: 'data[[]1]/test.csv.gz'}
+  features: [{name: user_id, dtype: string}, {name: item_id, dtype: string}, {name: timestamp, dtype: int64}]
+- {config_name: items, data_files: items.jsonl}
+- {config_name: pictures, data_files: 'https://127.0.0.1:9/x.tar'}
+---
+""",
+        "data[1]/train-0.csv": b"user_id;item_id;timestamp\n007;a;1\n007;b;2\n",
+        "data[1]/train-1.csv": b"user_id;item_id;timestamp\n8;a;3\n",
+        "data[1]/test.csv.gz": gzip.compress(b"user_id;item_id;timestamp\n007;c;4\n"),
+        "data1/train-0.csv": b"user_id;item_id;timestamp\nnobody;a;1\n",
+        "items.jsonl": b'{"item_id": "a", "title": "A"}\n{"item_id": "b", "title": "B"}\n{"item_id": "c"}\n',
+        **more,
+    }
+    return put(**files)
+
+
+def test_a_repo_of_texts_keeps_its_types_and_splits(hub, tmp_path, monkeypatch):
+    oid = csv_repo()
+    loaded = load_recsys(REPO)
+    rows = loaded.interactions.to_list()
+    assert [(r["user_id"], r["item_id"], r["timestamp"]) for r in rows] == [
+        ("007", "a", 1), ("007", "b", 2), ("007", "c", 4), ("8", "a", 3),
+    ]  # fmt: skip
+    assert loaded.source == {"repo_id": REPO, "revision": oid} and loaded.item(0)["text"] == "A"
+    streams = load_recsys(REPO, streaming=True)
+    assert RecDataset.from_tables(**streams).fingerprint == loaded.fingerprint
+    clone = snapshot_download(REPO, repo_type="dataset", local_dir=tmp_path / "clone[1]")
+    assert load_recsys(clone).fingerprint == loaded.fingerprint
+    local = load_recsys(clone, streaming=True)
+    assert RecDataset.from_tables(**local).fingerprint == loaded.fingerprint
+
+
+def test_own_tables_read_once_are_read_again_without_a_hub(hub, monkeypatch):
+    make().leave_one_out().push_to_hub(REPO)
+    raw = load_recsys(REPO, split_column=None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    if not hasattr(huggingface_hub, "get_cached_repo_tree"):
+        pytest.skip("this huggingface_hub does not remember what a commit holds")
+    again = load_recsys(REPO, revision=raw.source["revision"], split_column=None)
+    assert again.fingerprint == raw.fingerprint and hub.requests == []
+
+
+def test_a_table_that_cannot_be_read_is_named(hub):
+    csv_repo(**{"items.jsonl": b'{"item_id": '})
+    with pytest.raises(ValueError, match="The table 'items' of 'org/shop' cannot be read as json: .*from_tables"):
+        load_recsys(REPO)
+
+
 def test_own_repo_read_with_options_goes_through_the_tables(hub):
     original = make().leave_one_out()
     original.push_to_hub(REPO)
@@ -233,6 +294,7 @@ def test_changed_pictures_are_noticed(hub):
         ({"files": {"items/../../secret.parquet": 3, "interactions/x.parquet": 1}}, "is no data file"),
         ({"files": {"items/x.parquet": 1, "interactions/": 1, "/etc/passwd": 3}}, "is no data file"),
         ({"files": {"items/x.py": 3, "interactions/x.parquet": 1}}, "is no data file"),
+        ({"files": {"items/*.parquet": 3, "interactions/x.parquet": 1}}, "is no data file"),
         ({"files": {}}, "lists no"),
         ({"files": {SHARD: "many"}}, "damaged"),
         ({"image_path_column": "absent"}, "image_path_column"),

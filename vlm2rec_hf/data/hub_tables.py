@@ -1,8 +1,8 @@
 """The tables of a dataset repo that somebody laid out: what its card names, checked before any of it is fetched.
 
-`datasets.load_dataset(repo)` fetches whatever a card names, web addresses included, and picks a reader by the endings it
-finds, some of which unpickle (`.pth` in a webdataset, pandas' `.pkl`). Here the card is read as plain YAML, its patterns
-are matched against the repo's own list of files, and what remains is a list of files and the one plain reader for them.
+`datasets.load_dataset(repo)` fetches whatever a card names, web addresses included, and picks a reader by the endings
+it finds, some of which unpickle (`.pth` in a webdataset). Here the card is read as plain YAML, its patterns are
+matched against the repo's own list of files, and what remains is a list of files and the one plain reader for them.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _table(config: dict[str, Any], infos: list[Any], there: list[str], where: st
         if not matched:
             raise ValueError(f"{what} names {pattern!r} under `data_files`, which is no file of the repo; {_INSTEAD}")
         found.update(dict.fromkeys(matched))
-    readers = {}
+    readers: dict[tuple[str, bool], str] = {}
     for path in found:
         _check_inside(path, what, "data_files")
         if (reader := _reader(path)) is None:
@@ -118,7 +118,7 @@ def _patterns(declared: Any, what: str) -> list[str]:
     patterns: list[Any] = []
     for each in declared if isinstance(declared, list) else [declared]:
         paths = each.get("path") if isinstance(each, dict) else each
-        patterns += paths if isinstance(paths, list) else [paths]
+        patterns += paths if isinstance(each, dict) and isinstance(paths, list) else [paths]
     if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
         raise ValueError(
             f"{what} has {str(declared)[:200]} under `data_files`, which is neither paths nor splits with paths; "
@@ -146,16 +146,11 @@ def _matched(pattern: str, there: list[str]) -> list[str]:
 
     pattern = "/".join(part for part in pattern.split("/") if part not in ("", "."))
     fits = re.compile(glob_translate(pattern)).match
-    last, hidden = PurePosixPath(pattern).name, _hidden(pattern)
+    hidden = _hidden(pattern)
+    ignored = set(_NO_DATA) - {PurePosixPath(pattern).name}
     return [
-        path
-        for path in there
-        if fits(path) and _hidden(path) == hidden and (PurePosixPath(path).name in {last} - set("*") or _is_data(path))
+        path for path in there if fits(path) and _hidden(path) == hidden and PurePosixPath(path).name not in ignored
     ]
-
-
-def _is_data(path: str) -> bool:
-    return PurePosixPath(path).name not in _NO_DATA
 
 
 def _hidden(path: str) -> int:

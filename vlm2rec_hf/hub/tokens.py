@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-# After `hf_oauth_` and `hf_jwt_` come a web token ("eyJ...", dots inside) or a random one of digits and both cases, which
-# names of functions and files are not.
+# After `hf_oauth_` and `hf_jwt_` comes a web token ("eyJ...", dots inside) or a random one, of digits and both cases;
+# names of functions and files are neither.
 _TOKEN = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}|\bapi_org_[A-Za-z0-9]{16,}"
     r"|\bhf_(?:oauth|jwt)_(?:eyJ[A-Za-z0-9_.-]{8,}"

@@ -114,7 +114,7 @@ def stream_hub(
             stream = datasets.load_dataset(
                 table.reader, data_files=files, split="train", token=token, streaming=True, **table.options
             )
-        streams[name] = stream.decode(False) if stream.features is None or _decodes(stream.features) else stream
+        streams[name] = stream.decode(False) if _decodes(stream.features or {}) else stream
     return streams
 
 
