@@ -142,7 +142,7 @@ def load_embedder(arguments: ModelArguments) -> tuple[VLM2RecEmbedder, VLM2RecPr
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-    from vlm2rec_hf.modeling.adapter_repos_vlm2rec import hub_commit
+    from vlm2rec_hf.modeling.hub_loading import hub_commit
     from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
     from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
 
@@ -181,6 +181,19 @@ def load_embedder(arguments: ModelArguments) -> tuple[VLM2RecEmbedder, VLM2RecPr
         fusion=arguments.fusion,
     )
     return model, processor
+
+
+def model_version(where: str, revision: str | None = None) -> str:
+    """Which weights a model has: the commit of a Hub id, or `sha256:...` of the weight files of a folder.
+
+    A branch or a folder's name would say something else tomorrow.
+    """
+    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
+    from vlm2rec_hf.modeling.hub_loading import hub_commit
+
+    if Path(where).is_dir():
+        return f"sha256:{weights_fingerprint(Path(where))}"
+    return hub_commit(where, revision=revision or "main") or ""
 
 
 def say(text: str) -> None:

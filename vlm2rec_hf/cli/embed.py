@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlm2rec_hf.cli.arguments import DataArguments, EmbedArguments, ModelArguments
-from vlm2rec_hf.cli.common import load_embedder, open_dataset, parse, require
+from vlm2rec_hf.cli.common import load_embedder, model_version, open_dataset, parse, require
 
 
 def main(argv: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
         {
             "dataset_fingerprint": dataset.fingerprint,
             "model": str(models.model),
-            "revision": models.model_revision or "",
+            "revision": model_version(str(models.model), models.model_revision),
         }
     )
     output.parent.mkdir(parents=True, exist_ok=True)

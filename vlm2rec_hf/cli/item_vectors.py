@@ -97,13 +97,12 @@ def encode_item_vectors(
         ValueError: nothing loadable under that name.
     """
     from vlm2rec_hf.cli.arguments import ModelArguments
-    from vlm2rec_hf.cli.common import load_embedder
+    from vlm2rec_hf.cli.common import load_embedder, model_version
     from vlm2rec_hf.evaluation.embedder import encode_catalogue
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
 
     model, processor = load_embedder(ModelArguments(model=embedder, model_revision=revision))
     catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
     found = encode_catalogue(model, catalogue, batch_size=batch_size, show_progress=True)
-    # The commit says which weights these are; a branch would say something else tomorrow.
-    commit = getattr(model.config, "_commit_hash", None) or revision
-    return ItemVectors({view: found.view(view).float().cpu() for view in views}, embedder, commit)
+    version = model_version(embedder, revision)
+    return ItemVectors({view: found.view(view).float().cpu() for view in views}, embedder, version)

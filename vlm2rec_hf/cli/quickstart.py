@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.cli.common import parse, say
+from vlm2rec_hf.cli.common import model_version, parse, say
 
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
@@ -172,7 +172,7 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
     say("6/6 A sequential head (SASRec) learns from ids and VLM2Rec's item vectors together.")
     head, ranking = train_small_head(
         dataset,
-        ItemVectors({"both": found.items.both}, str(Path(options.output) / "embedder"), None),
+        ItemVectors({"both": found.items.both}, "embedder", model_version(str(folder / "embedder"))),
         examples,
         folder / "head",
         batch_size=min(options.batch_size, options.users),

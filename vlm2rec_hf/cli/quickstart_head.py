@@ -49,7 +49,7 @@ def train_small_head(
     trainer.remove_callback(ProgressCallback)
     trainer.train()
     shutil.rmtree(scratch, ignore_errors=True)
-    trainer.head.save_pretrained(folder)
+    trainer.save_model(str(folder))
     return trainer.head, rank_head(trainer.head, examples)
 
 

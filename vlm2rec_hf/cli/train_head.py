@@ -89,6 +89,7 @@ def main(argv: Sequence[str]) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from vlm2rec_hf.cli.arguments import EvaluateArguments
+    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
     from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
     from vlm2rec_hf.trainers.seqrec_trainer import SeqRecTrainer
 
@@ -117,15 +118,17 @@ def main(argv: Sequence[str]) -> None:
         "steps": trainer.state.global_step,
         "best_validation": trainer.state.best_metric,
         "seed": training.seed,
+        "weights": weights_fingerprint(Path(str(training.output_dir))),
         "seconds": round(time.perf_counter() - start, 1),
     }
     report = report_head(trainer.head, dataset, examples, options.method, ks, not options.include_seen, facts)
     folder = Path(options.output or Path(str(training.output_dir)) / "evaluation")
     report.save(folder)
+    trainer.create_model_card()
     print(report.to_markdown())
     say(
-        f"Head in {training.output_dir}, report in {folder}. Next: vlm2rec recommend --model {training.output_dir} "
-        f"--dataset {data.dataset} --history ID,ID"
+        f"Head and card in {training.output_dir}, report in {folder}. Next: vlm2rec recommend --model "
+        f"{training.output_dir} --dataset {data.dataset} --history ID,ID"
     )
 
 

@@ -19,7 +19,6 @@ from vlm2rec_hf.hub_cards.model_folder import (
     publishable,
     read_json,
     read_report,
-    section,
     text_or_none,
 )
 from vlm2rec_hf.hub_cards.run_facts import EvaluationFacts, TrainingFacts
@@ -172,15 +171,14 @@ class HeadFacts:
         if config is None:
             raise ValueError(f"`folder` {str(folder)!r} holds no config.json; save a head there.")
         training, evaluation = _training_and_evaluation(folder, method)
-        embedder = section(config, "embedder", "config.json")
-        where = text_or_none(embedder, "repo_id")
+        where = text_or_none(config, "embedder")
         return cls(
             repo_id=repo_id or folder.resolve().name,
             revision=revision,
             license=license,
             config=publishable(config),
             embedder=local_name(where) if where else None,
-            embedder_revision=text_or_none(embedder, "revision"),
+            embedder_revision=text_or_none(config, "embedder_revision"),
             example_items=first_item_ids(folder, EXAMPLE_ITEMS),
             remote_code=has_remote_code(folder, config),
             training=training,

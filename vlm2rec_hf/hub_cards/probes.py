@@ -33,7 +33,25 @@ def probe_embedder(where: str, hub: dict[str, Any]) -> Answers:
     return answers
 
 
-PROBES: dict[str, Callable[[str, dict[str, Any]], Answers]] = {"vlm2rec": probe_embedder}
+def probe_head(where: str, hub: dict[str, Any]) -> Answers:
+    """Item vectors of a head, and its user vectors after histories of its first items.
+
+    Args:
+        where: folder or Hub id.
+        hub: `revision`, `token`, `cache_dir`.
+    """
+    from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
+
+    head = SequentialRecommender.from_pretrained(where, **hub).eval()
+    some = list(range(min(head.config.n_items, 5)))
+    return {
+        "items": head.item_vectors().detach(),
+        "users": head.encode_histories([some, some[:1], some[::-1]]),
+        "popularity": head.catalogue.popularity.double() if head.catalogue is not None else head.item_vectors()[:0],
+    }
+
+
+PROBES: dict[str, Callable[[str, dict[str, Any]], Answers]] = {"vlm2rec": probe_embedder, "seqrec": probe_head}
 
 
 def probe_items() -> list[Any]:
@@ -68,4 +86,4 @@ def largest_difference(before: Answers, after: Answers) -> float:
         name: tuple(value.shape) for name, value in after.items()
     }:
         return float("inf")
-    return max(float((before[name].float() - after[name].float()).abs().max()) for name in before)
+    return max(float((before[name] - after[name]).abs().max()) for name in before if before[name].numel())

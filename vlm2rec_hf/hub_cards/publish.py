@@ -159,6 +159,8 @@ def _contents(found: ModelFiles, repo_id: str) -> dict[str, Path | bytes]:
         # and commit; the base's own name would lose the commit, and make a bare backbone of it.
         adapter = {**found.adapter, "base_model_name_or_path": repo_id, "revision": None}
         contents["adapter_config.json"] = _json(adapter)
+    if found.model_type == "seqrec":
+        contents["config.json"] = _json(publishable(found.config, nulls=True))  # the embedder may be a local folder
     for name in (TRAINING_FILE, REPORT_FILE):
         if name in contents:
             contents[name] = _json(publishable(read_json(found.folder / name), nulls=True))

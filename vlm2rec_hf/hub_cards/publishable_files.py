@@ -25,7 +25,8 @@ PUBLISHED = (
 # What an earlier version may have left in the repo and would be loaded, or believed, beside the new files.
 STALE = (
     *PUBLISHED, "pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_model.bin", "training_args.bin",
-    "tf_model.h5", "flax_model.msgpack", "model*.safetensors", "*_vlm2rec.py", "*_seqrec.py", "family_*.py",
+    "tf_model.h5", "flax_model.msgpack", "model*.safetensors", "*_vlm2rec.py", "*_seqrec.py",
+    "family_*.py", "hub_loading.py",
 )  # fmt: skip
 KEPT = (".gitattributes", "README.md")
 INDEX = "model.safetensors.index.json"
@@ -75,6 +76,11 @@ def find_model_files(folder: Path) -> ModelFiles:
         raise ValueError(
             f"`folder` {str(folder)!r} holds both a whole model and an adapter; loaders differ in which they take. "
             "Publish them from folders of their own."
+        )
+    if config.get("model_type") == "seqrec" and "catalogue.parquet" not in published:
+        raise ValueError(
+            f"`folder` {str(folder)!r} has no catalogue.parquet, so nobody could name its items; set the head's "
+            "catalogue (`set_catalogue`) and save it again."
         )
     if config.get("model_type") == "vlm2rec" and "processor_config.json" not in published:
         raise ValueError(

@@ -54,7 +54,7 @@ def embedder(facts: EmbedderFacts) -> dict[str, Any]:
 
 def head(facts: HeadFacts) -> dict[str, Any]:
     """Parts of a head's card."""
-    encoder, mode = facts.config.get("encoder"), facts.config.get("item_mode")
+    encoder, mode = facts.config.get("encoder"), facts.config.get("item_representation")
     history = [python_string(item) for item in facts.example_items] or [python_string("an item id")]
     return {
         "encoder": str(encoder) if encoder else None,

@@ -6,19 +6,17 @@ makes a bare backbone in which the adapter's weights find no place.
 """
 
 import json
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedConfig
-from transformers.utils import cached_file
-from transformers.utils.hub import extract_commit_hash
+
+from .hub_loading import HUB_ARGUMENTS, hub_arguments, repo_file
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FULL_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _LOST = ("missing_keys", "unexpected_keys", "mismatched_keys")
-HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,13 @@ def find_adapter_repo(where: Any, arguments: dict[str, Any]) -> AdapterRepo | No
     adapter = str(given.get("_adapter_model_path") or where)
     if adapter != where:  # the library has followed `base_model_name_or_path` to the base already
         where, hub = adapter, {**{k: v for k, v in hub.items() if k != "revision"}, **hub_arguments(given)}
-        if _file(where, "config.json", hub) is None:
+        if repo_file(where, "config.json", hub) is None:
             return None  # no adapter repo of ours
     hub |= hub_arguments(given)
-    config = _file(where, ADAPTER_CONFIG, hub)
-    if config is None or any(_file(where, name, hub) for name in FULL_WEIGHTS):
+    config = repo_file(where, ADAPTER_CONFIG, hub)
+    if config is None or any(repo_file(where, name, hub) for name in FULL_WEIGHTS):
         return None
-    if _file(where, ADAPTER_WEIGHTS, hub) is None:
+    if repo_file(where, ADAPTER_WEIGHTS, hub) is None:
         raise ValueError(
             f"`pretrained_model_name_or_path` {where!r} has an {ADAPTER_CONFIG} but no {ADAPTER_WEIGHTS}; other "
             "formats are not read, because pickles can run code. Save the adapter as safetensors."
@@ -106,25 +104,6 @@ def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict
     return (model, {name: getattr(info, name) for name in _LOST}) if with_info else model
 
 
-def refuse_random_weights(argument: str, where: str, info: dict[str, Any]) -> None:
-    """Refuse a checkpoint that leaves weights as they were initialised; the library only warns.
-
-    Args:
-        argument: name of the argument that `where` was given as.
-        where: folder or Hub id.
-        info: what `from_pretrained(..., output_loading_info=True)` tells.
-
-    Raises:
-        ValueError: a weight is missing or has another shape.
-    """
-    lost = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
-    if lost:
-        raise ValueError(
-            f"`{argument}` {where!r} lacks {len(lost)} weights of its own architecture ({', '.join(lost[:3])}"
-            f"{', ...' if len(lost) > 3 else ''}); they would stay random. Use a complete checkpoint."
-        )
-
-
 def _check_shape(adapter: AdapterRepo, base: str, wanted: Any, found: Any) -> None:
     """Refuse a base of another family or size than the one the adapter was trained on."""
     for name in ("vlm_config.model_type", "hidden_size", "text_config.num_hidden_layers"):
@@ -150,20 +129,3 @@ def _check_weights(adapter: AdapterRepo, found: Any) -> None:
             f"match ({', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}). Its config.json must name the base it "
             "was trained on."
         )
-
-
-def hub_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of `from_pretrained`'s arguments that say where and how to read a repo."""
-    return {name: arguments[name] for name in HUB_ARGUMENTS if arguments.get(name) is not None}
-
-
-def hub_commit(where: str, **hub: Any) -> str | None:
-    """The commit a Hub id stands for, of what is (now) in the cache; `None` for a folder."""
-    if os.path.isdir(where):
-        return None
-    return extract_commit_hash(_file(where, "config.json", hub), None)
-
-
-def _file(where: str, name: str, hub: dict[str, Any]) -> str | None:
-    """Path of a file of the repo, or `None` where it does not have it."""
-    return cached_file(where, name, _raise_exceptions_for_missing_entries=False, **hub)

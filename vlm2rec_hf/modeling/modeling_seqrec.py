@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, cached_file
+from transformers.utils import ModelOutput
 
 from .catalogue_seqrec import CATALOGUE_FILE, HeadCatalogue
 from .configuration_seqrec import SeqRecConfig
 from .encoders_seqrec import make_encoder
+from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, repo_file, require_safetensors
 from .recommending_seqrec import Recommendation, recommend
 
 PADDING, MASK = -1, -2
@@ -357,20 +358,19 @@ class SequentialRecommender(SeqRecPreTrainedModel):
             ValueError: the head was built on the vectors of another `embedder_revision`.
         """
         wanted = kwargs.pop("embedder_revision", None)
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.check_embedder(None, wanted)
+        with_info = kwargs.pop("output_loading_info", False)
+        require_safetensors(kwargs)
         if pretrained_model_name_or_path is None:  # built from a config and a state dict: no folder to look into
-            return loaded
-        names = ("cache_dir", "force_download", "local_files_only", "token", "subfolder")
-        path = cached_file(
-            pretrained_model_name_or_path,
-            CATALOGUE_FILE,
-            revision=getattr(model.config, "_commit_hash", None) or kwargs.get("revision"),
-            **{name: kwargs[name] for name in names if kwargs.get(name) is not None},
-            _raise_exceptions_for_missing_entries=False,
-        )
+            return super().from_pretrained(None, *args, **kwargs)
+        where, hub = str(pretrained_model_name_or_path), hub_arguments(kwargs)
+        if (commit := hub_commit(where, **hub)) is not None:
+            kwargs["revision"] = hub["revision"] = commit  # weights and catalogue of one version
+        loaded: Any = super().from_pretrained(where, *args, **kwargs, output_loading_info=True)
+        model, info = loaded
+        refuse_random_weights("pretrained_model_name_or_path", where, info)
+        model.check_embedder(None, wanted)
+        path = repo_file(where, CATALOGUE_FILE, hub)
         if path is not None:
             catalogue = HeadCatalogue.load(path)
             model.set_catalogue(catalogue.ids, catalogue.popularity, catalogue.titles)
-        return loaded
+        return (model, info) if with_info else model

@@ -12,16 +12,11 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ModelOutput
 
-from .adapter_repos_vlm2rec import (
-    find_adapter_repo,
-    hub_arguments,
-    hub_commit,
-    load_with_adapter,
-    refuse_random_weights,
-)
+from .adapter_repos_vlm2rec import find_adapter_repo, load_with_adapter
 from .configuration_vlm2rec import VLM2RecConfig
 from .families_vlm2rec import ImageFeatures, family_of
 from .fusion_vlm2rec import fuse, last_token_pool, scatter_rows, unit
+from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
 from .processing_vlm2rec import PreparedItem, VLM2RecProcessor, check_list
 
 VIEWS = ("text", "image", "both")
@@ -122,8 +117,7 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
             ValueError: `use_safetensors=False`, weights that are missing or of another shape, an adapter that names
                 no base, or one that does not fit its base.
         """
-        if kwargs.setdefault("use_safetensors", True) is not True:
-            raise ValueError("`use_safetensors` must be True: other weight files are pickles, which can run code.")
+        require_safetensors(kwargs)
         adapter = find_adapter_repo(pretrained_model_name_or_path, kwargs)
         if adapter is not None:
             return load_with_adapter(cls, adapter, kwargs)
@@ -160,7 +154,7 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
             ValueError: a weight of the backbone was not found in the checkpoint or has another shape; such a
                 model would be partly random.
         """
-        kwargs.setdefault("use_safetensors", True)
+        require_safetensors(kwargs)
         commit = hub_commit(str(backbone), **hub_arguments(kwargs))
         if commit is not None:
             kwargs["revision"] = commit

@@ -13,19 +13,22 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from ..columns import TITLE
 from ..modeling.modeling_seqrec import MASK, PADDING, SequentialRecommender
 from .checkpoints import CompleteCheckpoints
+from .hub_publishing import PublishesToHub
 from .seqrec_args import SeqRecTrainingArguments
 from .seqrec_windows import EpochLoader, LengthBatches, Windows, choose_users, train_stops
+from .training_facts import dataset_facts
 
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset
     from ..data.sequences import Examples
     from ..evaluation.ranking import Ranking
 
+_METHODS = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "bert4rec": "BERT4Rec"}
 MASK_LAST = 0.5
 """Chance that a row's newest item is masked (bert4rec): that is what is asked when recommending (our choice)."""
 
 
-class SeqRecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
+class SeqRecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ignore[misc]
     """Trains a sequential head: every place of a user's sequence predicts its next item, once per epoch.
 
     Batches hold rows of similar length, only real targets are scored, and with the default loss they are scored
@@ -100,6 +103,7 @@ class SeqRecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self._dataset_facts = dataset_facts(train_dataset)
         self.model_accepts_loss_kwargs = False
         model.add_model_tags(self._tag_names)
 
@@ -107,6 +111,24 @@ class SeqRecTrainer(CompleteCheckpoints, Trainer):  # type: ignore[misc]
     def head(self) -> SequentialRecommender:
         """The head being trained, without accelerate's wrappers."""
         return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def _method(self) -> str:  # type: ignore[override]
+        return _METHODS[self.head.config.encoder]
+
+    def training_facts(self) -> dict[str, Any]:
+        """What `training.json` holds: data, loss, arguments, the embedder of the item vectors, versions."""
+        config = self.head.config
+        return {
+            **super().training_facts(),
+            "dataset": self._dataset_facts,
+            "objective": self.args.loss,
+            "embedder": config.embedder,
+            "embedder_revision": config.embedder_revision,
+        }
+
+    def _trained(self) -> SequentialRecommender:
+        return self.head
 
     def get_train_dataloader(self) -> EpochLoader:
         """Batches of windows of similar length."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, set_seed
 
 from ..losses.similarity import ViewVectors
-from ..modeling.adapter_repos_vlm2rec import hub_arguments
+from ..modeling.hub_loading import hub_arguments
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder, VLM2RecOutput
 from ..modeling.prepared_catalogue import PreparedCatalogue
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
