@@ -16,8 +16,9 @@ from vlm2rec_hf.hub_cards.metadata import size_category
 from .card_builders import config_folder, report, rows, section, training
 
 HEAD = {
-    "model_type": "seqrec", "encoder": "sasrec", "item_mode": "content+id", "hidden_size": 64,
-    "embedder": {"repo_id": "org/embedder", "revision": "d" * 40},
+    "model_type": "seqrec", "encoder": "sasrec", "item_representation": "content+id", "hidden_size": 64,
+    "embedder": "org/embedder",
+    "embedder_revision": "d" * 40,
 }  # fmt: skip
 
 

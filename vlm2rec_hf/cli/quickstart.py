@@ -172,7 +172,9 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
     say("6/6 A sequential head (SASRec) learns from ids and VLM2Rec's item vectors together.")
     head, ranking = train_small_head(
         dataset,
-        ItemVectors({"both": found.items.both}, "embedder", model_version(str(folder / "embedder"))),
+        ItemVectors(
+            {"both": found.items.both}, str(Path(options.output) / "embedder"), model_version(str(folder / "embedder"))
+        ),
         examples,
         folder / "head",
         batch_size=min(options.batch_size, options.users),

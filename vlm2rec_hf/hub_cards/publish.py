@@ -13,6 +13,7 @@ from vlm2rec_hf.hub.card_marks import CARD_FILE, check_readme, is_ours, licence_
 from vlm2rec_hf.hub.commits import Head, commit_files, is_at, make_tag, open_repo, tagged_commit, taken
 from vlm2rec_hf.hub.errors import check_repo_id, check_tag, explained
 from vlm2rec_hf.hub.tokens import holds_token, redact
+from vlm2rec_hf.hub_cards.metadata import hub_id
 from vlm2rec_hf.hub_cards.model_card import render_model_card
 from vlm2rec_hf.hub_cards.model_folder import REPORT_FILE, TRAINING_FILE, publishable, read_json
 from vlm2rec_hf.hub_cards.probes import largest_difference, probe
@@ -160,7 +161,10 @@ def _contents(found: ModelFiles, repo_id: str) -> dict[str, Path | bytes]:
         adapter = {**found.adapter, "base_model_name_or_path": repo_id, "revision": None}
         contents["adapter_config.json"] = _json(adapter)
     if found.model_type == "seqrec":
-        contents["config.json"] = _json(publishable(found.config, nulls=True))  # the embedder may be a local folder
+        config = publishable(found.config, nulls=True)
+        if config.get("embedder") and hub_id(config["embedder"]) is None:
+            config["embedder"] = Path(config["embedder"]).name  # a local folder: its place says nothing to others
+        contents["config.json"] = _json(config)
     for name in (TRAINING_FILE, REPORT_FILE):
         if name in contents:
             contents[name] = _json(publishable(read_json(found.folder / name), nulls=True))
