@@ -19,7 +19,7 @@ ALLOWED = {
     "hub_cards": {"columns", "hub", "modeling", "data", "evaluation", "hub_cards", "__version__"},
     "trainers": {"columns", "losses", "modeling", "data", "evaluation", "hub", "hub_cards", "trainers", "__version__"},
 }
-THIRD_PARTY_OF_COPIED = {"torch", "transformers", "PIL", "tqdm", "huggingface_hub", "pyarrow"}
+THIRD_PARTY_OF_COPIED = {"torch", "transformers", "PIL", "tqdm", "huggingface_hub", "safetensors", "pyarrow"}
 ROOTS_OF_COPIED = (
     "configuration_vlm2rec", "modeling_vlm2rec", "processing_vlm2rec", "configuration_seqrec", "modeling_seqrec"
 )  # fmt: skip

@@ -5,10 +5,13 @@ An adapter repo of ours carries a `config.json` that names its base and the base
 makes a bare backbone in which the adapter's weights find no place.
 """
 
+import importlib
 import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
+from safetensors.torch import load_file
 from transformers import PreTrainedConfig
 
 from .hub_loading import HUB_ARGUMENTS, hub_arguments, repo_file
@@ -16,7 +19,7 @@ from .hub_loading import HUB_ARGUMENTS, hub_arguments, repo_file
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FULL_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_LOST = ("missing_keys", "unexpected_keys", "mismatched_keys")
+_PREFIX = "base_model.model."  # PEFT saves the names of its wrapper
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,48 @@ def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict
     else:
         model = embedder_class.from_backbone(base, fusion=config.fusion, **hub, **arguments)
     _check_shape(adapter, base, config, model.config)
-    # The library replaces what it noted of the base's weight names by the adapter's; merging needs them again.
-    model.base_weight_conversions = getattr(model, "_weight_conversions", None)
-    info = model.load_adapter(adapter.where, adapter_kwargs=dict(adapter.hub))
-    _check_weights(adapter, info)
+    _put_in(model, adapter)
     model.config.base_model, model.config.base_model_revision = config.base_model, config.base_model_revision
     model.config.name_or_path = adapter.where
-    model.eval()
-    return (model, {name: getattr(info, name) for name in _LOST}) if with_info else model
+    info: dict[str, Any] = {
+        "missing_keys": set(),
+        "unexpected_keys": set(),
+        "mismatched_keys": set(),
+        "error_msgs": [],
+    }
+    return (model.eval(), info) if with_info else model.eval()
+
+
+def _put_in(model: Any, adapter: AdapterRepo) -> None:
+    """Add the adapter's layers to `model` and fill them, by PEFT's own functions.
+
+    `PreTrainedModel.load_adapter` does the same, but renames the weights in ways that changed with its version and
+    PEFT's; with transformers 5.17 and PEFT 0.19 it finds no place for any of them.
+
+    Raises:
+        ValueError: a weight of the adapter has no place in the model, or a place got no weight.
+    """
+    peft = importlib.import_module("peft")  # not `import`: without an adapter nobody needs it to be installed
+    config_file = str(repo_file(adapter.where, ADAPTER_CONFIG, adapter.hub))
+    config = peft.PeftConfig.from_pretrained(os.path.dirname(config_file))
+    config.inference_mode = True
+    weights = load_file(str(repo_file(adapter.where, ADAPTER_WEIGHTS, adapter.hub)))
+    loaded_from = model.loaded_from
+    peft.inject_adapter_in_model(config, model, "default")
+    found = peft.set_peft_model_state_dict(model, {k.removeprefix(_PREFIX): v for k, v in weights.items()}, "default")
+    places = {name for name, _ in model.named_parameters() if ".default." in name}
+    filled = len(places) - len(places & set(found.missing_keys))
+    lost = sorted({*(places & set(found.missing_keys)), *found.unexpected_keys})
+    if lost or filled != len(weights):
+        raise ValueError(
+            f"`pretrained_model_name_or_path` {adapter.where!r} does not fit its base: {len(lost)} weights do not "
+            f"match ({', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}). Its config.json must name the base it "
+            "was trained on."
+        )
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model._hf_peft_config_loaded = True
+    model.loaded_from = loaded_from
 
 
 def _check_shape(adapter: AdapterRepo, base: str, wanted: Any, found: Any) -> None:
@@ -118,14 +155,3 @@ def _check_shape(adapter: AdapterRepo, base: str, wanted: Any, found: Any) -> No
                 f"`pretrained_model_name_or_path` {adapter.where!r} does not fit its base {base!r}: {name} is "
                 f"{values[1]!r} there and {values[0]!r} here. Its config.json must name the base it was trained on."
             )
-
-
-def _check_weights(adapter: AdapterRepo, found: Any) -> None:
-    """Refuse an adapter of which a weight has no place in the model, or that left a place without a weight."""
-    lost = sorted({str(key) for kind in _LOST for key in getattr(found, kind)})
-    if lost:
-        raise ValueError(
-            f"`pretrained_model_name_or_path` {adapter.where!r} does not fit its base: {len(lost)} weights do not "
-            f"match ({', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}). Its config.json must name the base it "
-            "was trained on."
-        )

@@ -143,8 +143,5 @@ def _difference(before: Encoding, after: Encoding) -> float:
 
 def _forget_adapters(embedder: VLM2RecEmbedder) -> None:
     """Drop what PEFT and the library noted of the adapters, so that saving writes a whole model."""
-    if embedder.__dict__.pop("_hf_peft_config_loaded", False):
-        embedder.__dict__.pop("_weight_conversions", None)
-        if (conversions := embedder.__dict__.pop("base_weight_conversions", None)) is not None:
-            embedder._weight_conversions = conversions
+    embedder.__dict__.pop("_hf_peft_config_loaded", None)
     embedder.__dict__.pop("peft_config", None)
