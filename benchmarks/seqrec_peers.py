@@ -85,21 +85,26 @@ def work_replay(frame: pd.DataFrame, args: argparse.Namespace) -> dict[str, Any]
         max_epochs=args.epochs, callbacks=[clock], logger=False, enable_checkpointing=False, accelerator="cpu",
         enable_progress_bar=False, enable_model_summary=False,
     ).fit(model, loader)  # fmt: skip
-    items = np.asarray(tokenizer.item_id_encoder.inverse_mapping["item_id"])
+    items = _in_order(tokenizer.item_id_encoder.inverse_mapping["item_id"])
     place = {int(item): code for code, item in enumerate(items)}
-    users = np.asarray(tokenizer.query_id_encoder.inverse_mapping["user_id"])
+    users = _in_order(tokenizer.query_id_encoder.inverse_mapping["user_id"])
     seen = frame.groupby("user")["item"].agg(list)
     top = np.full((int(frame["user"].max()) + 1, 10), -1, dtype=np.int64)
     model.eval()
     with torch.no_grad():
         for batch in DataLoader(SasRecPredictionDataset(sequences, max_sequence_length=50), batch_size=512):
             scores = model.predict_step(batch, 0)
-            for row, code in enumerate(batch.query_id.flatten().tolist()):
+            for row, code in enumerate(batch["query_id"].flatten().tolist()):
                 user = int(users[code])
                 scores[row, [place[item] for item in seen[user]]] = -torch.inf
                 top[user] = items[scores[row].topk(10).indices.numpy()]
     np.save(args.folder / "top.npy", top)
     return {"epoch_seconds": clock.seconds}
+
+
+def _in_order(decoded: Any) -> np.ndarray:
+    """RePlay's code -> id, a mapping or a list, as an array."""
+    return np.asarray([decoded[code] for code in range(len(decoded))], dtype=np.int64)
 
 
 def work_recbole(frame: pd.DataFrame, args: argparse.Namespace) -> dict[str, Any]:
