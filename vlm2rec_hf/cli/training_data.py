@@ -44,11 +44,14 @@ def read_trained_on(model: str, revision: str | None = None) -> dict[str, Any] |
 
 def read_training_facts(model: str, revision: str | None = None) -> dict[str, Any] | None:
     """The model's `training.json`; None where there is no such file. Errors as `read_trained_on`."""
-    from vlm2rec_hf.trainers.training_facts import TRAINING_FILE
+    from huggingface_hub import HfApi
+
+    from vlm2rec_hf.hub.files import file_if_there
+    from vlm2rec_hf.hub_cards.model_folder import TRAINING_FILE
 
     path: Path | None = Path(model) / TRAINING_FILE
     if not Path(model).exists():
-        path = _from_hub(model, revision, TRAINING_FILE)
+        path = file_if_there(HfApi(), model, TRAINING_FILE, kind="model", revision=revision)
     if path is None or not path.is_file():
         return None
     try:
@@ -83,18 +86,3 @@ def difference(trained: Mapping[str, Any], fingerprint: str, source: Mapping[str
 def _place(source: Mapping[str, Any]) -> str:
     repo_id, revision = source.get("repo_id"), source.get("revision")
     return f"{repo_id} at {revision}" if repo_id and revision else ""
-
-
-def _from_hub(model: str, revision: str | None, name: str) -> Path | None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    from vlm2rec_hf.hub.errors import explained
-
-    with explained(model, revision=revision):
-        try:
-            return Path(hf_hub_download(model, name, revision=revision))
-        except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError):
-                raise
-            return None

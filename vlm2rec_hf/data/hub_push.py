@@ -16,6 +16,7 @@ from vlm2rec_hf.hub.card_marks import CARD_FILE, check_readme, may_write_card, r
 from vlm2rec_hf.hub.card_marks import is_ours as is_our_card
 from vlm2rec_hf.hub.commits import commit_files, is_at, make_tag, open_repo, tagged_commit, taken
 from vlm2rec_hf.hub.errors import check_repo_id, check_tag, explained
+from vlm2rec_hf.hub.files import file_if_there
 from vlm2rec_hf.hub.tokens import holds_token
 
 if TYPE_CHECKING:
@@ -117,16 +118,11 @@ def push_dataset(
 
 def _recorded_fingerprint(api: HfApi, repo_id: str, commit: str) -> str | None:
     """What `dataset.json` of a commit records, which loading it compares with its rows; None where there is none."""
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    with tempfile.TemporaryDirectory() as cache, explained(repo_id, kind="dataset", revision=commit):
-        try:
-            path = api.hf_hub_download(repo_id, INFO_FILE, repo_type="dataset", revision=commit, cache_dir=cache)
-        except LocalEntryNotFoundError:  # the Hub cannot be reached, which says nothing of the file
-            raise
-        except EntryNotFoundError:
+    with tempfile.TemporaryDirectory() as cache:
+        path = file_if_there(api, repo_id, INFO_FILE, kind="dataset", revision=commit, cache_dir=cache)
+        if path is None:
             return None
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
     try:
         info = json.loads(text)
     except ValueError:  # somebody else's file of this name

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .commits import Head, content_hashes
-from .errors import explained
+from .files import file_if_there
+from .front_matter import front_matter
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -60,11 +60,8 @@ def licence_in(text: str) -> str | None:
     """Licence in the front matter of a card of ours; `None` where it has none, or is not ours to believe."""
     if not text or not is_ours(text):
         return None
-    import yaml
-
-    data = yaml.safe_load(text.split("\n---", 1)[0].removeprefix("---")) if text.startswith("---\n") else None
-    licence = (data or {}).get("license")
-    licence = (data or {}).get("license_name") if licence == "other" else licence
+    data, _ = front_matter(text, "The card")
+    licence = data.get("license_name") if data.get("license") == "other" else data.get("license")
     return str(licence) if licence and licence != "unknown" else None
 
 
@@ -75,16 +72,9 @@ def read_card(api: HfApi, repo_id: str, kind: str, revision: str = "main") -> st
         ValueError: no right to see it.
         ConnectionError: the Hub cannot be reached.
     """
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    with tempfile.TemporaryDirectory() as cache, explained(repo_id, kind=kind, revision=revision):
-        try:
-            path = api.hf_hub_download(repo_id, CARD_FILE, repo_type=kind, revision=revision, cache_dir=cache)
-        except LocalEntryNotFoundError:
-            raise
-        except (EntryNotFoundError, RepositoryNotFoundError):
-            return ""
-        return Path(path).read_text(encoding="utf-8", errors="replace")
+    with tempfile.TemporaryDirectory() as cache:
+        path = file_if_there(api, repo_id, CARD_FILE, kind=kind, revision=revision, cache_dir=cache, needs_repo=False)
+        return "" if path is None else path.read_text(encoding="utf-8", errors="replace")
 
 
 def check_readme(argument: str, value: str) -> None:

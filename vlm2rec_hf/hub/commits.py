@@ -128,7 +128,8 @@ def commit_files(
     hashes = {path: content_hashes(content) for path, content in files.items()}
     if _holds(head.files, hashes, deleted):
         return head.commit
-    for attempt in range(1, ATTEMPTS + 1):
+
+    def commit() -> str:
         adds = [
             CommitOperationAdd(
                 path_in_repo=path, path_or_fileobj=content if isinstance(content, bytes) else str(content)
@@ -136,27 +137,24 @@ def commit_files(
             for path, content in files.items()
         ]
         drops = [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in deleted]
-        try:
-            with explained(repo_id, kind=kind, what="write"):
-                return str(
-                    api.create_commit(
-                        repo_id, [*adds, *drops], commit_message=message, repo_type=kind, parent_commit=head.commit
-                    ).oid
-                )
-        except (ValueError, ConnectionError) as error:
-            # Even a refusal may be the echo of a commit of ours whose answer was lost.
-            now = _look_again(api, repo_id, kind)
-            if now is not None and now.commit != head.commit:
-                if _holds(now.files, hashes, deleted):
-                    return now.commit
-                raise ValueError(
-                    f"`repo_id` {repo_id!r} got another commit ({now.commit[:8]}) while this one was prepared on "
-                    f"{head.commit[:8]}; nothing was published. Look at what is there now, then publish again."
-                ) from error
-            if attempt == ATTEMPTS or not is_worth_another_try(error):
-                raise
-            time.sleep(wait_asked_for(error) or min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT))
-    raise AssertionError("unreachable")
+        made = api.create_commit(
+            repo_id, [*adds, *drops], commit_message=message, repo_type=kind, parent_commit=head.commit
+        )
+        return str(made.oid)
+
+    def made_before(error: Exception) -> str | None:
+        """Even a refusal may be the echo of a commit of ours whose answer was lost."""
+        now = _look_again(api, repo_id, kind)
+        if now is None or now.commit == head.commit:
+            return None
+        if _holds(now.files, hashes, deleted):
+            return now.commit
+        raise ValueError(
+            f"`repo_id` {repo_id!r} got another commit ({now.commit[:8]}) while this one was prepared on "
+            f"{head.commit[:8]}; nothing was published. Look at what is there now, then publish again."
+        ) from error
+
+    return _persist(repo_id, kind, commit, made_before)
 
 
 def is_at(api: HfApi, repo_id: str, kind: str, commit: str, files: Mapping[str, Path | bytes]) -> bool:
@@ -172,20 +170,46 @@ def make_tag(api: HfApi, repo_id: str, kind: str, tag: str, commit: str, message
         ValueError: the tag names another commit, or is no valid name.
         ConnectionError: the Hub kept failing, or asks to wait longer than `LONGEST_OBEYED`.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+
+    def name() -> str:
+        api.create_tag(repo_id, tag=tag, revision=commit, tag_message=message, repo_type=kind)
+        return commit
+
+    def named_before(error: Exception) -> str | None:
+        now = tagged_commit(api, repo_id, kind, tag)
+        if now not in (None, commit):
+            raise taken(repo_id, tag, str(now)) from error
+        return now
+
+    _persist(repo_id, kind, name, named_before)
+
+
+def _persist(repo_id: str, kind: str, write: Callable[[], str], done_before: Callable[[Exception], str | None]) -> str:
+    """Write to the Hub, again and again while that may help.
+
+    Args:
+        repo_id: `owner/name`.
+        kind: "model", "dataset" or "space".
+        write: does it and tells the commit.
+        done_before: looks, after a failure, whether it was done all the same; tells the commit or `None`, or raises
+            what makes another try pointless.
+
+    Raises:
+        ValueError: refused.
+        ConnectionError: the Hub kept failing.
+    """
+    attempt = 1
+    while True:
         try:
             with explained(repo_id, kind=kind, what="write"):
-                api.create_tag(repo_id, tag=tag, revision=commit, tag_message=message, repo_type=kind)
-            return
+                return write()
         except (ValueError, ConnectionError) as error:
-            now = tagged_commit(api, repo_id, kind, tag)
-            if now == commit:
-                return
-            if now is not None:
-                raise taken(repo_id, tag, now) from error
+            if (commit := done_before(error)) is not None:
+                return commit
             if attempt == ATTEMPTS or not is_worth_another_try(error):
                 raise
             time.sleep(wait_asked_for(error) or min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT))
+            attempt += 1
 
 
 def taken(repo_id: str, tag: str, commit: str) -> ValueError:

@@ -18,6 +18,7 @@ from vlm2rec_hf.data.ingest import Source
 from vlm2rec_hf.data.interaction_log import SPLIT
 from vlm2rec_hf.hub.card_marks import CARD_FILE
 from vlm2rec_hf.hub.errors import check_repo_id, explained
+from vlm2rec_hf.hub.files import file_if_there
 
 if TYPE_CHECKING:
     import datasets
@@ -135,9 +136,7 @@ def resolve_commit(repo_id: str, revision: str | None, token: str | None = None)
             return sha
     except ConnectionError:
         try:
-            known = hf_hub_download(
-                repo_id, "README.md", repo_type="dataset", revision=revision, local_files_only=True
-            )
+            known = hf_hub_download(repo_id, CARD_FILE, repo_type="dataset", revision=revision, local_files_only=True)
         except LocalEntryNotFoundError:
             known = None
         if known is None:
@@ -149,22 +148,16 @@ def resolve_commit(repo_id: str, revision: str | None, token: str | None = None)
 
 def _download(repo_id: str, revision: str | None, token: str | None) -> Path | None:
     """The files of a repo that was pushed by us; None for any other."""
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi, snapshot_download
 
+    # By the revision as given, not by its commit: so the cache knows the name when the Hub is out of reach.
+    path = file_if_there(HfApi(token=token), repo_id, INFO_FILE, kind="dataset", revision=revision)
+    if path is None or not is_ours(path.parent):
+        return None
+    folder = path.parent
     with explained(repo_id, kind="dataset", revision=revision):
-        try:
-            # By the revision as given, not by its commit: so the cache knows the name when the Hub is out of reach.
-            path = hf_hub_download(repo_id, INFO_FILE, repo_type="dataset", revision=revision, token=token)
-        except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError):
-                raise
-            return None
-        folder = Path(path).parent
-        if not is_ours(folder):
-            return None
         # The names are patterns here; those that we write hold nothing that a pattern would take for a wildcard.
-        wanted = ["README.md", *read_info(folder / INFO_FILE)["files"]]
+        wanted = [CARD_FILE, *read_info(folder / INFO_FILE)["files"]]
         snapshot_download(repo_id, repo_type="dataset", revision=folder.name, token=token, allow_patterns=wanted)
     return folder
 
