@@ -99,12 +99,17 @@ def measure(worker: str, python: str, args: argparse.Namespace, folder: Path, ta
     """One training in a fresh process of an environment."""
     import numpy as np
 
-    script = Path(__file__) if worker == "ours" else Path(__file__).with_name("seqrec_peers.py")
-    command = [python, str(script), "--worker", worker, "--data", str(args.data), "--folder", str(folder)]
+    script = Path(__file__).resolve()
+    script = script if worker == "ours" else script.with_name("seqrec_peers.py")
+    command = [python, str(script), "--worker", worker, "--data", str(args.data.resolve())]
+    command += ["--folder", str(folder.resolve())]
     command += ["--epochs", str(args.epochs), "--seed", str(args.seed), "--threads", str(args.threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "MKL_NUM_THREADS": str(args.threads)}
     (folder / "top.npy").unlink(missing_ok=True)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    # Some peers write logs where they stand, so that is the scratch folder.
+    ours = str(Path(__file__).resolve().parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join([ours, os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
     if done.returncode != 0:
         raise RuntimeError(f"{worker} failed:\n{done.stderr[-4000:]}")
     found = json.loads(done.stdout.splitlines()[-1])
