@@ -1,5 +1,6 @@
 """Publishing to a Hub that stumbles: whole or not at all, tagged only once seen to work."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -186,13 +187,12 @@ def test_uploads_that_always_break_off_publish_nothing(hub, folder, no_waiting):
 def test_a_copy_that_answers_otherwise_is_not_tagged(hub, folder, monkeypatch):
     publish_model(folder, REPO, tag="v1.0")
     change(folder)
-    honest = publish.probe
+    honest = publish.kind_of("vlm2rec")
 
-    def bent(model_type, where, **options):
-        answers = honest(model_type, where, **options)
-        return {n: v + (0.01 if "snapshots" in where else 0.0) for n, v in answers.items()}
+    def bent(where, hub):
+        return {n: v + (0.01 if "snapshots" in where else 0.0) for n, v in honest.probe(where, hub).items()}
 
-    monkeypatch.setattr(publish, "probe", bent)
+    monkeypatch.setattr(publish, "kind_of", lambda model_type: dataclasses.replace(honest, probe=bent))
     with pytest.raises(ValueError, match=r"gives other vectors \(difference 0.01, .*not tagged"):
         publish_model(folder, REPO, tag="v2.0")
     assert [ref.name for ref in HfApi().list_repo_refs(REPO).tags] == ["v1.0"]

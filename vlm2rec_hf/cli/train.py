@@ -35,8 +35,8 @@ def main(argv: Sequence[str]) -> None:
     say(repr(dataset))
     model, processor, from_config = build_model(models, dataset, training.max_history, training.seed)
     lora = models.lora if models.lora is not None else not from_config
-    lora = lora and not getattr(model, "_hf_peft_config_loaded", False)  # a loaded adapter is trained further
-    if warm.warm_up_steps and (lora or getattr(model, "_hf_peft_config_loaded", False)):
+    lora = lora and not model.holds_adapter  # a loaded adapter is trained further
+    if warm.warm_up_steps and (lora or model.holds_adapter):
         raise ValueError(
             "`--warm_up_steps` changes the weights under an adapter, which nobody could load then; train all weights "
             "(`--lora false`), or warm up, save and train the adapter in a second run."

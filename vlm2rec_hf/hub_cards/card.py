@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm2rec_hf.evaluation.files import written_whole
-from vlm2rec_hf.hub.card_marks import is_ours, marked
+from vlm2rec_hf.hub.card_marks import CARD_FILE, is_ours, marked
 from vlm2rec_hf.hub_cards import sections
 from vlm2rec_hf.hub_cards.markdown import Markdown, code, escape, one_line, python_string
 from vlm2rec_hf.hub_cards.metadata import dataset_metadata, embedder_metadata, head_metadata, space_metadata
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from vlm2rec_hf.hub_cards.facts import DatasetFacts, EmbedderFacts, HeadFacts, SpaceFacts
 
 TEMPLATES = Path(__file__).parent / "templates"
-CARD_FILE = "README.md"
 
 
 def render_embedder_card(facts: EmbedderFacts) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm2rec_hf.hub.errors import explained
-from vlm2rec_hf.hub_cards.card import render_embedder_card, render_head_card, write_card
-from vlm2rec_hf.hub_cards.facts import EmbedderFacts, HeadFacts
+from vlm2rec_hf.hub_cards.card import write_card
+from vlm2rec_hf.hub_cards.facts import EmbedderFacts
 from vlm2rec_hf.hub_cards.figures import write_figures
-from vlm2rec_hf.hub_cards.model_folder import read_report
+from vlm2rec_hf.hub_cards.model_folder import read_json, read_report
+from vlm2rec_hf.hub_cards.model_kinds import kind_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -37,16 +37,16 @@ def render_model_card(
         api: the card is of what gets published through this client, and it may ask for the licences of the base
             model and the dataset.
     """
-    if not (folder / "config.json").is_file():
+    config = read_json(folder / "config.json")
+    if config is None:
         raise ValueError(f"`folder` {str(folder)!r} has no config.json: save the model there before its card is made.")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kind = HeadFacts if config.get("model_type") == "seqrec" else EmbedderFacts
-    facts: Any = kind.from_folder(folder, repo_id, revision, license=license, method=method)
+    kind = kind_of(str(config.get("model_type")))
+    facts = kind.facts.from_folder(folder, repo_id, revision, license=license, method=method)
     if api is not None:
         facts = _with_licences(api, facts)
         if isinstance(facts, EmbedderFacts):
             facts = dataclasses.replace(facts, sentence_transformer=True)  # publishing adds what the folder lacks
-    return render_embedder_card(facts) if isinstance(facts, EmbedderFacts) else render_head_card(facts)
+    return kind.render(facts)
 
 
 def write_model_card(folder: Path, repo_id: str | None = None, **options: Any) -> Path:

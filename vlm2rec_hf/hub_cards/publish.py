@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,13 +12,11 @@ from vlm2rec_hf.hub.card_marks import CARD_FILE, check_readme, is_ours, licence_
 from vlm2rec_hf.hub.commits import Head, commit_files, is_at, make_tag, open_repo, tagged_commit, taken
 from vlm2rec_hf.hub.errors import check_repo_id, check_tag, explained
 from vlm2rec_hf.hub.tokens import holds_token, redact
-from vlm2rec_hf.hub_cards.metadata import hub_id
 from vlm2rec_hf.hub_cards.model_card import render_model_card
-from vlm2rec_hf.hub_cards.model_folder import REPORT_FILE, TRAINING_FILE, publishable, read_json
-from vlm2rec_hf.hub_cards.probes import largest_difference, probe
+from vlm2rec_hf.hub_cards.model_folder import REPORT_FILE, TRAINING_FILE, json_bytes, publishable, read_json
+from vlm2rec_hf.hub_cards.model_kinds import kind_of
+from vlm2rec_hf.hub_cards.probes import largest_difference
 from vlm2rec_hf.hub_cards.publishable_files import ModelFiles, find_model_files, stale_files
-from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
-from vlm2rec_hf.modeling.sentence_transformer import sentence_transformer_contents
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -107,7 +104,7 @@ def publish_model(
     found = find_model_files(Path(folder))
     contents = _contents(found, repo_id)
     _refuse_tokens(contents, token)
-    before = probe(found.model_type, str(folder), token=token) if verify else None
+    before = kind_of(found.model_type).probe(str(folder), {"token": token}) if verify else None
     api = HfApi(token=token)
     named = tagged_commit(api, repo_id, "model", tag) if tag else None
     if tag and named and not is_at(api, repo_id, "model", named, contents):
@@ -159,35 +156,11 @@ def _contents(found: ModelFiles, repo_id: str) -> dict[str, Path | bytes]:
         # `AutoModel.from_pretrained` follows this name. It must come back to this repo, whose config.json names base
         # and commit; the base's own name would lose the commit, and make a bare backbone of it.
         adapter = {**found.adapter, "base_model_name_or_path": repo_id, "revision": None}
-        contents["adapter_config.json"] = _json(adapter)
-    if found.model_type == "seqrec":
-        config = publishable(found.config, nulls=True)
-        if config.get("embedder") and hub_id(config["embedder"]) is None:
-            config["embedder"] = Path(config["embedder"]).name  # a local folder: its place says nothing to others
-        contents["config.json"] = _json(config)
+        contents["adapter_config.json"] = json_bytes(adapter)
     for name in (TRAINING_FILE, REPORT_FILE):
         if name in contents:
-            contents[name] = _json(publishable(read_json(found.folder / name), nulls=True))
-    if found.model_type == "vlm2rec":
-        contents |= _sentence_transformer_files(found)
-    return contents
-
-
-def _sentence_transformer_files(found: ModelFiles) -> dict[str, bytes]:
-    """The files of sentence-transformers that the folder lacks, and its prompts as the processor has them now.
-
-    Beside an adapter they could not stand in a local folder: the library would follow the base's own name.
-    """
-    fresh = sentence_transformer_contents(VLM2RecProcessor.from_pretrained(found.folder))
-    if "modules.json" not in found.published:
-        return {name: _json(content) for name, content in fresh.items()}
-    name = "config_sentence_transformers.json"
-    written = read_json(found.folder / name) or {}
-    return {name: _json({**written, "prompts": fresh[name]["prompts"]})}
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+            contents[name] = json_bytes(publishable(read_json(found.folder / name), nulls=True))
+    return contents | kind_of(found.model_type).contents(found.folder, found.published, found.config)
 
 
 def _refuse_tokens(contents: Mapping[str, Path | bytes], token: str | None) -> None:
@@ -227,7 +200,7 @@ def _compare(before: dict[str, Any], found: ModelFiles, repo_id: str, commit: st
         with tempfile.TemporaryDirectory() as cache, explained(repo_id, revision=commit):
             # By its path: a folder of the repo's name in the working directory would be loaded in its stead.
             copy = snapshot_download(repo_id, revision=commit, token=token, cache_dir=cache)
-            after = probe(found.model_type, copy, token=token)
+            after = kind_of(found.model_type).probe(copy, {"token": token})
     except (OSError, ConnectionError) as error:  # transformers wraps whatever happens on the line into an OSError
         raise ConnectionError(f"{stands}: {redact(str(error), token)}. Publish again to check and tag it.") from error
     except ValueError as error:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from vlm2rec_hf.hub_cards.model_folder import read_report
+from vlm2rec_hf.hub.card_marks import CARD_FILE
+from vlm2rec_hf.hub_cards.model_folder import read_json, read_report
+from vlm2rec_hf.hub_cards.model_kinds import kind_of
 
 # What a loader of ours, of transformers, PEFT or sentence-transformers reads, and what a reader wants to see.
 PUBLISHED = (
@@ -28,7 +29,7 @@ STALE = (
     "tf_model.h5", "flax_model.msgpack", "model*.safetensors", "*_vlm2rec.py", "*_seqrec.py",
     "family_*.py", "hub_loading.py",
 )  # fmt: skip
-KEPT = (".gitattributes", "README.md")
+KEPT = (".gitattributes", CARD_FILE)
 INDEX = "model.safetensors.index.json"
 
 
@@ -64,7 +65,7 @@ def find_model_files(folder: Path) -> ModelFiles:
     """
     if not folder.is_dir():
         raise ValueError(f"`folder` {str(folder)!r} is no folder; name one that `save_pretrained` or a trainer wrote.")
-    config = _read_json(folder / "config.json", "no saved model; name the folder that holds the model itself")
+    config = _require_json(folder / "config.json", "no saved model; name the folder that holds the model itself")
     code = _code_files(folder, config)
     present = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     published = [name for name in present if _matches(name, PUBLISHED)] + code
@@ -77,20 +78,13 @@ def find_model_files(folder: Path) -> ModelFiles:
             f"`folder` {str(folder)!r} holds both a whole model and an adapter; loaders differ in which they take. "
             "Publish them from folders of their own."
         )
-    if config.get("model_type") == "seqrec" and "catalogue.parquet" not in published:
-        raise ValueError(
-            f"`folder` {str(folder)!r} has no catalogue.parquet, so nobody could name its items; set the head's "
-            "catalogue (`set_catalogue`) and save it again."
-        )
-    if config.get("model_type") == "vlm2rec" and "processor_config.json" not in published:
-        raise ValueError(
-            f"`folder` {str(folder)!r} has no processor_config.json; save the processor there too "
-            "(`processor.save_pretrained(folder)`)."
-        )
+    for name, remedy in kind_of(str(config.get("model_type"))).required.items():
+        if name not in published:
+            raise ValueError(f"`folder` {str(folder)!r} has no {name}: {remedy}.")
     if not weights:
-        adapter = _read_json(folder / "adapter_config.json", "no weights: neither model.safetensors nor an adapter")
+        adapter = _require_json(folder / "adapter_config.json", "no weights: neither model.safetensors nor an adapter")
         _check_tensors(folder, "adapter_model.safetensors")
-    left = {name for name in present if name not in published and name != "README.md"}
+    left = {name for name in present if name not in published and name != CARD_FILE}
     return ModelFiles(folder, config, adapter, tuple(sorted(published)), tuple(_fold(left, published)))
 
 
@@ -118,7 +112,7 @@ def _check_weights(folder: Path, names: list[str]) -> bool:
         return True
     if INDEX not in names:
         return False
-    listed = _read_json(folder / INDEX, "an index that cannot be read").get("weight_map", {})
+    listed = _require_json(folder / INDEX, "an index that cannot be read").get("weight_map", {})
     found: set[str] = set()
     for shard in sorted(set(listed.values())):
         found |= _check_tensors(folder, shard)
@@ -152,7 +146,7 @@ def _code_files(folder: Path, config: dict[str, Any]) -> list[str]:
     from transformers.dynamic_module_utils import get_relative_import_files
 
     found: set[str] = set()
-    maps = [config, *(_maybe_json(folder / name) for name in ("processor_config.json", "tokenizer_config.json"))]
+    maps = [config, *(read_json(folder / name) or {} for name in ("processor_config.json", "tokenizer_config.json"))]
     for reference in {str(value) for each in maps for value in each.get("auto_map", {}).values()}:
         if "--" in reference:  # code of another repo
             continue
@@ -167,20 +161,11 @@ def _code_files(folder: Path, config: dict[str, Any]) -> list[str]:
     return sorted(found)
 
 
-def _read_json(path: Path, meaning: str) -> dict[str, Any]:
-    if not path.is_file():
+def _require_json(path: Path, meaning: str) -> dict[str, Any]:
+    content = read_json(path)
+    if content is None:
         raise ValueError(f"`folder` {str(path.parent)!r} has no {path.name}: it is {meaning}.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`folder` {str(path.parent)!r}: {path.name} is no JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"`folder` {str(path.parent)!r}: {path.name} holds no object.")
     return content
-
-
-def _maybe_json(path: Path) -> dict[str, Any]:
-    return _read_json(path, "damaged") if path.is_file() else {}
 
 
 def _fold(names: Iterable[str], published: Iterable[str]) -> list[str]:

@@ -134,12 +134,17 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save; beside an adapter, which the library saves without its configuration, also `config.json`."""
-        if getattr(self, "_hf_peft_config_loaded", False):
+        if self.holds_adapter:
             os.makedirs(save_directory, exist_ok=True)
             if self._auto_class is not None:
                 custom_object_save(self, save_directory, config=self.config)  # type: ignore[arg-type]
             self.config.save_pretrained(save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    @property
+    def holds_adapter(self) -> bool:
+        """Whether an adapter was loaded into this model (a PEFT model around it is another matter)."""
+        return bool(getattr(self, "_hf_peft_config_loaded", False))
 
     @classmethod
     def from_backbone(cls, backbone: str, *, fusion: str = "external", **kwargs: Any) -> "VLM2RecEmbedder":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.dynamic_module_utils import custom_object_save
 
-from ..hub.card_marks import is_blank_form
+from ..hub.card_marks import CARD_FILE, is_blank_form, is_ours
 from .training_facts import adapter_facts, library_versions, resolved_arguments, write_training_facts
 
 if TYPE_CHECKING:
@@ -79,11 +79,10 @@ class PublishesToHub:
             license: of the weights; that of the base model by default.
             kwargs: ignored; for the base class's signature.
         """
-        from ..hub_cards.card import is_ours
         from ..hub_cards.model_card import write_model_card
 
         folder = Path(self.args.output_dir)
-        present = folder / "README.md"
+        present = folder / CARD_FILE
         if self.args.should_save and (not present.is_file() or is_ours(present.read_text(encoding="utf-8"))):
             write_model_card(folder, self.args.hub_model_id, license=license)
 
@@ -217,6 +216,6 @@ def _set_aside(folder: Path, patterns: tuple[str, ...]) -> None:
 
 def _drop_peft_template(folder: Path) -> None:
     """Take away the form that PEFT writes as README.md, so that nobody mistakes it for a card."""
-    card = folder / "README.md"
+    card = folder / CARD_FILE
     if card.is_file() and is_blank_form(card.read_text(encoding="utf-8")):
         card.unlink()

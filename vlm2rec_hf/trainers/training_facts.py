@@ -10,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..evaluation.files import written_whole
+from ..hub_cards.model_folder import TRAINING_FILE, json_bytes
+
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from ..data.dataset import RecDataset
 
-TRAINING_FILE = "training.json"
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "accelerate")
 # About this machine or this account, or filled in by the constructor; not about the result.
 _PRIVATE = frozenset(
@@ -74,9 +76,9 @@ def library_versions() -> dict[str, str]:
 def write_training_facts(folder: str | os.PathLike[str], facts: dict[str, Any]) -> None:
     """Write `training.json`, whole or not at all."""
     path = Path(folder) / TRAINING_FILE
-    partial = path.with_name(f".{TRAINING_FILE}.partial")
-    partial.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with written_whole(path.parent, ".json") as partial:
+        partial.write_bytes(json_bytes(facts))
+        os.replace(partial, path)
 
 
 def _plain(value: Any) -> Any:

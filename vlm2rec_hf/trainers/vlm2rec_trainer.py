@@ -93,7 +93,7 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
             )
         if args.freeze_vision:
             embedder.freeze_vision()
-        if getattr(embedder, "_hf_peft_config_loaded", False):
+        if embedder.holds_adapter:
             if peft_config is not None:
                 raise ValueError(
                     "`model` already holds an adapter, which `peft_config` would replace by a fresh one; leave it out "

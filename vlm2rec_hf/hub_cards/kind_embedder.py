@@ -1,0 +1,57 @@
+"""Publishing embedders: whole `VLM2RecEmbedder`s and adapters on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vlm2rec_hf.hub_cards.card import render_embedder_card
+from vlm2rec_hf.hub_cards.facts import EmbedderFacts
+from vlm2rec_hf.hub_cards.model_folder import json_bytes, read_json
+from vlm2rec_hf.hub_cards.model_kinds import ModelKind
+from vlm2rec_hf.hub_cards.probes import Answers, probe_items
+from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
+from vlm2rec_hf.modeling.sentence_transformer import sentence_transformer_contents
+
+
+def probe_embedder(where: str, hub: dict[str, Any]) -> Answers:
+    """Vectors of fixed items and histories, float32 on the CPU, in all three views.
+
+    Args:
+        where: folder or Hub id.
+        hub: `revision`, `token`, `cache_dir`.
+    """
+    from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
+
+    model = VLM2RecEmbedder.from_pretrained(where, **hub).eval()
+    processor = VLM2RecProcessor.from_pretrained(where, **hub)
+    items = probe_items()
+    answers: Answers = {}
+    for role, found in (
+        ("items", model.encode_items(items, processor)),
+        ("histories", model.encode_histories([items, items[:1], items[1:]], processor)),
+    ):
+        answers |= {f"{role} {view}": found.view(view) for view in ("text", "image", "both")}
+    return answers
+
+
+def sentence_transformer_files(folder: Path, names: tuple[str, ...], config: dict[str, Any]) -> dict[str, bytes]:
+    """The files of sentence-transformers that the folder lacks, and its prompts as the processor has them now.
+
+    Beside an adapter they could not stand in a local folder: the library would follow the base's own name.
+    """
+    fresh = sentence_transformer_contents(VLM2RecProcessor.from_pretrained(folder))
+    if "modules.json" not in names:
+        return {name: json_bytes(content) for name, content in fresh.items()}
+    name = "config_sentence_transformers.json"
+    written = read_json(folder / name) or {}
+    return {name: json_bytes({**written, "prompts": fresh[name]["prompts"]})}
+
+
+EMBEDDER = ModelKind(
+    facts=EmbedderFacts,
+    render=render_embedder_card,
+    probe=probe_embedder,
+    required={"processor_config.json": "save the processor there too (`processor.save_pretrained(folder)`)"},
+    contents=sentence_transformer_files,
+)

@@ -1,0 +1,51 @@
+"""Publishing sequential heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vlm2rec_hf.hub_cards.card import render_head_card
+from vlm2rec_hf.hub_cards.facts import HeadFacts
+from vlm2rec_hf.hub_cards.metadata import hub_id
+from vlm2rec_hf.hub_cards.model_folder import json_bytes, publishable
+from vlm2rec_hf.hub_cards.model_kinds import ModelKind
+from vlm2rec_hf.hub_cards.probes import Answers
+
+
+def probe_head(where: str, hub: dict[str, Any]) -> Answers:
+    """Item vectors of a head, and its user vectors after histories of its first items.
+
+    Args:
+        where: folder or Hub id.
+        hub: `revision`, `token`, `cache_dir`.
+    """
+    from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
+
+    head = SequentialRecommender.from_pretrained(where, **hub).eval()
+    some = list(range(min(head.config.n_items, 5)))
+    return {
+        "items": head.item_vectors().detach(),
+        "users": head.encode_histories([some, some[:1], some[::-1]]),
+        "popularity": head.catalogue.popularity.double() if head.catalogue is not None else head.item_vectors()[:0],
+    }
+
+
+def config_without_places(folder: Path, names: tuple[str, ...], config: dict[str, Any]) -> dict[str, bytes]:
+    """`config.json` with the name alone of a local embedder folder: its place says nothing to others."""
+    config = publishable(config, nulls=True)
+    if config.get("embedder") and hub_id(config["embedder"]) is None:
+        config["embedder"] = Path(config["embedder"]).name
+    return {"config.json": json_bytes(config)}
+
+
+HEAD = ModelKind(
+    facts=HeadFacts,
+    render=render_head_card,
+    probe=probe_head,
+    required={
+        "catalogue.parquet": "without it nobody could name the items; set the head's catalogue (`set_catalogue`) and "
+        "save it again"
+    },
+    contents=config_without_places,
+)

@@ -1,0 +1,51 @@
+"""What publishing has to know of each kind of model: one entry per `model_type`, one file per kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.hub_cards.probes import Answers
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """A kind of model that this package publishes.
+
+    Attributes:
+        facts: class with `from_folder`, what its card is made of.
+        render: facts -> card.
+        probe: folder or Hub id, and `revision`, `token`, `cache_dir` -> answers to fixed inputs.
+        required: file a folder must hold beside the weights -> what it is for, and the remedy.
+        contents: model folder, the names that get published and its `config.json` -> files that are added, or differ
+            from those in the folder.
+    """
+
+    facts: Any
+    render: Callable[[Any], str]
+    probe: Callable[[str, dict[str, Any]], Answers]
+    required: Mapping[str, str] = field(default_factory=dict)
+    contents: Callable[[Path, tuple[str, ...], dict[str, Any]], dict[str, bytes]] = lambda folder, names, config: {}
+
+
+def model_kinds() -> dict[str, ModelKind]:
+    """`model_type` -> kind."""
+    from vlm2rec_hf.hub_cards.kind_embedder import EMBEDDER
+    from vlm2rec_hf.hub_cards.kind_head import HEAD
+
+    return {"vlm2rec": EMBEDDER, "seqrec": HEAD}
+
+
+def kind_of(model_type: str) -> ModelKind:
+    """The kind of a `model_type`.
+
+    Raises:
+        ValueError: this package does not publish such models.
+    """
+    kinds = model_kinds()
+    if model_type not in kinds:
+        raise ValueError(f"`model_type` {model_type!r} cannot be published; this package publishes {sorted(kinds)}.")
+    return kinds[model_type]
