@@ -195,3 +195,15 @@ def test_help_and_version(capsys):
     assert "quickstart" in capsys.readouterr().out
     assert main(["train", "--help"]) == 0
     assert "--wpcl_lambda" in capsys.readouterr().out
+
+
+def test_train_asks_the_command_line_then_the_config_for_the_method(tmp_path):
+    from vlm2rec_hf.cli.train import chosen_method, main
+
+    config = tmp_path / "run.yaml"
+    config.write_text("method: other\nseed: 3\n")
+    assert chosen_method(["--dataset", "shop"]) == "vlm2rec"
+    assert chosen_method(["--config", str(config)]) == "other"
+    assert chosen_method(["--config", str(config), "--method=vlm2rec", "--seed", "1"]) == "vlm2rec"
+    with pytest.raises(ValueError, match=r"`--method` must be one of .*'vlm2rec'.* got 'other'"):
+        main(["--config", str(config)])

@@ -32,11 +32,11 @@ def parse(command: str, description: str, dataclass_types: Sequence[Any], argv: 
         path = argv[index + 1] if argument == "--config" and index + 1 < len(argv) else None
         path = argument.removeprefix("--config=") if argument.startswith("--config=") else path
         if path is not None:
-            _check_config(Path(path))
+            check_config(Path(path))
     return tuple(parser.parse_args_and_config(list(argv)))
 
 
-def _check_config(path: Path) -> None:
+def check_config(path: Path) -> None:
     """Refuse a config file that is absent or no YAML mapping, before the parser stumbles over it."""
     import yaml
 
