@@ -37,8 +37,8 @@ def main(argv: Sequence[str]) -> None:
             ModelArguments,
             WarmUpArguments,
             EvaluateArguments,
-            VisionCacheFolder,
             VLM2RecTrainingArguments,
+            VisionCacheFolder,
         ),
         argv,
     )
