@@ -30,6 +30,7 @@ _EXPORTS = {
     "VLM2RecRankingLoss": "losses.sentence_transformers",
     "VLM2RecTrainer": "trainers.vlm2rec_trainer",
     "VLM2RecTrainingArguments": "trainers.vlm2rec_args",
+    "VisionCache": "modeling.vision_cache",
     "as_documents": "modeling.sentence_transformer",
     "as_queries": "modeling.sentence_transformer",
     "default_lora_config": "trainers.vlm2rec_trainer",
@@ -65,6 +66,7 @@ __all__ = [
     "VLM2RecRankingLoss",
     "VLM2RecTrainer",
     "VLM2RecTrainingArguments",
+    "VisionCache",
     "as_documents",
     "as_queries",
     "default_lora_config",
@@ -101,6 +103,7 @@ if TYPE_CHECKING:
     from .modeling.processing_vlm2rec import VLM2RecProcessor
     from .modeling.recommending_seqrec import Recommendation
     from .modeling.sentence_transformer import as_documents, as_queries, write_sentence_transformer_files
+    from .modeling.vision_cache import VisionCache
     from .trainers.seqrec_args import SeqRecTrainingArguments
     from .trainers.seqrec_trainer import SeqRecTrainer, rank_head
     from .trainers.vlm2rec_args import VLM2RecTrainingArguments

@@ -108,6 +108,25 @@ class EvaluateArguments:
 
 
 @dataclass
+class VisionCacheFolder:
+    """Where features of pictures are kept across runs."""
+
+    vision_cache: str | None = field(
+        default=None,
+        metadata={"help": "Folder that keeps features of pictures for later runs (frozen tower)."},
+    )
+
+
+@dataclass
+class VisionCacheArguments(VisionCacheFolder):
+    """The cache as commands without training arguments take it."""
+
+    vision_cache_dtype: str = field(
+        default="float32", metadata={"help": "What features are kept in: float32, bfloat16 or float16."}
+    )
+
+
+@dataclass
 class EmbedArguments:
     """Where the vectors go."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments
+from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments, VisionCacheArguments
 from vlm2rec_hf.cli.common import load_embedder, open_dataset, parse, require, say
 
 if TYPE_CHECKING:
@@ -22,8 +22,12 @@ def main(argv: Sequence[str]) -> None:
     from vlm2rec_hf.cli.training_data import warning_about
     from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from vlm2rec_hf.modeling.vision_cache import VisionCache
 
-    data, models, options = parse("evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments), argv)
+    data, models, options, cached = parse(
+        "evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments, VisionCacheArguments), argv
+    )
+    cache = VisionCache(cached.vision_cache, dtype=cached.vision_cache_dtype) if cached.vision_cache else None
     output = Path(require(options.output, "--output", "the folder of the report"))
     options.cut_offs()
     dataset = open_dataset(data)
@@ -33,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
         say(f"Warning: {told}")
     processor.max_history = options.eval_max_history
     catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
-    catalogue.cache_features(model, show_progress=True)
+    catalogue.cache_features(model, cache, show_progress=True)
     facts = {"model": str(models.model)}
     if Path(str(models.model)).is_dir():
         facts["weights"] = weights_fingerprint(Path(str(models.model)))

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments, WarmUpArguments
+from vlm2rec_hf.cli.arguments import (
+    DataArguments,
+    EvaluateArguments,
+    ModelArguments,
+    VisionCacheFolder,
+    WarmUpArguments,
+)
 from vlm2rec_hf.cli.common import build_model, open_dataset, parse, require, say
 
 if TYPE_CHECKING:
@@ -23,12 +29,26 @@ def main(argv: Sequence[str]) -> None:
     from vlm2rec_hf.trainers.vlm2rec_args import VLM2RecTrainingArguments
     from vlm2rec_hf.trainers.vlm2rec_trainer import VLM2RecTrainer, default_lora_config
 
-    data, models, warm, options, training = parse(
+    data, models, warm, options, training, cached = parse(
         "train",
         __doc__ or "",
-        (DataArguments, ModelArguments, WarmUpArguments, EvaluateArguments, VLM2RecTrainingArguments),
+        (
+            DataArguments,
+            ModelArguments,
+            WarmUpArguments,
+            EvaluateArguments,
+            VLM2RecTrainingArguments,
+            VisionCacheFolder,
+        ),
         argv,
     )
+    if cached.vision_cache:
+        if training.vision_cache_dir not in (None, cached.vision_cache) or not training.cache_vision_features:
+            raise ValueError(
+                f"`--vision_cache` {cached.vision_cache!r} contradicts `--vision_cache_dir` "
+                f"{training.vision_cache_dir!r} (another name of it) or `--cache_vision_features false`; give one."
+            )
+        training.vision_cache_dir = cached.vision_cache
     require(training.output_dir, "--output_dir", "the folder of the trained model")
     start = time.perf_counter()
     dataset = open_dataset(data)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlm2rec_hf.columns import IMAGE
+from vlm2rec_hf.data.images import image_digest
+
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
     from vlm2rec_hf.data.items import Item
@@ -27,6 +30,11 @@ class CatalogueItems(Sequence["Item"]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return self._dataset.item(range(len(self))[index])
+
+    def image_source(self, index: int) -> bytes | None:
+        """Hash of an item's picture file, without decoding it; `None` without one. See `image_digest`."""
+        cell = self._dataset.items[range(len(self))[index]].get(IMAGE)
+        return image_digest(cell["bytes"]) if cell is not None and cell["bytes"] else None
 
     def texts(self) -> Iterator[str | None]:
         """Every item's text without decoding a picture."""

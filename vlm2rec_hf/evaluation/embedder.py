@@ -72,7 +72,7 @@ def evaluate_embedder(
         show_progress: draw progress bars.
 
     Raises:
-        ValueError: a catalogue of another size than the examples', or no examples.
+        ValueError: a catalogue of another size than the examples', features of another vision tower, or no examples.
     """
     if len(catalogue) != examples.sequences.n_items:
         raise ValueError(
@@ -110,7 +110,12 @@ def evaluate_embedder(
 def encode_catalogue(
     model: VLM2RecEmbedder, catalogue: PreparedCatalogue, *, batch_size: int = 64, show_progress: bool = False
 ) -> Encoding:
-    """Vectors of every item of the catalogue; items with neither text nor picture get zero vectors."""
+    """Vectors of every item of the catalogue; items with neither text nor picture get zero vectors.
+
+    Raises:
+        ValueError: the catalogue holds features of another vision tower.
+    """
+    catalogue.check_features(model)
     usable = [i for i in range(len(catalogue)) if not catalogue.is_empty(i)]
     encoded = model.encode_items(
         _Chosen(catalogue, usable), catalogue.processor, batch_size=batch_size, show_progress=show_progress
@@ -126,7 +131,12 @@ def encode_users(
     batch_size: int = 64,
     show_progress: bool = False,
 ) -> Encoding:
-    """Vectors of every example's history; zero where no item of it has a text or picture."""
+    """Vectors of every example's history; zero where no item of it has a text or picture.
+
+    Raises:
+        ValueError: the catalogue holds features of another vision tower.
+    """
+    catalogue.check_features(model)
     # Each item of the catalogue is prepared once, however many histories it stands in.
     used = np.unique(np.concatenate([np.zeros(0, np.int64), *examples.histories()]))
     prepared = {int(i): catalogue[int(i)] for i in used}

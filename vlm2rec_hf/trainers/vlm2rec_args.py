@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from ..losses.vlm2rec import OBJECTIVES, VLM2RecLoss
+from ..modeling.vision_cache_files import DTYPES
 
 
 @dataclass
@@ -54,9 +55,21 @@ class VLM2RecTrainingArguments(TrainingArguments):
     )
     max_history: int = field(default=10, metadata={"help": "Most recent items of a history that are encoded."})
     mask_seen: bool = field(default=True, metadata={"help": "Items the user has seen are no negatives."})
-    freeze_vision: bool = field(default=True, metadata={"help": "Keep the vision tower fixed."})
+    freeze_vision: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep the vision tower fixed, adapters inside it included. false: train it; with an adapter only "
+            "the adapter's own weights inside the tower train, as the tower's would not be saved."
+        },
+    )
     cache_vision_features: bool = field(
         default=True, metadata={"help": "Run each picture through a frozen tower once and keep the features."}
+    )
+    vision_cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder that keeps a frozen tower's features across runs."}
+    )
+    vision_cache_dtype: str = field(
+        default="float32", metadata={"help": "What they are kept in: float32, bfloat16 or float16."}
     )
     eval_users: int | None = field(
         default=None, metadata={"help": "Evaluate on this many validation users (evenly spread); all by default."}
@@ -81,6 +94,10 @@ class VLM2RecTrainingArguments(TrainingArguments):
             raise ValueError(f"`modality_dropout` must lie in [0, 1), got {self.modality_dropout}.")
         if self.max_history < 1:
             raise ValueError(f"`max_history` must be at least 1, got {self.max_history}.")
+        if self.vision_cache_dtype not in DTYPES:
+            raise ValueError(f"`vision_cache_dtype` must be one of {DTYPES}, got {self.vision_cache_dtype!r}.")
+        if self.vision_cache_dir is not None and not self.cache_vision_features:
+            raise ValueError("`vision_cache_dir` needs `cache_vision_features=True`; leave one of them out.")
         if self.eval_users is not None and self.eval_users < 1:
             raise ValueError(f"`eval_users` must be at least 1 or None, got {self.eval_users}.")
         self.make_loss()

@@ -20,6 +20,7 @@ from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from ..modeling.sentence_transformer import suits_sentence_transformers, write_sentence_transformer_files
 from .checkpoints import CompleteCheckpoints
 from .collator import ContrastiveCollator, ExampleDataset
+from .frozen_vision import cache_features, keeps_features, other_catalogue, unfreeze_vision
 from .hub_publishing import PublishesToHub
 from .training_facts import adapter_facts, dataset_facts
 from .vlm2rec_args import VLM2RecTrainingArguments
@@ -91,8 +92,8 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
             raise ValueError(
                 f"`objective` {args.objective!r} needs separate views; internal fusion trains with objective='sft'."
             )
-        if args.freeze_vision:
-            embedder.freeze_vision()
+        if not args.freeze_vision and not _is_peft(model) and not embedder.holds_adapter:
+            unfreeze_vision(embedder)
         if embedder.holds_adapter:
             if peft_config is not None:
                 raise ValueError(
@@ -106,12 +107,15 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
             model = _wrap(model, peft_config)
         if args.gradient_checkpointing and adapter_facts(model) is not None:
             embedder.enable_input_require_grads()
-        frozen = not any(parameter.requires_grad for parameter in embedder.vision_parameters())
+        if args.freeze_vision:
+            embedder.freeze_vision()  # after the adapters: those inside the tower stay as they are, too
+        keeps = keeps_features(embedder, args)
         self.catalogue = catalogue or PreparedCatalogue(train_dataset.catalogue_items(), processing_class)
-        if args.cache_vision_features and frozen and not self.catalogue.has_cached_features:
-            self.catalogue.cache_features(embedder, show_progress=not args.disable_tqdm)
-        if not frozen and self.catalogue.has_cached_features:
+        if keeps and not self.catalogue.has_cached_features:
+            cache_features(self.catalogue, embedder, args)
+        if self.catalogue.has_cached_features and any(p.requires_grad for p in embedder.vision_parameters()):
             raise ValueError("`catalogue` holds cached vision features, but the vision tower is being trained.")
+        self.catalogue.check_features(embedder)
         self.loss = args.make_loss()
         self.evaluator = evaluator
         self._metrics: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
@@ -239,11 +243,13 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
         if self.evaluator is not None:
             found = self.evaluator(model)
         else:
-            catalogue = self.catalogue if dataset is self.recommendation_eval else None
+            embedder, items = _embedder_of(model), self.catalogue
+            if dataset is not self.recommendation_eval:
+                items = other_catalogue(dataset.catalogue_items(), items, embedder, self.args)
             found = rank_validation(
-                _embedder_of(model),
+                embedder,
                 dataset,
-                catalogue or PreparedCatalogue(dataset.catalogue_items(), self.catalogue.processor),
+                items,
                 max_history=self.args.max_history,
                 users=self.args.eval_users,
                 batch_size=self.args.per_device_eval_batch_size,
