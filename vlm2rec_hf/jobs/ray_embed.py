@@ -7,6 +7,7 @@ to do and what came of it. So the table is that of every other engine, and a job
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,6 +18,9 @@ from vlm2rec_hf.jobs.job import EmbedJob, ShardDone, ShardWorker
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+OBJECT_STORE_BYTES = 100 * 1024**2  # only numbers of shards travel
 
 
 def run_ray(job: EmbedJob, shards: list[int], *, count: int) -> Iterator[ShardDone]:
@@ -45,6 +49,8 @@ def run_ray(job: EmbedJob, shards: list[int], *, count: int) -> Iterator[ShardDo
     started = not ray.is_initialized()
     if started:
         _connect(ray, count)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the job has its own
     try:
         rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
         done = rows.map_batches(
@@ -74,6 +80,7 @@ def _connect(ray: Any, count: int) -> None:
         ray.init(
             address="local",
             num_cpus=max(count, cores),
+            object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
             _node_ip_address="127.0.0.1",
