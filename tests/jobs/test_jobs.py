@@ -49,7 +49,11 @@ def test_the_table_has_every_item_once_and_says_what_was_bad(dataset, loaded, tm
     if job.makes_file:
         facts = {key.decode(): value.decode() for key, value in pq.read_schema(job.output).metadata.items()}
         assert json.loads(facts["quarantined"]) == QUARANTINED
-        assert (facts["dataset_fingerprint"], facts["model"], facts["revision"]) == (dataset.fingerprint, "model", "v1")
+        assert (facts["dataset_fingerprint"], facts["model"], facts["revision"]) == (
+            dataset.fingerprint,
+            "model",
+            "v1",
+        )
         assert pq.ParquetFile(job.output).num_row_groups == 6  # put together shard by shard
     else:
         manifest = read_manifest(job.folder.manifest)

@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[2]
 
 def kill_everywhere(folder, *numbers):
     command = [sys.executable, "-m", "tests.jobs.kill_everywhere", str(folder), *map(str, numbers)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
