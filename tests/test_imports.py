@@ -16,6 +16,7 @@ ALLOWED = {
     "modeling": {"modeling"},
     "data": {"columns", "hub", "data"},
     "evaluation": {"columns", "data", "modeling", "evaluation"},
+    "jobs": {"columns", "modeling", "data", "evaluation", "jobs"},
     "hub_cards": {"columns", "hub", "modeling", "data", "evaluation", "hub_cards", "__version__"},
     "trainers": {"columns", "losses", "modeling", "data", "evaluation", "hub", "hub_cards", "trainers", "__version__"},
 }
@@ -78,6 +79,12 @@ def test_imports_point_one_way(path):
             assert name.split(".")[1] in allowed, f"{path.name} imports {name}"
 
 
+def test_only_commands_start_jobs():
+    for path in FILES:
+        if path.relative_to(PACKAGE).parts[0] not in ("jobs", "cli"):
+            assert not [name for name in imports_of(path) if name.startswith("vlm2rec_hf.jobs")], path.name
+
+
 def test_copied_files_stand_alone():
     waiting, copied = [PACKAGE / "modeling" / f"{name}.py" for name in ROOTS_OF_COPIED], set()
     while waiting:
@@ -103,7 +110,7 @@ def test_copied_files_stand_alone():
 def test_importing_the_package_is_cheap_and_its_names_are_real():
     code = (
         "import sys, vlm2rec_hf;"
-        "print([m for m in ('peft', 'trl', 'sentence_transformers', 'sklearn', 'matplotlib', 'datasets')"
+        "print([m for m in ('peft', 'trl', 'sentence_transformers', 'sklearn', 'matplotlib', 'datasets', 'ray')"
         " if m in sys.modules]);"
         "assert vlm2rec_hf.__all__ == sorted(vlm2rec_hf.__all__);"
         "assert set(vlm2rec_hf._EXPORTS) == set(vlm2rec_hf.__all__);"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -128,7 +129,48 @@ class VisionCacheArguments(VisionCacheFolder):
 
 @dataclass
 class EmbedArguments:
-    """Where the vectors go."""
+    """Where the vectors go, and who computes them."""
 
-    output: str = field(default="", metadata={"help": "The parquet file to write."})
+    output: str = field(
+        default="", metadata={"help": "FILE.parquet to write, or a folder that is to hold shards and manifest."}
+    )
     embed_batch_size: int = field(default=64, metadata={"help": "Items per forward pass."})
+    shard_size: int | None = field(
+        default=None,
+        metadata={"help": "Items per shard, the unit that a killed run loses; chosen by size by default."},
+    )
+    num_processes: int = field(default=1, metadata={"help": "Processes of this machine, each with its own model."})
+    torch_threads: int | None = field(
+        default=None, metadata={"help": "Threads of each process; by default 1 where there are several."}
+    )
+    shard: str | None = field(
+        default=None,
+        metadata={"help": "I/N: do part I of N parts, from 0; by default RANK and WORLD_SIZE of the environment."},
+    )
+    engine: str = field(default="local", metadata={"help": "local, or ray (a Ray Data job; needs the extra `ray`)."})
+
+    def __post_init__(self) -> None:
+        for name in ("embed_batch_size", "shard_size", "num_processes", "torch_threads"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"`--{name}` must be at least 1, got {number}.")
+        if self.engine not in ("local", "ray"):
+            raise ValueError(f"`--engine` must be local or ray, got {self.engine!r}.")
+
+    def part(self, environment: Mapping[str, str]) -> tuple[int, int]:
+        """Which part of how many this run does: as `--shard` says, else as a launcher's `RANK` and `WORLD_SIZE` do.
+
+        Raises:
+            ValueError: no such part.
+        """
+        text, source = self.shard, "`--shard`"
+        if text is None:
+            size = environment.get("WORLD_SIZE", "1")
+            text, source = f"{environment.get('RANK', '0') if size != '1' else '0'}/{size}", "`RANK`/`WORLD_SIZE`"
+        try:
+            index, count = (int(number) for number in text.split("/"))
+        except ValueError:
+            index, count = 0, 0
+        if not 0 <= index < count:
+            raise ValueError(f"{source} must be I/N with 0 <= I < N, such as 0/4 for the first of four; got {text!r}.")
+        return index, count

@@ -18,18 +18,20 @@ class CatalogueItems(Sequence["Item"]):
 
     Args:
         dataset: where the items live.
+        rows: places of the items wanted; all by default.
     """
 
-    def __init__(self, dataset: RecDataset) -> None:
+    def __init__(self, dataset: RecDataset, rows: range | None = None) -> None:
         self._dataset = dataset
+        self._rows = range(dataset.n_items) if rows is None else rows
 
     def __len__(self) -> int:
-        return self._dataset.n_items
+        return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return self._dataset.item(range(len(self))[index])
+        return self._dataset.item(self._rows[index])
 
     def image_source(self, index: int) -> bytes | None:
         """Hash of an item's picture file, without decoding it; `None` without one. See `image_digest`."""
@@ -38,4 +40,4 @@ class CatalogueItems(Sequence["Item"]):
 
     def texts(self) -> Iterator[str | None]:
         """Every item's text without decoding a picture."""
-        return iter(self._dataset.item_texts())
+        return iter(self._dataset.item_texts(None if len(self) == self._dataset.n_items else self._rows))

@@ -255,10 +255,11 @@ class RecDataset:
             self.image_problems[index] = reason
         return Item(text=text_of(row), image=picture)
 
-    def item_texts(self) -> list[str | None]:
-        """Every item's text (as in `item`), without touching the pictures."""
+    def item_texts(self, rows: range | None = None) -> list[str | None]:
+        """The texts (as in `item`) of all items, or of those at `rows`, without touching the pictures."""
         names = [name for name in (ITEM_ID, TITLE, TEXT) if name in self.items.column_names]
-        return [text_of(row) for row in self.items.select_columns(names)]
+        table = self.items.select_columns(names)
+        return [text_of(row) for row in (table if rows is None else table.select(rows))]
 
     def catalogue_items(self) -> CatalogueItems:
         """The items as a lazy sequence, for `PreparedCatalogue` and encoders; pictures are decoded on access."""
