@@ -1,7 +1,8 @@
 """What differs between families of vision-language backbones, chosen once at construction.
 
-A family answers three questions: which tokens stand for a picture in a row (`image_block`), how pictures become
-features (`encode_images`), and how the language model runs over a row in which those features stand (`run`).
+A family answers four questions: which tokens stand for a picture in a row (`image_block`), how pictures become
+features (`encode_images`), how the language model runs over a row in which those features stand (`run`), and where
+positions go on behind a piece of a row (`positions_taken`).
 """
 
 from collections.abc import Sequence
@@ -36,8 +37,26 @@ class ImageFeatures:
         return ImageFeatures(self.tokens[rows], self.grid[index], tuple(layer[rows] for layer in self.layers))
 
 
+@dataclass
+class RowPrefix:
+    """What has been run already of rows that now go on.
+
+    Attributes:
+        cache: a `transformers.Cache` with the keys and values of the prefixes; it takes up those of the new tokens.
+        mask: `(rows, cached)` long, 1 where a slot of the cache belongs to the row.
+        position: `(rows,)` long, the position of each row's first new token.
+    """
+
+    cache: Any
+    mask: Tensor
+    position: Tensor
+
+
 class BackboneFamily:
-    """Interface of a family; subclasses override all methods and list their `model_types`."""
+    """Interface of a family; subclasses list their `model_types` and override all methods.
+
+    `positions_taken` need only be overridden where a picture's tokens do not take one position each.
+    """
 
     model_types: tuple[str, ...] = ()
 
@@ -53,9 +72,34 @@ class BackboneFamily:
         """Run the vision tower: `pixel_values` as the family's image processor makes them."""
         raise NotImplementedError
 
-    def run(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
-        """Final-norm hidden states `(rows, length, hidden)`; `images` in the order of the placeholders."""
+    def run(
+        self,
+        vlm: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        images: ImageFeatures | None,
+        prefix: RowPrefix | None = None,
+    ) -> Tensor:
+        """Final-norm hidden states `(rows, length, hidden)` of the given tokens.
+
+        Args:
+            vlm: the backbone.
+            input_ids: `(rows, length)`; with a `prefix`, the tokens behind it, padded on the right.
+            attention_mask: `(rows, length)`, 1 for real tokens among `input_ids`.
+            images: features of the pictures in `input_ids`, in the order of the placeholders.
+            prefix: what the rows begin with, where that has been run before; its cache takes up the new tokens.
+        """
         raise NotImplementedError
+
+    def positions_taken(self, config: Any, length: int, grid: Sequence[int] | None) -> int:
+        """By how much a piece of a row moves the position of what follows.
+
+        Args:
+            config: the backbone's.
+            length: tokens of the piece, a picture's placeholders included.
+            grid: vision grid `(t, h, w)` of the one picture in the piece, or `None` without one.
+        """
+        return length
 
 
 def family_of(model_type: str) -> BackboneFamily:

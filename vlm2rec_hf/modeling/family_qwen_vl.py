@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .families_vlm2rec import BackboneFamily, ImageFeatures
+from .families_vlm2rec import BackboneFamily, ImageFeatures, RowPrefix
 
 
 class QwenVLFamily(BackboneFamily):
@@ -30,7 +30,22 @@ class QwenVLFamily(BackboneFamily):
         layers = getattr(output, "deepstack_features", None) or ()
         return ImageFeatures(_joined(output.pooler_output), grid, tuple(_joined(layer) for layer in layers))
 
-    def run(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
+    def positions_taken(self, config: Any, length: int, grid: Sequence[int] | None) -> int:
+        """A text token takes one position, a picture the longer of its merged sides; see `multimodal_positions`."""
+        if grid is None:
+            return length
+        merge = config.vision_config.spatial_merge_size
+        rows, columns = int(grid[1]) // merge, int(grid[2]) // merge
+        return length - rows * columns + max(rows, columns)
+
+    def run(
+        self,
+        vlm: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        images: ImageFeatures | None,
+        prefix: RowPrefix | None = None,
+    ) -> Tensor:
         """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
         embeds = vlm.get_input_embeddings()(input_ids)
         extra: dict[str, Any] = {}
@@ -50,13 +65,17 @@ class QwenVLFamily(BackboneFamily):
         positions = multimodal_positions(
             attention_mask, placeholders, grid, vlm.config.vision_config.spatial_merge_size
         )
+        if prefix is not None:
+            positions = positions + prefix.position[:, None]
+            attention_mask = torch.cat([prefix.mask, attention_mask], dim=-1)
+            extra["past_key_values"] = prefix.cache
         output = vlm.language_model(
             inputs_embeds=embeds,
             # Behind a right-padded causal row nothing real ever looks at the padding, so no mask is needed: that
             # leaves the attention kernel its fast causal path.
             attention_mask=None if is_right_padded(attention_mask) else attention_mask,
             position_ids=positions,
-            use_cache=False,
+            use_cache=prefix is not None,
             **extra,
         )
         return output.last_hidden_state

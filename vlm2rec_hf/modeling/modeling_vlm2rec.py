@@ -325,6 +325,25 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
             "Histories" if show_progress else None,
         )
 
+    def start_history(
+        self,
+        processor: VLM2RecProcessor,
+        *,
+        batch_size: int = 1,
+        users: Sequence[int | str] | None = None,
+        views: Sequence[str] | None = None,
+    ) -> Any:
+        """Histories that grow click by click at the cost of the click alone: a `HistoryState`; see there."""
+        from .history_state_vlm2rec import HistoryState
+
+        return HistoryState(self, processor, range(batch_size) if users is None else users, views)
+
+    def load_history(self, path: str | os.PathLike, processor: VLM2RecProcessor) -> Any:
+        """The `HistoryState` that `HistoryState.save` wrote to `path` with these weights and this processor."""
+        from .history_files_vlm2rec import load_history
+
+        return load_history(self, path, processor)
+
     def _encode(
         self,
         count: int,

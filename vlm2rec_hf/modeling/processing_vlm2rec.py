@@ -262,13 +262,17 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
             data.update(_distinct_pictures(slots))
         return BatchFeature(data)
 
-    def _bodies(self, example: Sequence[PreparedItem], role: str) -> tuple[list[int], list[int]]:
-        """Content of the text row and of the picture row; for internal fusion everything is in the first."""
+    def _bodies(self, example: Sequence[PreparedItem], role: str, first: int = 1) -> tuple[list[int], list[int]]:
+        """Content of the text row and of the picture row; for internal fusion everything is in the first.
+
+        An item's tokens depend on its number alone, so the bodies of a history's parts, `first` being each part's
+        first number, together are the history's.
+        """
         before, after = self.history_template.split("{text}")
         limit = self.max_item_tokens if role == "item" else self.max_history_item_tokens
         text: list[int] = []
         image: list[int] = []
-        for number, item in enumerate(example, start=1):
+        for number, item in enumerate(example, start=first):
             block = []
             if item.grid is not None:
                 block = self.family.image_block(self.tokenizer, self.image_processor, item.grid)
