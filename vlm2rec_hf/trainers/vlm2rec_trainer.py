@@ -174,6 +174,11 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
         """The embedder being trained, adapters included, without PEFT's and accelerate's wrappers."""
         return embedder_of(self.accelerator.unwrap_model(self.model))
 
+    @property
+    def shares_evaluation(self) -> bool:
+        """Whether processes can encode different rows: each holds the whole model (DDP), and there are several."""
+        return self.args.world_size > 1 and not self.is_fsdp_enabled and not self.is_deepspeed_enabled
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -299,6 +304,7 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
                 max_history=self.args.max_history,
                 users=self.args.eval_users,
                 batch_size=self.args.per_device_eval_batch_size,
+                across_processes=self.shares_evaluation,
             )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         metrics[f"{metric_key_prefix}_runtime"] = time.perf_counter() - start
