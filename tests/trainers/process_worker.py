@@ -86,6 +86,40 @@ def train(folder, name, processes):
     }
 
 
+def sharded_step(rank, folder, mini_batch_size):
+    """One training step of a model whose layers are spread over the processes (FSDP 2); whole gradients."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    run = step_trainer(folder, 2, mini_batch_size)
+    mesh = init_device_mesh("cpu", (2,))
+    for module in list(run.model.modules()):
+        if type(module).__name__ in run.model._no_split_modules:
+            fully_shard(module, mesh=mesh)
+    fully_shard(run.model, mesh=mesh)
+    return first_step(run, range(rank * USERS // 2, (rank + 1) * USERS // 2))
+
+
+def step_trainer(folder, processes, mini_batch_size=None):
+    """A trainer over raw pictures, so that the tower's blocks take part."""
+    dataset = make_demo_shop(60, n_users=60).dataset()
+    model, processor = tiny_vlm("qwen2_vl", ["red tent"], hidden_size=32, vision_hidden_size=32)
+    args = VLM2RecTrainingArguments(
+        output_dir=str(folder), max_steps=3, per_device_train_batch_size=USERS // processes, max_history=3,
+        save_strategy="no", disable_tqdm=True, use_cpu=True, cache_vision_features=False, freeze_vision=False,
+        gradient_cache_mini_batch_size=mini_batch_size,
+    )  # fmt: skip
+    return VLM2RecTrainer(model, args, train_dataset=dataset, processing_class=processor)
+
+
+def first_step(run, rows):
+    """Loss and gradients of a step on some examples."""
+    run.current_gradient_accumulation_steps = 1
+    loss = run.training_step(run.model, run.data_collator([run.train_dataset[i] for i in rows]))
+    grads = {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
+    return float(loss), {name: getattr(g, "full_tensor", lambda g=g: g)().clone() for name, g in grads.items()}
+
+
 def work(rank, folder, port):
     torch.set_num_threads(1)
     os.environ |= {
@@ -93,5 +127,6 @@ def work(rank, folder, port):
         "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
     }  # fmt: skip
     found = {name: train(f"{folder}/run", name, 2) for name in RUNS}
+    found["sharded"] = {size: sharded_step(rank, folder, size) for size in (None, 2)}
     torch.save(found, f"{folder}/rank{rank}.pt")
     torch.distributed.destroy_process_group()

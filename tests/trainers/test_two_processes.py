@@ -5,7 +5,7 @@ import socket
 import pytest
 import torch
 
-from .process_worker import RUNS, train, work
+from .process_worker import RUNS, USERS, first_step, step_trainer, train, work
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +68,16 @@ def test_the_gather_matters(folder, pair):
     """Without it every process has its own targets as candidates only: fewer negatives, a smaller loss."""
     whole = train(folder / "one", "alone", 1)
     assert pair[0]["alone"]["logs"][0]["loss"] < whole["logs"][0]["loss"] - 0.1
+
+
+@pytest.mark.parametrize("mini_batch_size", [None, 2], ids=["plain", "cached"])
+def test_a_sharded_model_has_the_gradients_of_a_whole_one(folder, pair, mini_batch_size):
+    """FSDP 2 on gloo by hand, over the layers the model names: accelerate drops FSDP on CPUs."""
+    loss, gradients = first_step(step_trainer(folder / "one", 1), range(USERS))
+    parts = [pair[rank]["sharded"][mini_batch_size] for rank in range(2)]
+    assert (parts[0][0] + parts[1][0]) / 2 == pytest.approx(loss, rel=1e-5)
+    largest = max(gradient.abs().max() for gradient in gradients.values())
+    for _, found in parts:
+        assert found.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            assert (found[name] - gradient).abs().max() <= 1e-5 * max(largest, 1), name

@@ -38,6 +38,7 @@ def prefetched(
             made = make(piece)
             waited(time.perf_counter() - start)
             yield made
+            del made
         return
     ahead: deque[Future[Made]] = deque()
     rest = iter(pieces)

@@ -27,8 +27,8 @@ class StepMetrics:
         """Means since the last call, over steps and processes, and forget. A collective where there are several.
 
         A process holds the gradient of its own users' mean at its own rows; the norm at the rows of all processes,
-        under the mean of their losses, is the root of the sum of squares divided by the number of processes. (An item that
-        is a target in two processes is two rows then, so the number of processes shows a little.)
+        under the mean of their losses, is the root of the sum of squares divided by the number of processes. (An item
+        that is a target in two processes is two rows then, so the number of processes shows a little.)
         """
         own = {name: torch.stack(values).float().cpu() for name, values in self._recorded.items() if values}
         self._recorded.clear()
