@@ -48,9 +48,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def evaluate(
-    model: Any, catalogue: PreparedCatalogue, dataset: RecDataset, options: EvaluateArguments, facts: dict[str, Any]
+    model: Any,
+    catalogue: PreparedCatalogue,
+    dataset: RecDataset,
+    options: EvaluateArguments,
+    facts: dict[str, Any],
+    across_processes: bool = False,
 ) -> Report:
-    """Evaluate one embedder as the arguments say."""
+    """Evaluate one embedder as the arguments say; for `across_processes` see `evaluate_embedder`."""
     from vlm2rec_hf.evaluation.embedder import evaluate_embedder
     from vlm2rec_hf.evaluation.embedder_report import add_embedder, start_report
 
@@ -65,6 +70,7 @@ def evaluate(
         exclude_seen=not options.include_seen,
         batch_size=options.eval_batch_size,
         show_progress=True,
+        across_processes=across_processes,
     )
     report = start_report(
         dataset,

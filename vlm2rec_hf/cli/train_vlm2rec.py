@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command. `output_dir` holds the model, checkpoints and, under `evaluation/`, the test report."""
+    """Run the command. `output_dir` holds the model, checkpoints and, under `evaluation/`, the test report.
+
+    Runs in one process, or in several through `accelerate launch -m vlm2rec_hf.cli.main train ...`.
+    """
     from vlm2rec_hf.cli.evaluate import evaluate
     from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
@@ -82,12 +85,14 @@ def main(argv: Sequence[str]) -> None:
         "loss": trainer.loss.get_config_dict(),
         "steps": trainer.state.global_step,
         "seed": training.seed,
-        "weights": weights_fingerprint(Path(str(training.output_dir))),
+        "weights": weights_fingerprint(Path(str(training.output_dir))) if training.should_save else None,
         "seconds": round(time.perf_counter() - start, 1),
     }
     options.eval_max_history = training.max_history
     options.method = training.objective
-    report = evaluate(trainer.embedder, catalogue, dataset, options, facts)
+    report = evaluate(trainer.embedder, catalogue, dataset, options, facts, trainer.shares_evaluation)
+    if not training.should_save:
+        return  # every process has encoded its share; one of them writes
     folder = Path(options.output or Path(str(training.output_dir)) / "evaluation")
     report.save(folder)
     trainer.create_model_card()

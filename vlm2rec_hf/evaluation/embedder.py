@@ -11,6 +11,7 @@ import torch
 
 from vlm2rec_hf.evaluation.metrics import hit_at_k, mrr_at_k, ndcg_at_k
 from vlm2rec_hf.evaluation.modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
+from vlm2rec_hf.evaluation.sharing import encoded_by_all
 
 if TYPE_CHECKING:
     from vlm2rec_hf.data.sequences import Examples
@@ -58,6 +59,7 @@ def evaluate_embedder(
     exclude_seen: bool = True,
     batch_size: int = 64,
     show_progress: bool = False,
+    across_processes: bool = False,
 ) -> EmbedderEvaluation:
     """Encode the whole catalogue and the examples' histories, and rank every view over the full catalogue.
 
@@ -70,6 +72,8 @@ def evaluate_embedder(
         exclude_seen: leave items of the user's past out of the candidates.
         batch_size: of the encoder.
         show_progress: draw progress bars.
+        across_processes: share the encoding out among the processes of the default group; all of them have to call
+            this, and all get the whole result.
 
     Raises:
         ValueError: a catalogue of another size than the examples', features of another vision tower, or no examples.
@@ -81,8 +85,15 @@ def evaluate_embedder(
         )
     if len(examples) == 0:
         raise ValueError("`examples` is empty: no user of this split has a history and a target.")
-    items = encode_catalogue(model, catalogue, batch_size=batch_size, show_progress=show_progress)
-    users = encode_users(model, catalogue, examples, batch_size=batch_size, show_progress=show_progress)
+    options: dict[str, Any] = {"batch_size": batch_size, "show_progress": show_progress}
+    if across_processes:
+        items = encoded_by_all(len(catalogue), lambda rows: encode_catalogue(model, catalogue, rows, **options))
+        users = encoded_by_all(
+            len(examples), lambda rows: encode_users(model, catalogue, examples.take(rows), **options)
+        )
+    else:
+        items = encode_catalogue(model, catalogue, **options)
+        users = encode_users(model, catalogue, examples, **options)
     views = ("text", "image", "both")
     rankings = evaluate_views(
         {view: users.view(view) for view in views},
@@ -108,19 +119,28 @@ def evaluate_embedder(
 
 
 def encode_catalogue(
-    model: VLM2RecEmbedder, catalogue: PreparedCatalogue, *, batch_size: int = 64, show_progress: bool = False
+    model: VLM2RecEmbedder,
+    catalogue: PreparedCatalogue,
+    rows: Sequence[int] | np.ndarray | None = None,
+    *,
+    batch_size: int = 64,
+    show_progress: bool = False,
 ) -> Encoding:
-    """Vectors of every item of the catalogue; items with neither text nor picture get zero vectors.
+    """Vectors of every item of the catalogue, or of those in `rows`; zero for items with neither text nor picture.
 
     Raises:
         ValueError: the catalogue holds features of another vision tower.
     """
     catalogue.check_features(model)
-    usable = [i for i in range(len(catalogue)) if not catalogue.is_empty(i)]
+    chosen = list(range(len(catalogue))) if rows is None else [int(row) for row in rows]
+    usable = [place for place, row in enumerate(chosen) if not catalogue.is_empty(row)]
     encoded = model.encode_items(
-        _Chosen(catalogue, usable), catalogue.processor, batch_size=batch_size, show_progress=show_progress
+        _Chosen(catalogue, [chosen[place] for place in usable]),
+        catalogue.processor,
+        batch_size=batch_size,
+        show_progress=show_progress,
     )
-    return _spread(encoded, usable, len(catalogue))
+    return _spread(encoded, usable, len(chosen))
 
 
 def encode_users(

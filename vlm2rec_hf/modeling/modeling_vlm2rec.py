@@ -219,9 +219,34 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
         deepstack_features: Tensor | None = None,
         has_text: Tensor | None = None,
         has_image: Tensor | None = None,
+        groups: Sequence[dict[str, Tensor]] | None = None,
+        **kwargs: Any,
+    ) -> VLM2RecOutput | tuple[VLM2RecOutput, ...]:
+        """Embed a batch made by `VLM2RecProcessor`; see its `collate` for every argument's shape.
+
+        With `groups`, several batches that share their pictures (`VLM2RecProcessor.collate_groups`) are embedded in
+        one call, each distinct picture passing the vision tower once; then there is one output per group.
+        """
+        if groups is not None:
+            shared = self._gather_images(pixel_values, image_grid_thw, None, image_features, deepstack_features)
+            return tuple(
+                self._embed_rows(images=self._select(shared, group.get("image_index")), **group) for group in groups
+            )
+        images = self._gather_images(pixel_values, image_grid_thw, image_index, image_features, deepstack_features)
+        return self._embed_rows(input_ids, attention_mask, image_rows, image_rows_mask, has_text, has_image, images)
+
+    def _embed_rows(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rows: Tensor | None = None,
+        image_rows_mask: Tensor | None = None,
+        has_text: Tensor | None = None,
+        has_image: Tensor | None = None,
+        images: ImageFeatures | None = None,
         **kwargs: Any,
     ) -> VLM2RecOutput:
-        """Embed a batch made by `VLM2RecProcessor`; see its `collate` for every argument's shape."""
+        """Embed rows; `images` are the features of their picture slots, in row order."""
         if input_ids is None or attention_mask is None:
             raise ValueError("`input_ids` and `attention_mask` are required; make batches with `VLM2RecProcessor`.")
         has_text = attention_mask.new_ones(len(input_ids), dtype=torch.bool) if has_text is None else has_text.bool()
@@ -229,7 +254,6 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
             rows = image_rows if image_rows is not None else input_ids
             has_image = (rows == self.config.vlm_config.image_token_id).any(-1)  # type: ignore[union-attr]
         has_image = has_image.bool()
-        images = self._gather_images(pixel_values, image_grid_thw, image_index, image_features, deepstack_features)
         if self.config.fusion == "internal":
             if image_rows is not None:
                 raise ValueError("`image_rows` belong to external fusion; make the processor with fusion='internal'.")
@@ -263,9 +287,13 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
             images = ImageFeatures(tokens, grid, tuple(layers) if layers is not None else ())
         else:
             images = self.encode_images(pixel_values, grid)  # type: ignore[arg-type]
-        if index is None:
-            return images
-        return images.select(index, self.family.tokens_per_image(self.config.vlm_config, grid))
+        return images if index is None else self._select(images, index)
+
+    def _select(self, images: ImageFeatures | None, image_index: Tensor | None) -> ImageFeatures | None:
+        """The features that stand in the slots `image_index`; `None` for rows without pictures."""
+        if images is None or image_index is None:
+            return None
+        return images.select(image_index, self.family.tokens_per_image(self.config.vlm_config, images.grid))
 
     def _view(self, rows: Tensor, mask: Tensor, images: ImageFeatures | None, present: Tensor) -> Tensor:
         """Unit vectors of one view; absent rows are never run, so they get neither a value nor a gradient."""

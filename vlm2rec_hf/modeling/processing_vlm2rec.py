@@ -231,8 +231,38 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         instruction = self.item_instruction if role == "item" else self.user_instruction
         return self._lay_out(examples, [(role, instruction)] * len(examples))
 
+    def collate_groups(self, groups: Sequence[tuple[Sequence[Sequence[PreparedItem]], str]]) -> dict[str, Any]:
+        """Lay out several batches, such as histories and items, that share their pictures.
+
+        Args:
+            groups: examples and role of each batch, as for `collate`.
+
+        Returns:
+            `groups`: the rows of each batch, as from `collate`, with an `image_index` into the shared pictures; and
+            those pictures, each distinct one once: `pixel_values` and `image_grid_thw`, or features (none if there
+            is no picture at all). All are arguments of `VLM2RecEmbedder.forward`.
+        """
+        laid = []
+        for examples, role in groups:
+            instruction = self.item_instruction if role == "item" else self.user_instruction
+            laid.append(self._lay_out_rows(examples, [(role, instruction)] * len(examples)))
+        pictures = _distinct_pictures([slot for _, slots in laid for slot in slots])
+        index = pictures.pop("image_index", torch.zeros(0, dtype=torch.long)).split([len(slots) for _, slots in laid])
+        rows = [
+            {**data, **({"image_index": part} if len(part) else {})}
+            for (data, _), part in zip(laid, index, strict=True)
+        ]
+        return {"groups": rows, **pictures}
+
     def _lay_out(self, examples: Sequence[Sequence[PreparedItem]], kinds: Sequence[tuple[str, str]]) -> BatchFeature:
-        """Rows of examples that each have a role and an instruction of their own."""
+        """Rows of examples that each have a role and an instruction of their own, and their pictures."""
+        data, slots = self._lay_out_rows(examples, kinds)
+        return BatchFeature({**data, **_distinct_pictures(slots)})
+
+    def _lay_out_rows(
+        self, examples: Sequence[Sequence[PreparedItem]], kinds: Sequence[tuple[str, str]]
+    ) -> tuple[dict[str, Any], list[PreparedItem]]:
+        """Rows without their pictures, and the items whose pictures stand in them, in row order."""
         if not examples or any(not example for example in examples):
             raise ValueError("`histories` and `items` must not be empty; an empty history has no embedding.")
         examples = [
@@ -256,11 +286,9 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
             "num_images_per_sample": counts,
         }
         data["input_ids"], data["attention_mask"] = self._pad(text_rows)
-        if slots:
-            if self.fusion == "external":
-                data["image_rows"], data["image_rows_mask"] = self._pad(image_rows)
-            data.update(_distinct_pictures(slots))
-        return BatchFeature(data)
+        if slots and self.fusion == "external":
+            data["image_rows"], data["image_rows_mask"] = self._pad(image_rows)
+        return data, slots
 
     def _bodies(self, example: Sequence[PreparedItem], role: str, first: int = 1) -> tuple[list[int], list[int]]:
         """Content of the text row and of the picture row; for internal fusion everything is in the first.
@@ -319,7 +347,9 @@ def _bounded_aspect(image: Image.Image) -> Image.Image:
 
 
 def _distinct_pictures(slots: Sequence[PreparedItem]) -> dict[str, Any]:
-    """Pixels or features of the distinct pictures, and which of them stands in each slot."""
+    """Pixels or features of the distinct pictures, and which of them stands in each slot; nothing without slots."""
+    if not slots:
+        return {}
     order: dict[Any, int] = {}
     distinct: list[PreparedItem] = []
     index = []

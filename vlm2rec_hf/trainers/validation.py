@@ -20,6 +20,7 @@ def rank_validation(
     max_history: int = 10,
     users: int | None = None,
     batch_size: int = 64,
+    across_processes: bool = False,
 ) -> dict[str, float]:
     """Rank the validation split over the full catalogue in all views.
 
@@ -30,6 +31,7 @@ def rank_validation(
         max_history: longest history encoded.
         users: rank only this many examples, evenly spread over the split.
         batch_size: of the encoder.
+        across_processes: see `evaluate_embedder`.
 
     Returns:
         `text_hit@10`, ..., plus `margin_text`, `margin_image` and the other modality diagnostics.
@@ -46,5 +48,5 @@ def rank_validation(
         )
     if users is not None and users < len(examples):
         examples = examples.take(np.linspace(0, len(examples) - 1, users).astype(np.int64))
-    found = evaluate_embedder(model, catalogue, examples, batch_size=batch_size)
+    found = evaluate_embedder(model, catalogue, examples, batch_size=batch_size, across_processes=across_processes)
     return {**found.metrics(), **found.modality}
