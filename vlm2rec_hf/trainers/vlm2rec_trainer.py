@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, set_seed
 
 from ..losses.similarity import ViewVectors
+from ..modeling.families_vlm2rec import families
 from ..modeling.hub_loading import hub_arguments
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder, VLM2RecOutput
 from ..modeling.prepared_catalogue import PreparedCatalogue
@@ -297,11 +298,12 @@ def default_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 
     """
     from peft import LoraConfig
 
+    language_models = "|".join(sorted({family.language_model_name for family in families()}))
     return LoraConfig(
         r=r,
         lora_alpha=alpha if alpha is not None else 2 * r,
         lora_dropout=dropout,
-        target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+        target_modules=rf".*\b({language_models})\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
         task_type="FEATURE_EXTRACTION",
     )
 
