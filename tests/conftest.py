@@ -14,7 +14,8 @@ from . import HF_HOME, HUB
 
 torch.set_num_threads(1)
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = (*QWEN, "smolvlm", "idefics3")
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +35,15 @@ def tiny():
         return copy.deepcopy(built[key])
 
     return make
+
+
+def needs_image_processor(family):
+    """Skip where the library cannot load the family's image processor (5.17 without torchvision, for Idefics3)."""
+    import transformers
+
+    names = {"smolvlm": "SmolVLMImageProcessorPil", "idefics3": "Idefics3ImageProcessorPil"}
+    if family in names and getattr(getattr(transformers, names[family]), "is_dummy", False):
+        pytest.skip(f"transformers {transformers.__version__} loads {names[family]} only beside torchvision")
 
 
 def picture(seed, size=(60, 50)):

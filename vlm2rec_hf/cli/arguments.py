@@ -41,7 +41,8 @@ class ModelArguments:
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
     fusion: str = field(default="external", metadata={"help": "external (the paper's) or internal (baseline)."})
     tiny: str | None = field(
-        default=None, metadata={"help": "Build a tiny backbone from config instead: qwen2_vl, qwen2_5_vl, qwen3_vl."}
+        default=None,
+        metadata={"help": "Build a tiny backbone from config: qwen2_vl, qwen2_5_vl, qwen3_vl, smolvlm, idefics3."},
     )
     hidden_size: int = field(default=128, metadata={"help": "Of a tiny backbone."})
     num_layers: int = field(default=2, metadata={"help": "Of a tiny backbone's language model."})

@@ -1,8 +1,9 @@
 """What differs between families of vision-language backbones, chosen once at construction.
 
-A family answers four questions: which tokens stand for a picture in a row (`image_block`), how pictures become
-features (`encode_images`), how the language model runs over a row in which those features stand (`run`), and where
-positions go on behind a piece of a row (`positions_taken`).
+A family says what a prepared picture is (`prepare_image`), which tokens stand for one in a row (`image_block`), how
+pictures become features (`encode_images`), how the language model runs over a row in which those features stand
+(`run`), where positions go on behind a piece of a row (`positions_taken`), and which parts of the backbone are which
+(`vision_modules`, `language_model_name`).
 """
 
 from collections.abc import Sequence
@@ -59,6 +60,27 @@ class BackboneFamily:
     """
 
     model_types: tuple[str, ...] = ()
+    language_model_name: str = ""
+    """Attribute of the backbone that holds its language model; adapters are put there."""
+
+    def set_up_image_processor(self, image_processor: Any, config: Any) -> None:
+        """Note on an image processor what it must know of the backbone and does not; nothing by default."""
+
+    def prepare_image(self, image_processor: Any, image: Any) -> tuple[Tensor, tuple[int, ...]]:
+        """Preprocess one picture.
+
+        Args:
+            image_processor: the backbone's.
+            image: an RGB `PIL.Image.Image`.
+
+        Returns:
+            `(t * h * w, patch_dim)` pixels, one row per vision patch, and the grid `(t, h, w)`.
+        """
+        raise NotImplementedError
+
+    def vision_modules(self, vlm: Any) -> list[Any]:
+        """All modules that pictures pass before they stand in a row; their dtype is that of the first."""
+        raise NotImplementedError
 
     def image_block(self, tokenizer: Any, image_processor: Any, grid: Sequence[int]) -> list[int]:
         """Token ids that stand for one picture of vision grid `(t, h, w)`, wrapping tokens included."""
@@ -102,17 +124,48 @@ class BackboneFamily:
         return length
 
 
+def place_images(embeds: Tensor, placeholders: Tensor, images: ImageFeatures | None) -> Tensor:
+    """Put picture features in place of their placeholders.
+
+    Args:
+        embeds: `(rows, length, hidden)` token embeddings.
+        placeholders: `(rows, length)` bool.
+        images: features in the order of the placeholders, or `None` without pictures.
+
+    Raises:
+        ValueError: another number of placeholders than of features.
+    """
+    if images is None or not len(images.grid):
+        return embeds
+    if int(placeholders.sum()) != len(images.tokens):
+        raise ValueError(
+            f"The rows hold {int(placeholders.sum())} picture placeholders but `pixel_values` gives "
+            f"{len(images.tokens)} features: was a row truncated inside a picture?"
+        )
+    return embeds.masked_scatter(placeholders.unsqueeze(-1), images.tokens.to(embeds.dtype))
+
+
+def is_right_padded(attention_mask: Tensor) -> bool:
+    """Whether every row of `(rows, length)` begins with all of its real tokens."""
+    return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
+
+
+def families() -> tuple[type[BackboneFamily], ...]:
+    """All families there are."""
+    from .family_idefics3 import Idefics3Family
+    from .family_qwen_vl import QwenVLFamily
+
+    return (QwenVLFamily, Idefics3Family)
+
+
 def family_of(model_type: str) -> BackboneFamily:
     """The family of a backbone's `model_type`.
 
     Raises:
         ValueError: no family knows this `model_type`.
     """
-    from .family_qwen_vl import QwenVLFamily
-
-    families = (QwenVLFamily,)
-    for family in families:
+    for family in families():
         if model_type in family.model_types:
             return family()
-    known = sorted(name for family in families for name in family.model_types)
+    known = sorted(name for family in families() for name in family.model_types)
     raise ValueError(f"`vlm_config` has model_type {model_type!r}; supported backbones are {known}.")

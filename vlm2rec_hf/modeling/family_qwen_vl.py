@@ -6,13 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .families_vlm2rec import BackboneFamily, ImageFeatures, RowPrefix
+from .families_vlm2rec import BackboneFamily, ImageFeatures, RowPrefix, is_right_padded, place_images
 
 
 class QwenVLFamily(BackboneFamily):
     """The three Qwen-VL generations through one code path (still pictures only)."""
 
     model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+    language_model_name = "language_model"
+
+    def prepare_image(self, image_processor: Any, image: Any) -> tuple[Tensor, tuple[int, ...]]:
+        """What the image processor makes of it; see `BackboneFamily.prepare_image`."""
+        made = image_processor(images=[image], return_tensors="pt")
+        return made["pixel_values"], tuple(made["image_grid_thw"][0].tolist())
+
+    def vision_modules(self, vlm: Any) -> list[Any]:
+        """The tower with its merger."""
+        return [vlm.visual]
 
     def image_block(self, tokenizer: Any, image_processor: Any, grid: Sequence[int]) -> list[int]:
         """`<|vision_start|>`, one `<|image_pad|>` per merged patch, `<|vision_end|>`."""
@@ -47,18 +57,12 @@ class QwenVLFamily(BackboneFamily):
         prefix: RowPrefix | None = None,
     ) -> Tensor:
         """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
-        embeds = vlm.get_input_embeddings()(input_ids)
         extra: dict[str, Any] = {}
         placeholders = input_ids == vlm.config.image_token_id
+        embeds = place_images(vlm.get_input_embeddings()(input_ids), placeholders, images)
         grid = None
         if images is not None and len(images.grid):
             grid = images.grid
-            if int(placeholders.sum()) != len(images.tokens):
-                raise ValueError(
-                    f"The rows hold {int(placeholders.sum())} picture placeholders but `pixel_values` gives "
-                    f"{len(images.tokens)} features: was a row truncated inside a picture?"
-                )
-            embeds = embeds.masked_scatter(placeholders.unsqueeze(-1), images.tokens.to(embeds.dtype))
             if images.layers:
                 extra["visual_pos_masks"] = placeholders
                 extra["deepstack_visual_embeds"] = [layer.to(embeds.dtype) for layer in images.layers]
@@ -84,11 +88,6 @@ class QwenVLFamily(BackboneFamily):
 def _joined(features: Any) -> Tensor:
     """One `(n_tokens, hidden)` tensor from one per picture, or (deepstack in transformers 5.17) from one for all."""
     return features if isinstance(features, Tensor) else torch.cat(tuple(features))
-
-
-def is_right_padded(attention_mask: Tensor) -> bool:
-    """Whether every row of `(rows, length)` begins with all of its real tokens."""
-    return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
 
 
 def multimodal_positions(attention_mask: Tensor, placeholders: Tensor, grid: Tensor | None, merge_size: int) -> Tensor:

@@ -194,8 +194,8 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
         self.vlm.set_input_embeddings(value)
 
     def vision_parameters(self) -> list[torch.nn.Parameter]:
-        """Parameters of the vision tower (its merger included)."""
-        return list(self.vlm.visual.parameters())
+        """Parameters of the vision tower (its merger or connector included)."""
+        return [weight for module in self.family.vision_modules(self.vlm) for weight in module.parameters()]
 
     def freeze_vision(self) -> None:
         """Stop training the vision tower, so that pictures need to pass it only once."""
@@ -204,7 +204,8 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
 
     def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor) -> ImageFeatures:
         """Run the vision tower alone on what the image processor made of the pictures."""
-        return self.family.encode_images(self.vlm, pixel_values.to(self.vlm.visual.dtype), image_grid_thw)
+        dtype = self.family.vision_modules(self.vlm)[0].dtype
+        return self.family.encode_images(self.vlm, pixel_values.to(dtype), image_grid_thw)
 
     def forward(
         self,

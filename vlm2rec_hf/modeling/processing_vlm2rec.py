@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoConfig, AutoTokenizer, BatchFeature, ProcessorMixin
 
 from .families_vlm2rec import BackboneFamily, ImageFeatures, family_of
 from .messages_vlm2rec import MessagesMixin
@@ -147,6 +147,24 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         if tokenizer.convert_tokens_to_ids(self.end_token) in (None, tokenizer.unk_token_id):
             raise ValueError(f"`end_token` {self.end_token!r} is not in the tokenizer's vocabulary.")
 
+    @classmethod
+    def from_backbone(cls, backbone: str, *, revision: str | None = None, **options: Any) -> "VLM2RecProcessor":
+        """Build a processor from the files of a raw vision-language checkpoint.
+
+        Args:
+            backbone: Hub id or path, as for `VLM2RecEmbedder.from_backbone`.
+            revision: tag, branch or commit.
+            options: of `VLM2RecProcessor`, such as `fusion` or `max_history`.
+        """
+        # By file: the plain name insists on torchvision in transformers 5.17.
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+        config = AutoConfig.from_pretrained(backbone, revision=revision)
+        image_processor = AutoImageProcessor.from_pretrained(backbone, revision=revision)
+        family_of(config.model_type).set_up_image_processor(image_processor, config)
+        tokenizer = AutoTokenizer.from_pretrained(backbone, revision=revision)
+        return cls(image_processor, tokenizer, backbone_type=config.model_type, **options)
+
     @property
     def family(self) -> BackboneFamily:
         """How this backbone places pictures in rows."""
@@ -186,9 +204,8 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         for i, item in enumerate(typed):
             one = PreparedItem(text=tokens[i], key=keys[i] if keys is not None else None)
             if item["image"] is not None:
-                made = self.image_processor(images=[_bounded_aspect(item["image"])], return_tensors="pt")
-                one.pixel_values = made["pixel_values"]
-                one.grid = tuple(made["image_grid_thw"][0].tolist())
+                picture = _bounded_aspect(item["image"])
+                one.pixel_values, one.grid = self.family.prepare_image(self.image_processor, picture)
             prepared.append(one)
         return prepared
 

@@ -39,23 +39,23 @@ def tower_fingerprint(model: VLM2RecEmbedder) -> str:
     Raises:
         ValueError: the weights are not here (sharded over processes, or on the meta device).
     """
-    tower = model.vlm.visual
+    tower = _tower(model)
     if is_sharded(model):
         raise ValueError(
             "The vision tower's weights are sharded (or on the meta device), so features cannot be told to belong to "
             "them; prepare features before the model is sharded."
         )
     state = _state(tower)
-    known = _remembered.get(tower)
+    known = _remembered.get(tower[0])
     if known is None or known[0] != state:
         known = state, _hash_tower(model, tower)
-        _remembered[tower] = known
+        _remembered[tower[0]] = known
     return known[1]
 
 
 def is_sharded(model: VLM2RecEmbedder) -> bool:
     """Whether this process holds only parts of the tower's weights (FSDP), or none (meta device)."""
-    parameters = list(model.vlm.visual.parameters())
+    parameters = model.vision_parameters()
     wrapped = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
     parts = any(hasattr(p, "_local_tensor") or p.numel() == 0 or p.is_meta for p in parameters)
     return wrapped or parts or not parameters
@@ -87,8 +87,8 @@ def ready_to_encode(model: VLM2RecEmbedder, device: torch.device | str | None = 
 
     Autocast is off meanwhile: features are kept, so they must not depend on who happened to ask first.
     """
-    tower = model.vlm.visual
-    training, home = tower.training, next(tower.parameters()).device
+    tower = _tower(model)
+    training, home = tower[0].training, next(tower.parameters()).device
     place = torch.device(device) if device is not None else home
     tower.eval()
     try:
@@ -115,7 +115,7 @@ def encode_pictures(
     Returns:
         Per picture, on the CPU; views of the batch's tensors.
     """
-    device = next(model.vlm.visual.parameters()).device
+    device = model.vision_parameters()[0].device
     grid = torch.tensor(grids, device=device)
     images = model.encode_images(torch.cat(list(pixel_values)).to(device), grid)
     sizes = model.family.tokens_per_image(model.config.vlm_config, grid).tolist()
@@ -125,6 +125,11 @@ def encode_pictures(
         ImageFeatures(tokens[row], torch.tensor([grids[row]]), tuple(layer[row] for layer in layers))
         for row in range(len(grids))
     ]
+
+
+def _tower(model: VLM2RecEmbedder) -> nn.ModuleList:
+    """All modules that pictures pass, in one."""
+    return nn.ModuleList(model.family.vision_modules(model.vlm))
 
 
 def _state(tower: nn.Module) -> tuple[Any, ...]:

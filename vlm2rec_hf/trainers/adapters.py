@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..modeling.families_vlm2rec import families
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ def default_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 
     """
     from peft import LoraConfig
 
+    language_models = "|".join(sorted({family.language_model_name for family in families()}))
     return LoraConfig(
         r=r,
         lora_alpha=alpha if alpha is not None else 2 * r,
         lora_dropout=dropout,
-        target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+        target_modules=rf".*\b({language_models})\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
         task_type="FEATURE_EXTRACTION",
     )
 

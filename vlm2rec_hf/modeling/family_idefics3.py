@@ -1,0 +1,106 @@
+"""Idefics3 and SmolVLM: square pictures behind one global tag, plain rotary positions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .families_vlm2rec import BackboneFamily, ImageFeatures, RowPrefix, is_right_padded, place_images
+
+
+class Idefics3Family(BackboneFamily):
+    """Idefics3 and SmolVLM (still pictures only).
+
+    A picture is brought to the one square the vision tower reads (`max_image_size` of the image processor) and never
+    split into tiles (our choice: a tile costs as much as a picture, and a history holds many pictures).
+    """
+
+    model_types = ("idefics3", "smolvlm")
+    language_model_name = "text_model"
+
+    def set_up_image_processor(self, image_processor: Any, config: Any) -> None:
+        """Note `patch_size` and `scale_factor`, which the library's image processors do not hold; they are saved."""
+        image_processor.patch_size = config.vision_config.patch_size
+        image_processor.scale_factor = config.scale_factor
+
+    def prepare_image(self, image_processor: Any, image: Any) -> tuple[Tensor, tuple[int, ...]]:
+        """Resize to the square in one step; see `BackboneFamily.prepare_image`."""
+        patch, scale = _sizes(image_processor)
+        # `do_resize` stands for the step before tiles are cut; the resizing to the square is always done.
+        made = image_processor(images=[[image]], do_resize=False, do_image_splitting=False, return_tensors="pt")
+        pixels = made["pixel_values"][0, 0]
+        height, width = pixels.shape[1] // patch, pixels.shape[2] // patch
+        if height != width or height % scale:
+            raise ValueError(
+                f"`image_processor.max_image_size` gives {pixels.shape[2]} x {pixels.shape[1]} pixels, but pictures "
+                f"must be squares whose edge is a multiple of patch_size * scale_factor = {patch * scale}."
+            )
+        pixels = pixels[:, : height * patch, : width * patch].reshape(-1, height, patch, width, patch)
+        return pixels.permute(1, 3, 0, 2, 4).reshape(height * width, -1), (1, height, width)
+
+    def image_block(self, tokenizer: Any, image_processor: Any, grid: Sequence[int]) -> list[int]:
+        """The global tag and one `<image>` per shuffled patch, between two `<fake_token_around_image>`."""
+        _, scale = _sizes(image_processor)
+        around, pad = tokenizer.convert_tokens_to_ids(["<fake_token_around_image>", "<image>"])
+        # Idefics3-8B has no token for the tag: it is a few tokens there.
+        tag = tokenizer("<global-img>", add_special_tokens=False)["input_ids"]
+        return [around, *tag, *[pad] * (int(grid[1]) * int(grid[2]) // scale**2), around]
+
+    def tokens_per_image(self, config: Any, grid: Tensor) -> Tensor:
+        """`h * w / scale_factor**2` placeholders per picture."""
+        return grid.prod(-1) // config.scale_factor**2
+
+    def vision_modules(self, vlm: Any) -> list[Any]:
+        """The tower and the connector behind it."""
+        return [vlm.vision_model, vlm.connector]
+
+    def encode_images(self, vlm: Any, pixel_values: Tensor, grid: Tensor) -> ImageFeatures:
+        """`pixel_values (n_patches, 3 * patch**2)` -> features behind the connector.
+
+        The tower is called directly: the backbone's `get_image_features` leaves out pictures that are zero throughout.
+        """
+        if bool((grid != grid[0]).any()):
+            raise ValueError("`image_grid_thw` holds pictures of different sizes; prepare all with one processor.")
+        patch = vlm.config.vision_config.patch_size
+        _, height, width = grid[0].tolist()
+        pixels = pixel_values.view(len(grid), height, width, -1, patch, patch).permute(0, 3, 1, 4, 2, 5)
+        pixels = pixels.reshape(len(grid), -1, height * patch, width * patch)
+        states = vlm.vision_model(pixel_values=pixels, return_dict=True).last_hidden_state
+        return ImageFeatures(vlm.connector(states).flatten(0, 1), grid)
+
+    def run(
+        self,
+        vlm: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        images: ImageFeatures | None,
+        prefix: RowPrefix | None = None,
+    ) -> Tensor:
+        """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
+        placeholders = input_ids == vlm.config.image_token_id
+        embeds = place_images(vlm.get_input_embeddings()(input_ids), placeholders, images)
+        positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        if prefix is not None:
+            positions = positions + prefix.position[:, None]
+            attention_mask = torch.cat([prefix.mask, attention_mask], dim=-1)
+        # Nothing real ever looks behind itself, so right-padded rows need no mask.
+        output = vlm.text_model(
+            inputs_embeds=embeds,
+            attention_mask=None if is_right_padded(attention_mask) else attention_mask,
+            position_ids=positions,
+            past_key_values=None if prefix is None else prefix.cache,
+            use_cache=prefix is not None,
+        )
+        return output.last_hidden_state
+
+
+def _sizes(image_processor: Any) -> tuple[int, int]:
+    """`patch_size` and `scale_factor` as noted on the image processor."""
+    sizes = getattr(image_processor, "patch_size", None), getattr(image_processor, "scale_factor", None)
+    if None in sizes:
+        raise ValueError(
+            "`image_processor` does not say the backbone's `patch_size` and `scale_factor`; make the processor with "
+            "`VLM2RecProcessor.from_backbone`, or set both on the image processor."
+        )
+    return int(sizes[0]), int(sizes[1])  # type: ignore[arg-type]
