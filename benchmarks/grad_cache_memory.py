@@ -3,8 +3,8 @@
 Both train all weights but the frozen vision tower of a small, vision-heavy Qwen2-VL; pictures are decoded and encoded
 in every step (no cached features). Each side has a process of its own: one step to allocate everything that stays
 (optimizer states, the allocator's arenas), then the high-water mark of resident memory is set back (`/proc`, so Linux
-only) and read after the next step. It holds all of the process, Python and libraries included; `above_start` leaves out
-what was resident before the first step. The last line printed is one JSON object.
+only) and read after the next step. It holds all of the process, Python and libraries included; `above_start` leaves
+out what was resident before the first step. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
