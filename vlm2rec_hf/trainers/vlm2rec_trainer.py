@@ -334,6 +334,7 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
             "dataset": self._dataset_facts,
             "objective": self.args.objective,
             "loss": self.loss.get_config_dict(),
+            **({"processes": self.args.world_size} if self.args.world_size > 1 else {}),
         }
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
