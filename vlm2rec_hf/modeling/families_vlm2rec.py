@@ -36,6 +36,27 @@ class ImageFeatures:
         return ImageFeatures(self.tokens[rows], self.grid[index], tuple(layer[rows] for layer in self.layers))
 
 
+@dataclass
+class Sizes:
+    """What the memory that a part of a backbone takes per token depends on.
+
+    Attributes:
+        width: of the residual stream.
+        mlp_width: inside the MLP.
+        heads: of attention.
+        head_size: numbers per head.
+        input_width: numbers per input that are not yet tokens (pixels of a patch).
+        writes_scores: attention holds all of its scores in memory.
+    """
+
+    width: int
+    mlp_width: int
+    heads: int
+    head_size: int
+    input_width: int = 0
+    writes_scores: bool = False
+
+
 class BackboneFamily:
     """Interface of a family; subclasses override all methods and list their `model_types`."""
 
@@ -55,6 +76,17 @@ class BackboneFamily:
 
     def run(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
         """Final-norm hidden states `(rows, length, hidden)`; `images` in the order of the placeholders."""
+        raise NotImplementedError
+
+    def run_packed(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
+        """As `run`, on one long row without the padding: final-norm states `(n_tokens, hidden)`, row after row."""
+        raise NotImplementedError
+
+    def prepare_backbone(self, vlm: Any) -> None:
+        """Replace what the backbone does slowly by what gives the same numbers; its weights and their names stay."""
+
+    def sizes(self, vlm: Any) -> tuple[Sizes, ...]:
+        """Sizes of the language model and of the vision tower."""
         raise NotImplementedError
 
 
