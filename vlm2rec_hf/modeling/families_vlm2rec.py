@@ -53,6 +53,27 @@ class RowPrefix:
     position: Tensor
 
 
+@dataclass
+class Sizes:
+    """What the memory that a part of a backbone takes per token depends on.
+
+    Attributes:
+        width: of the residual stream.
+        mlp_width: inside the MLP.
+        heads: of attention.
+        head_size: numbers per head.
+        input_width: numbers per input that are not yet tokens (pixels of a patch).
+        writes_scores: attention holds all of its scores in memory.
+    """
+
+    width: int
+    mlp_width: int
+    heads: int
+    head_size: int
+    input_width: int = 0
+    writes_scores: bool = False
+
+
 class BackboneFamily:
     """Interface of a family; subclasses list their `model_types` and override all methods.
 
@@ -81,6 +102,10 @@ class BackboneFamily:
     def vision_modules(self, vlm: Any) -> list[Any]:
         """All modules that pictures pass before they stand in a row; their dtype is that of the first."""
         raise NotImplementedError
+
+    def language_model(self, vlm: Any) -> Any:
+        """The language model of a backbone."""
+        return getattr(vlm, self.language_model_name)
 
     def image_block(self, tokenizer: Any, image_processor: Any, grid: Sequence[int]) -> list[int]:
         """Token ids that stand for one picture of vision grid `(t, h, w)`, wrapping tokens included."""
@@ -122,6 +147,17 @@ class BackboneFamily:
             grid: vision grid `(t, h, w)` of the one picture in the piece, or `None` without one.
         """
         return length
+
+    def run_packed(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
+        """As `run`, on one long row without the padding: final-norm states `(n_tokens, hidden)`, row after row."""
+        raise NotImplementedError
+
+    def prepare_backbone(self, vlm: Any) -> None:
+        """Replace what the backbone does slowly by what gives the same numbers; its weights and their names stay."""
+
+    def sizes(self, vlm: Any) -> tuple[Sizes, ...]:
+        """Sizes of the language model and of the vision tower."""
+        raise NotImplementedError
 
 
 def place_images(embeds: Tensor, placeholders: Tensor, images: ImageFeatures | None) -> Tensor:

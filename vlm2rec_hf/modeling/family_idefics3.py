@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .families_vlm2rec import BackboneFamily, ImageFeatures, RowPrefix, is_right_padded, place_images
+from .families_vlm2rec import BackboneFamily, ImageFeatures, RowPrefix, Sizes, is_right_padded, place_images
 
 
 class Idefics3Family(BackboneFamily):
@@ -93,6 +93,39 @@ class Idefics3Family(BackboneFamily):
             use_cache=prefix is not None,
         )
         return output.last_hidden_state
+
+    def run_packed(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
+        """See `BackboneFamily.run_packed`; where positions restart, every attention implementation ends a row."""
+        real = attention_mask.bool()
+        lengths = real.sum(-1)
+        ends = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).int()
+        longest = int(lengths.max())
+        packed = input_ids[real][None]
+        output = vlm.text_model(
+            inputs_embeds=place_images(
+                vlm.get_input_embeddings()(packed), packed == vlm.config.image_token_id, images
+            ),
+            attention_mask=None,
+            position_ids=(attention_mask.long().cumsum(-1) - 1)[real][None],
+            use_cache=False,
+            cu_seq_lens_q=ends,
+            cu_seq_lens_k=ends,
+            max_length_q=longest,
+            max_length_k=longest,
+        )
+        return output.last_hidden_state[0]
+
+    def sizes(self, vlm: Any) -> tuple[Sizes, ...]:
+        """Read off the configuration."""
+        text, vision = vlm.text_model.config, vlm.vision_model.config
+        found = []
+        for part, patch in ((text, 0), (vision, vision.num_channels * vision.patch_size**2)):
+            head_size = getattr(part, "head_dim", None) or part.hidden_size // part.num_attention_heads
+            eager = part._attn_implementation == "eager"
+            found.append(
+                Sizes(part.hidden_size, part.intermediate_size, part.num_attention_heads, head_size, patch, eager)
+            )
+        return tuple(found)
 
 
 def _sizes(image_processor: Any) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .families_vlm2rec import BackboneFamily, ImageFeatures, RowPrefix, is_right_padded, place_images
+from .families_vlm2rec import BackboneFamily, ImageFeatures, RowPrefix, Sizes, is_right_padded, place_images
 
 
 class QwenVLFamily(BackboneFamily):
@@ -57,24 +57,15 @@ class QwenVLFamily(BackboneFamily):
         prefix: RowPrefix | None = None,
     ) -> Tensor:
         """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
-        extra: dict[str, Any] = {}
         placeholders = input_ids == vlm.config.image_token_id
-        embeds = place_images(vlm.get_input_embeddings()(input_ids), placeholders, images)
-        grid = None
-        if images is not None and len(images.grid):
-            grid = images.grid
-            if images.layers:
-                extra["visual_pos_masks"] = placeholders
-                extra["deepstack_visual_embeds"] = [layer.to(embeds.dtype) for layer in images.layers]
-        positions = multimodal_positions(
-            attention_mask, placeholders, grid, vlm.config.vision_config.spatial_merge_size
-        )
+        positions = _positions(vlm, attention_mask, placeholders, images)
+        extra: dict[str, Any] = {}
         if prefix is not None:
             positions = positions + prefix.position[:, None]
             attention_mask = torch.cat([prefix.mask, attention_mask], dim=-1)
             extra["past_key_values"] = prefix.cache
         output = vlm.language_model(
-            inputs_embeds=embeds,
+            **_embedded(vlm, input_ids, placeholders, images),
             # Behind a right-padded causal row nothing real ever looks at the padding, so no mask is needed: that
             # leaves the attention kernel its fast causal path.
             attention_mask=None if is_right_padded(attention_mask) else attention_mask,
@@ -83,6 +74,82 @@ class QwenVLFamily(BackboneFamily):
             **extra,
         )
         return output.last_hidden_state
+
+    def run_packed(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
+        """See `BackboneFamily.run_packed`.
+
+        The backbones take positions of four kinds for packed rows: first the place in the row, whose restarts tell
+        every attention implementation where a row ends; flash attention gets the boundaries ready-made as well.
+        """
+        real = attention_mask.bool()
+        placeholders = input_ids == vlm.config.image_token_id
+        place = torch.cumsum(attention_mask.long(), -1) - 1
+        positions = torch.cat([place[None], _positions(vlm, attention_mask, placeholders, images)])
+        lengths = real.sum(-1)
+        ends = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).int()
+        longest = int(lengths.max())
+        output = vlm.language_model(
+            **_embedded(vlm, input_ids[real][None], placeholders[real][None], images),
+            attention_mask=None,
+            position_ids=positions[:, real][:, None],
+            use_cache=False,
+            cu_seq_lens_q=ends,
+            cu_seq_lens_k=ends,
+            max_length_q=longest,
+            max_length_k=longest,
+        )
+        return output.last_hidden_state[0]
+
+    def prepare_backbone(self, vlm: Any) -> None:
+        """Cut patches are embedded by one matrix product instead of a 3D convolution."""
+        projection = vlm.visual.patch_embed.proj
+        if type(projection) is torch.nn.Conv3d and projection.kernel_size == projection.stride:
+            projection.__class__ = PatchProjection
+
+    def sizes(self, vlm: Any) -> tuple[Sizes, ...]:
+        """Read off the configuration, whose names differ between generations."""
+        text, vision = vlm.language_model.config, vlm.visual.config
+        heads = text.num_attention_heads
+        head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+        width = getattr(vision, "embed_dim", None) or vision.hidden_size
+        mlp_width = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
+        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        eager = [part._attn_implementation == "eager" for part in (text, vision)]
+        return (
+            Sizes(text.hidden_size, text.intermediate_size, heads, head_size, writes_scores=eager[0]),
+            Sizes(width, mlp_width, vision.num_heads, width // vision.num_heads, patch, eager[1]),
+        )
+
+
+class PatchProjection(torch.nn.Conv3d):
+    """A convolution whose stride is its kernel, for inputs of just one kernel: a matrix product.
+
+    Convolution kernels take several times as long for the same numbers.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`(n_patches, channels, t, h, w)` -> `(n_patches, width, 1, 1, 1)`."""
+        if input.shape[2:] != self.weight.shape[2:]:
+            return super().forward(input)
+        made = torch.nn.functional.linear(input.flatten(1), self.weight.flatten(1), self.bias)
+        return made[:, :, None, None, None]
+
+
+def _embedded(vlm: Any, input_ids: Tensor, placeholders: Tensor, images: ImageFeatures | None) -> dict[str, Any]:
+    """What the language model reads: token embeddings, picture features in place of the placeholders."""
+    embeds = place_images(vlm.get_input_embeddings()(input_ids), placeholders, images)
+    if images is None or not images.layers or not len(images.grid):
+        return {"inputs_embeds": embeds}
+    return {
+        "inputs_embeds": embeds,
+        "visual_pos_masks": placeholders,
+        "deepstack_visual_embeds": [layer.to(embeds.dtype) for layer in images.layers],
+    }
+
+
+def _positions(vlm: Any, attention_mask: Tensor, placeholders: Tensor, images: ImageFeatures | None) -> Tensor:
+    grid = images.grid if images is not None and len(images.grid) else None
+    return multimodal_positions(attention_mask, placeholders, grid, vlm.config.vision_config.spatial_merge_size)
 
 
 def _joined(features: Any) -> Tensor:

@@ -290,11 +290,10 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         text_rows: list[list[int]] = []
         image_rows: list[list[int]] = []
         slots: list[PreparedItem] = []
-        for example, (role, instruction_text) in zip(examples, kinds, strict=True):
-            instruction = self._ids(instruction_text)
-            text, image = self._bodies(example, role)
-            text_rows.append(instruction + text + end if text else end)
-            image_rows.append(instruction + image + end if image else end)
+        for example, (role, instruction) in zip(examples, kinds, strict=True):
+            text, image = self.row_tokens(example, role, instruction)
+            text_rows.append(text or end)
+            image_rows.append(image or end)
             slots.extend(item for item in example if item.grid is not None)
         counts = torch.tensor([sum(item.grid is not None for item in example) for example in examples])
         data: dict[str, Any] = {
@@ -306,6 +305,25 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         if slots and self.fusion == "external":
             data["image_rows"], data["image_rows_mask"] = self._pad(image_rows)
         return data, slots
+
+    def row_tokens(
+        self, example: Sequence[PreparedItem], role: str, instruction: str | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of an example's text row and picture row, unpadded; empty where it has nothing to say.
+
+        Args:
+            example: an item (a list of one) or a history of at most `max_history` items.
+            role: `"item"` or `"user"`.
+            instruction: in place of the role's own.
+
+        Returns:
+            The two rows; with internal fusion everything is in the first.
+        """
+        if instruction is None:
+            instruction = self.item_instruction if role == "item" else self.user_instruction
+        end = [self.tokenizer.convert_tokens_to_ids(self.end_token)]
+        text, image = (self._ids(instruction) + body + end if body else [] for body in self._bodies(example, role))
+        return text, image
 
     def _bodies(self, example: Sequence[PreparedItem], role: str, first: int = 1) -> tuple[list[int], list[int]]:
         """Content of the text row and of the picture row; for internal fusion everything is in the first.
