@@ -11,10 +11,13 @@ def register_auto_classes() -> None:
     """
     from transformers import AutoConfig, AutoModel, AutoProcessor
 
+    from .configuration_pixrec import PixRecConfig
     from .configuration_seqrec import SeqRecConfig
     from .configuration_vlm2rec import VLM2RecConfig
+    from .modeling_pixrec import PixRecModel
     from .modeling_seqrec import SequentialRecommender
     from .modeling_vlm2rec import VLM2RecEmbedder
+    from .processing_pixrec import PixRecProcessor
     from .processing_vlm2rec import VLM2RecProcessor
 
     AutoConfig.register(VLM2RecConfig.model_type, VLM2RecConfig, exist_ok=True)
@@ -27,3 +30,9 @@ def register_auto_classes() -> None:
     AutoModel.register(SeqRecConfig, SequentialRecommender, exist_ok=True)
     SeqRecConfig.register_for_auto_class()
     SequentialRecommender.register_for_auto_class("AutoModel")
+    AutoConfig.register(PixRecConfig.model_type, PixRecConfig, exist_ok=True)
+    AutoModel.register(PixRecConfig, PixRecModel, exist_ok=True)
+    AutoProcessor.register(PixRecConfig, PixRecProcessor, exist_ok=True)
+    PixRecConfig.register_for_auto_class()
+    PixRecModel.register_for_auto_class("AutoModel")
+    PixRecProcessor.register_for_auto_class("AutoProcessor")

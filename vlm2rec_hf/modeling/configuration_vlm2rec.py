@@ -1,5 +1,7 @@
 """Configuration of a `VLM2RecEmbedder`."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -58,3 +60,7 @@ class VLM2RecConfig(PreTrainedConfig):
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:  # noqa: ANN002, ANN003
         """Configuration of the language model inside the backbone."""
         return self.vlm_config.get_text_config(*args, **kwargs)  # type: ignore[union-attr]
+
+    def backbone_options(self) -> dict[str, Any]:
+        """What `VLM2RecEmbedder.from_backbone` needs to build the same architecture on a raw backbone."""
+        return {"fusion": self.fusion}
