@@ -11,8 +11,10 @@ def register_auto_classes() -> None:
     """
     from transformers import AutoConfig, AutoModel, AutoProcessor
 
+    from .configuration_dmesr import DMESRConfig
     from .configuration_seqrec import SeqRecConfig
     from .configuration_vlm2rec import VLM2RecConfig
+    from .modeling_dmesr import DMESRModel
     from .modeling_seqrec import SequentialRecommender
     from .modeling_vlm2rec import VLM2RecEmbedder
     from .processing_vlm2rec import VLM2RecProcessor
@@ -27,3 +29,7 @@ def register_auto_classes() -> None:
     AutoModel.register(SeqRecConfig, SequentialRecommender, exist_ok=True)
     SeqRecConfig.register_for_auto_class()
     SequentialRecommender.register_for_auto_class("AutoModel")
+    AutoConfig.register(DMESRConfig.model_type, DMESRConfig, exist_ok=True)
+    AutoModel.register(DMESRConfig, DMESRModel, exist_ok=True)
+    DMESRConfig.register_for_auto_class()
+    DMESRModel.register_for_auto_class("AutoModel")
