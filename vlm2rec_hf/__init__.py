@@ -11,9 +11,17 @@ __version__ = "0.1.0.dev0"
 
 _EXPORTS = {
     "CachedVLM2RecRankingLoss": "losses.sentence_transformers",
+    "DMESRConfig": "modeling.configuration_dmesr",
+    "DMESRModel": "modeling.modeling_dmesr",
+    "DMESRTrainer": "trainers.dmesr_trainer",
+    "DMESRTrainingArguments": "trainers.dmesr_args",
+    "DescriptionColumns": "data.encode_descriptions",
+    "EncodedItems": "data.encoded_items",
     "Encoding": "modeling.modeling_vlm2rec",
     "HeadCatalogue": "modeling.catalogue_seqrec",
     "ImagePath": "data.images",
+    "ItemInputs": "modeling.inputs_dmesr",
+    "LSATextEncoder": "data.lsa_text_encoder",
     "NextItemLoss": "losses.next_item",
     "PreparedCatalogue": "modeling.prepared_catalogue",
     "RecDataset": "data.dataset",
@@ -34,6 +42,7 @@ _EXPORTS = {
     "as_documents": "modeling.sentence_transformer",
     "as_queries": "modeling.sentence_transformer",
     "default_lora_config": "trainers.vlm2rec_trainer",
+    "encode_descriptions": "data.encode_descriptions",
     "evaluate_embedder": "evaluation.embedder",
     "load_recsys": "data.readers",
     "make_demo_shop": "data.demo_shop",
@@ -47,9 +56,17 @@ _EXPORTS = {
 
 __all__ = [
     "CachedVLM2RecRankingLoss",
+    "DMESRConfig",
+    "DMESRModel",
+    "DMESRTrainer",
+    "DMESRTrainingArguments",
+    "DescriptionColumns",
+    "EncodedItems",
     "Encoding",
     "HeadCatalogue",
     "ImagePath",
+    "ItemInputs",
+    "LSATextEncoder",
     "NextItemLoss",
     "PreparedCatalogue",
     "RecDataset",
@@ -70,6 +87,7 @@ __all__ = [
     "as_documents",
     "as_queries",
     "default_lora_config",
+    "encode_descriptions",
     "evaluate_embedder",
     "load_recsys",
     "make_demo_shop",
@@ -84,7 +102,10 @@ __all__ = [
 if TYPE_CHECKING:
     from .data.dataset import RecDataset
     from .data.demo_shop import make_demo_shop
+    from .data.encode_descriptions import DescriptionColumns, encode_descriptions
+    from .data.encoded_items import EncodedItems
     from .data.images import ImagePath
+    from .data.lsa_text_encoder import LSATextEncoder
     from .data.readers import load_recsys
     from .evaluation.embedder import evaluate_embedder
     from .evaluation.report import Report
@@ -94,9 +115,12 @@ if TYPE_CHECKING:
     from .losses.vlm2rec import VLM2RecLoss
     from .modeling.backbones import tiny_vlm
     from .modeling.catalogue_seqrec import HeadCatalogue
+    from .modeling.configuration_dmesr import DMESRConfig
     from .modeling.configuration_seqrec import SeqRecConfig
     from .modeling.configuration_vlm2rec import VLM2RecConfig
+    from .modeling.inputs_dmesr import ItemInputs
     from .modeling.merge_adapters import merge_adapters
+    from .modeling.modeling_dmesr import DMESRModel
     from .modeling.modeling_seqrec import SequentialRecommender
     from .modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
     from .modeling.prepared_catalogue import PreparedCatalogue
@@ -104,6 +128,8 @@ if TYPE_CHECKING:
     from .modeling.recommending_seqrec import Recommendation
     from .modeling.sentence_transformer import as_documents, as_queries, write_sentence_transformer_files
     from .modeling.vision_cache import VisionCache
+    from .trainers.dmesr_args import DMESRTrainingArguments
+    from .trainers.dmesr_trainer import DMESRTrainer
     from .trainers.seqrec_args import SeqRecTrainingArguments
     from .trainers.seqrec_trainer import SeqRecTrainer, rank_head
     from .trainers.vlm2rec_args import VLM2RecTrainingArguments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -107,6 +108,31 @@ class EvaluateArguments:
         if not numbers or numbers[0] < 1:
             raise ValueError(f"`ks` must be whole numbers separated by commas, such as 10,20; got {self.ks!r}.")
         return numbers
+
+
+@dataclass
+class EncoderArguments:
+    """A sequence encoder, and the test report of the head that is built on it."""
+
+    encoder: str = field(default="sasrec", metadata={"help": "sasrec, gru4rec or bert4rec."})
+    hidden_size: int = field(default=64, metadata={"help": "Length of item and user vectors."})
+    num_layers: int = field(default=2, metadata={"help": "Blocks of the encoder."})
+    num_heads: int = field(default=2, metadata={"help": "Attention heads."})
+    max_length: int = field(default=50, metadata={"help": "Most recent items that are read."})
+    dropout: float = field(default=0.2, metadata={"help": "During training."})
+    output: str = field(default="", metadata={"help": "Folder of the test report; OUTPUT_DIR/evaluation by default."})
+    ks: str = field(default="10,20", metadata={"help": "Cut-offs of the test report, separated by commas."})
+    include_seen: bool = field(default=False, metadata={"help": "Let items of the user's past be candidates."})
+    max_users: int | None = field(default=None, metadata={"help": "Test only this many users, evenly spread."})
+
+    def __post_init__(self) -> None:
+        if self.max_users is not None and self.max_users < 1:
+            raise ValueError(f"`--max_users` must be at least 1, got {self.max_users}.")
+
+    def sizes(self) -> dict[str, Any]:
+        """What of these a head's configuration takes."""
+        names = ("encoder", "hidden_size", "num_layers", "num_heads", "max_length", "dropout")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass

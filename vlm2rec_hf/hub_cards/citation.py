@@ -11,6 +11,13 @@ _VLM2REC = """@misc{vlm2rec,
   archivePrefix = {arXiv},
   url           = {https://arxiv.org/abs/2603.17450}
 }"""
+_DMESR = """@misc{dmesr,
+  title         = {{DMESR}},
+  year          = {2026},
+  eprint        = {2602.13715},
+  archivePrefix = {arXiv},
+  url           = {https://arxiv.org/abs/2602.13715}
+}"""
 _ENCODERS = {
     "sasrec": ("Self-Attentive Sequential Recommendation", "2018", "1808.09781"),
     "gru4rec": ("Session-based Recommendations with Recurrent Neural Networks", "2015", "1511.06939"),
@@ -33,6 +40,8 @@ def bibtex(method: str | None, encoder: str | None = None, *, dataset: bool = Fa
     from vlm2rec_hf import __version__
 
     entries = [_VLM2REC] if method in (None, "VLM2Rec") and encoder is None or method == "VLM2Rec" else []
+    if (method or "").startswith("DMESR"):
+        entries.append(_DMESR)
     if encoder in _ENCODERS:
         title, year, number = _ENCODERS[encoder]
         entries.append(

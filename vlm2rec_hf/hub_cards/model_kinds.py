@@ -33,10 +33,11 @@ class ModelKind:
 
 def model_kinds() -> dict[str, ModelKind]:
     """`model_type` -> kind."""
+    from vlm2rec_hf.hub_cards.kind_dmesr import DMESR
     from vlm2rec_hf.hub_cards.kind_embedder import EMBEDDER
     from vlm2rec_hf.hub_cards.kind_head import HEAD
 
-    return {"vlm2rec": EMBEDDER, "seqrec": HEAD}
+    return {"vlm2rec": EMBEDDER, "seqrec": HEAD, "dmesr": DMESR}
 
 
 def kind_of(model_type: str) -> ModelKind:
