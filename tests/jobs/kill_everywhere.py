@@ -15,9 +15,11 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import torch
 
 from tests.jobs.small_jobs import leftovers, run, small_dataset, small_job, small_model, table_of
+from vlm2rec_hf.jobs.assemble import quarantine_file
 
 OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "fcntl.flock")
 
@@ -72,7 +74,7 @@ def main(folder, seed, shard_size, random_rounds, folder_step):
     start = time.perf_counter()
     run(reference)
     seconds = time.perf_counter() - start
-    expected = table_of(reference.output)
+    expected, bad = table_of(reference.output), pq.read_table(quarantine_file(reference.output))
     counts = {"operations": 0, "killed_with_table": 0, "random_kills": 0, "folder_operations": 0}
 
     # A folder as output shares all but the last steps with a file, so a few moments of it do.
@@ -84,6 +86,8 @@ def main(folder, seed, shard_size, random_rounds, folder_step):
             counts["killed_with_table"] += job.makes_file and job.output.exists()
             finish(job)
             assert table_of(job.output).equals(expected), number
+            aside = quarantine_file(job.output) if job.makes_file else job.output / "quarantine"
+            assert pq.read_table(aside).equals(bad), number
             assert leftovers(job.output) in ([], [".items.parquet.work.retired"]), (number, leftovers(job.output))
             counts[counted] += 1
 

@@ -20,6 +20,7 @@ def kill_everywhere(folder, *numbers):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.timeout(900)  # some 15 s of work, most of it in waiting for the disk
 def test_a_job_killed_before_any_file_operation_goes_on_to_the_same_table(tmp_path):
     found = kill_everywhere(tmp_path, 0, 16, 1, 5)
     assert found["operations"] > 40 and found["folder_operations"] > 5
