@@ -25,7 +25,11 @@ model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 items = ["red tent", {"text": "blue mug", "image": Image.new("RGB", (60, 50), "navy")}]
 found = model.encode_histories([items, items[1:]], processor)
-torch.save({"both": found.both, "class": type(model).__module__}, folder + "/found.pt")
+state = model.start_history(processor, users=["ann"])
+state.append(items[0])
+state.append(items[1])
+grown = model.load_history(state.save(folder + "/state"), processor).embedding().both
+torch.save({"both": found.both, "class": type(model).__module__, "grown": grown}, folder + "/found.pt")
 """
 
 
@@ -51,6 +55,7 @@ def test_a_stranger_without_the_package_gets_the_same_vectors(tiny, family, tmp_
     items = ["red tent", {"text": "blue mug", "image": Image.new("RGB", (60, 50), "navy")}]
     expected = model.encode_histories([items, items[1:]], processor).both
     assert (found["both"] - expected).abs().max() < 1e-6
+    assert (found["grown"] - expected[:1]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("fusion", ["external", "internal"])

@@ -49,20 +49,25 @@ def weights_stamp(model: Any) -> tuple:
 
     Costs microseconds per parameter. It does not see writes through `parameter.data`, which PyTorch does not count.
     """
-    versions = tuple(
-        (id(parameter), -1 if parameter.is_inference() else parameter._version, parameter.dtype)
-        for parameter in model.parameters()
-    )
-    return versions + _adapter_state(model)
+    stamp: list[Any] = []
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                version = -1 if parameter.is_inference() else parameter._version
+                stamp.append((id(parameter), version, parameter.dtype))
+        if _has_adapters(module):
+            stamp.append((id(module), *_acting(module)))
+    return tuple(stamp)
 
 
-def _adapter_state(model: Any) -> tuple:
-    """Which adapters act in which of PEFT's layers."""
-    return tuple(
-        (name, tuple(module.active_adapters), bool(module.disable_adapters), tuple(module.merged_adapters))
-        for name, module in model.named_modules()
-        if hasattr(module, "base_layer") and hasattr(module, "merged_adapters")
-    )
+def _has_adapters(module: Any) -> bool:
+    """Whether this is one of PEFT's layers; `hasattr` on a module without it is slow."""
+    return "merged_adapters" in module.__dict__
+
+
+def _acting(layer: Any) -> tuple:
+    """Which adapters act in one of PEFT's layers, which are merged into its base."""
+    return tuple(layer.active_adapters), bool(layer.disable_adapters), tuple(layer.merged_adapters)
 
 
 @torch.no_grad()
@@ -74,7 +79,9 @@ def weights_fingerprint(model: Any) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} {_checksum(parameter)}\n".encode())
-    digest.update(repr(_adapter_state(model)).encode())
+    for name, module in model.named_modules():
+        if _has_adapters(module):
+            digest.update(f"{name} {_acting(module)}\n".encode())
     return digest.hexdigest()
 
 
@@ -103,11 +110,8 @@ def settings_fingerprint(processor: Any) -> dict[str, Any]:
 
 def architecture_fingerprint(model: Any) -> dict[str, Any]:
     """The model's configuration, as far as it decides numbers."""
-    return _numbers(json.loads(json.dumps({"fusion": model.config.fusion, **_plain(model.config.vlm_config)})))
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    return json.loads(json.dumps(config.to_dict(), default=str))
+    plain = json.loads(json.dumps(model.config.vlm_config.to_dict(), default=str))
+    return _numbers({**plain, "fusion": model.config.fusion})
 
 
 def _numbers(value: Any) -> Any:

@@ -14,16 +14,19 @@ MAX_PICTURES = 64
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Run the model in evaluation mode and without gradients, and leave its mode as it was."""
-    was_training = model.training
-    if was_training:
+    """Run the model in evaluation mode and without gradients, and leave every module's mode as it was.
+
+    Modules of a model in evaluation mode can be in training mode: PEFT's are, until the wrapper's mode is set.
+    """
+    training = [module for module in model.modules() if module.training]
+    if training:
         model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        if was_training:
-            model.train()
+        for module in training:
+            module.training = True
 
 
 def kept_items(model: Any, processor: VLM2RecProcessor, items: Sequence[Any]) -> list[PreparedItem]:

@@ -140,7 +140,6 @@ class HistoryState:
         places = self._places_of(named)
         if len(histories) != len(named):
             raise ValueError(f"`items` has {len(histories)} entries for {len(named)} users; pass one (or None) each.")
-        self._check_weights()
         recent = []
         for history in histories:
             if not isinstance(history, (list, tuple)):
