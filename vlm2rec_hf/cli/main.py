@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train an embedder on a prepared dataset",
     "evaluate": "rank a dataset's test users with an embedder, by view, beside the floors",
     "embed": "write the vectors of a dataset's items",
+    "describe": "let a vision-language model write descriptions of the items into a dataset",
     "merge": "merge an adapter into its base, checked on real items",
     "push": "publish a model or a dataset on the Hub: one commit, checked, then tagged",
     "train-head": "train a sequential recommender (SASRec, GRU4Rec, BERT4Rec) by id or item vectors",
