@@ -15,6 +15,7 @@ ALLOWED = {
     "losses": {"losses"},
     "modeling": {"modeling"},
     "data": {"columns", "hub", "data"},
+    "describing": {"columns", "data", "modeling", "describing"},
     "evaluation": {"columns", "data", "modeling", "evaluation"},
     "jobs": {"columns", "modeling", "data", "evaluation", "jobs"},
     "hub_cards": {"columns", "hub", "modeling", "data", "evaluation", "hub_cards", "__version__"},

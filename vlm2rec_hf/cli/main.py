@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train a model on a prepared dataset: an embedder, or another --method",
     "evaluate": "rank a dataset's test users with an embedder, by view, beside the floors",
     "embed": "write the vectors of a dataset's items",
+    "describe": "let a vision-language model write descriptions of the items into a dataset",
     "merge": "merge an adapter into its base, checked on real items",
     "push": "publish a model or a dataset on the Hub: one commit, checked, then tagged",
     "encode-descriptions": "encode item descriptions by a text encoder, for `train --method dmesr`",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .configuration_vlm2rec import VLM2RecConfig
@@ -17,6 +18,12 @@ SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start
                   "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
 IDEFICS3_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>",
                            "<global-img>", "<image>"]  # fmt: skip
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""In the manner of Qwen-VL's; IMAGE stands for what stands for a picture."""
 QWEN, IDEFICS3 = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("smolvlm", "idefics3")
 PROCESSOR_TEXTS = ["Represent this item for recommendation:\n", "Represent what this user will choose next, given "
                    "the history, oldest first:\n", "1. 2. 3. 4. 5. 6. 7. 8. 9. 10. \n"]  # fmt: skip
@@ -144,13 +151,14 @@ def _idefics3_config(
         "image_size": 8 * vision["patch_size"],
     }
     builders = {"smolvlm": SmolVLMConfig, "idefics3": Idefics3Config}
-    return builders[family](
-        text_config={"model_type": "llama", **text},
-        vision_config=vision,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        pad_token_id=tokenizer.pad_token_id,
-        scale_factor=2,
-    )
+    options: dict[str, Any] = {
+        "text_config": {"model_type": "llama", **text},
+        "vision_config": vision,
+        "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
+        "pad_token_id": tokenizer.pad_token_id,
+        "scale_factor": 2,
+    }
+    return builders[family](**options)
 
 
 def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
@@ -162,7 +170,7 @@ def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
         from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
         from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-        made = {"smolvlm": SmolVLMImageProcessorPil, "idefics3": Idefics3ImageProcessorPil}[config.model_type](
+        made: Any = {"smolvlm": SmolVLMImageProcessorPil, "idefics3": Idefics3ImageProcessorPil}[config.model_type](
             do_image_splitting=False, size={"longest_edge": edge}, max_image_size={"longest_edge": edge}
         )
     else:
@@ -223,3 +231,30 @@ def tiny_vlm(
         torch.manual_seed(seed)
         model = VLM2RecEmbedder(VLM2RecConfig(vlm_config=config, fusion=fusion))
     return model.eval(), processor
+
+
+def save_tiny_backbone(
+    folder: str | Path, family: str = "qwen2_vl", texts: Iterable[str] = (), *, seed: int = 0, **options: Any
+) -> None:
+    """Save a small random vision-language model as a raw checkpoint, as others publish theirs.
+
+    `VLM2RecEmbedder.from_backbone`, `VLM2RecProcessor.from_backbone` and `vlm2rec describe` read it.
+
+    Args:
+        folder: where.
+        family: see `tiny_vlm`.
+        texts: what the tokenizer is trained on.
+        seed: of the random weights; the global random state is left as it was.
+        options: further ones of `tiny_vlm`.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    model, processor = tiny_vlm(family, texts, **options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        raw = AutoModelForImageTextToText.from_config(model.config.vlm_config)
+    raw.save_pretrained(folder)
+    processor.tokenizer.chat_template = CHAT_TEMPLATE.replace("IMAGE", processor.family.chat_image)
+    processor.tokenizer.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)

@@ -83,6 +83,8 @@ class BackboneFamily:
     model_types: tuple[str, ...] = ()
     language_model_name: str = ""
     """Attribute of the backbone that holds its language model; adapters are put there."""
+    chat_image: str = ""
+    """What stands for a picture in the text that the backbone's chat template writes."""
 
     def set_up_image_processor(self, image_processor: Any, config: Any) -> None:
         """Note on an image processor what it must know of the backbone and does not; nothing by default."""
@@ -117,6 +119,19 @@ class BackboneFamily:
 
     def encode_images(self, vlm: Any, pixel_values: Tensor, grid: Tensor) -> ImageFeatures:
         """Run the vision tower: `pixel_values` as the family's image processor makes them."""
+        raise NotImplementedError
+
+    def generation_inputs(
+        self, config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Keyword arguments besides `input_ids` and `attention_mask` for the backbone's own `generate`.
+
+        Args:
+            config: of the backbone.
+            input_ids: `(rows, length)`, with the tokens of `image_block` where a picture stands.
+            pixel_values: pictures as `prepare_image` gives them, one per row, or `None` without pictures.
+            grid: `(rows, 3)`, or `None`.
+        """
         raise NotImplementedError
 
     def run(

@@ -18,6 +18,7 @@ class Idefics3Family(BackboneFamily):
 
     model_types = ("idefics3", "smolvlm")
     language_model_name = "text_model"
+    chat_image = "<image>"
 
     def set_up_image_processor(self, image_processor: Any, config: Any) -> None:
         """Note `patch_size` and `scale_factor`, which the library's image processors do not hold; they are saved."""
@@ -60,14 +61,17 @@ class Idefics3Family(BackboneFamily):
 
         The tower is called directly: the backbone's `get_image_features` leaves out pictures that are zero throughout.
         """
-        if bool((grid != grid[0]).any()):
-            raise ValueError("`image_grid_thw` holds pictures of different sizes; prepare all with one processor.")
-        patch = vlm.config.vision_config.patch_size
-        _, height, width = grid[0].tolist()
-        pixels = pixel_values.view(len(grid), height, width, -1, patch, patch).permute(0, 3, 1, 4, 2, 5)
-        pixels = pixels.reshape(len(grid), -1, height * patch, width * patch)
+        pixels = _squares(pixel_values, grid, vlm.config.vision_config.patch_size)
         states = vlm.vision_model(pixel_values=pixels, return_dict=True).last_hidden_state
         return ImageFeatures(vlm.connector(states).flatten(0, 1), grid)
+
+    def generation_inputs(
+        self, config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Pictures as `(rows, 1, 3, height, width)`."""
+        if pixel_values is None or grid is None:
+            return {}
+        return {"pixel_values": _squares(pixel_values, grid, config.vision_config.patch_size).unsqueeze(1)}
 
     def run(
         self,
@@ -126,6 +130,15 @@ class Idefics3Family(BackboneFamily):
                 Sizes(part.hidden_size, part.intermediate_size, part.num_attention_heads, head_size, patch, eager)
             )
         return tuple(found)
+
+
+def _squares(pixel_values: Tensor, grid: Tensor, patch: int) -> Tensor:
+    """Patches `(n_patches, 3 * patch**2)` put together again: `(n_images, 3, height, width)`."""
+    if bool((grid != grid[0]).any()):
+        raise ValueError("`image_grid_thw` holds pictures of different sizes; prepare all with one processor.")
+    _, height, width = grid[0].tolist()
+    pixels = pixel_values.view(len(grid), height, width, -1, patch, patch).permute(0, 3, 1, 4, 2, 5)
+    return pixels.reshape(len(grid), -1, height * patch, width * patch)
 
 
 def _sizes(image_processor: Any) -> tuple[int, int]:

@@ -14,6 +14,7 @@ class QwenVLFamily(BackboneFamily):
 
     model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
     language_model_name = "language_model"
+    chat_image = "<|vision_start|><|image_pad|><|vision_end|>"
 
     def prepare_image(self, image_processor: Any, image: Any) -> tuple[Tensor, tuple[int, ...]]:
         """What the image processor makes of it; see `BackboneFamily.prepare_image`."""
@@ -39,6 +40,15 @@ class QwenVLFamily(BackboneFamily):
         output = vlm.get_image_features(pixel_values, grid, return_dict=True)
         layers = getattr(output, "deepstack_features", None) or ()
         return ImageFeatures(_joined(output.pooler_output), grid, tuple(_joined(layer) for layer in layers))
+
+    def generation_inputs(
+        self, config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Patches, grid and, without which positions are wrong, the kind of every token."""
+        kinds = {"mm_token_type_ids": (input_ids == config.image_token_id).int()}
+        if pixel_values is None or grid is None:
+            return kinds
+        return {**kinds, "pixel_values": pixel_values, "image_grid_thw": grid}
 
     def positions_taken(self, config: Any, length: int, grid: Sequence[int] | None) -> int:
         """A text token takes one position, a picture the longer of its merged sides; see `multimodal_positions`."""
