@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-METHODS = {"vlm2rec": "train_vlm2rec"}
+METHODS = {"pixrec": "train_pixrec", "vlm2rec": "train_vlm2rec"}
 """`--method` -> module of this package with a `main(argv)`."""
 
 
