@@ -177,6 +177,19 @@ def load_embedder(arguments: ModelArguments) -> tuple[VLM2RecEmbedder, VLM2RecPr
     return model, VLM2RecProcessor.from_backbone(where, revision=revision, fusion=arguments.fusion)
 
 
+def model_type_of(arguments: ModelArguments) -> str | None:
+    """`model_type` of a saved model or Hub id; `None` where none is named or it has no readable `config.json`."""
+    from transformers import PreTrainedConfig
+
+    if not arguments.model or (Path(arguments.model).exists() and not (Path(arguments.model) / "config.json").is_file()):
+        return None
+    try:
+        found, _ = PreTrainedConfig.get_config_dict(arguments.model, revision=arguments.model_revision or "main")
+    except OSError:
+        return None  # whoever loads the model says what is wrong with it
+    return found.get("model_type")
+
+
 def model_version(where: str, revision: str | None = None) -> str:
     """Which weights a model has: the commit of a Hub id, or `sha256:...` of the weight files of a folder.
 

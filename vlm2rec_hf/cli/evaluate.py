@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments, VisionCacheArguments
-from vlm2rec_hf.cli.common import load_embedder, open_dataset, parse, require, say
+from vlm2rec_hf.cli.common import load_embedder, model_type_of, open_dataset, parse, require, say
 
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
     from vlm2rec_hf.evaluation.report import Report
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+
+OTHER_MODELS = {"pixrec": "evaluate_pixrec"}
+"""`model_type` -> module of this package that evaluates such models, where that is not this one."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -27,6 +31,10 @@ def main(argv: Sequence[str]) -> None:
     data, models, options, cached = parse(
         "evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments, VisionCacheArguments), argv
     )
+    command = OTHER_MODELS.get(model_type_of(models))
+    if command is not None:
+        importlib.import_module(f"vlm2rec_hf.cli.{command}").main(argv)
+        return
     cache = VisionCache(cached.vision_cache, dtype=cached.vision_cache_dtype) if cached.vision_cache else None
     output = Path(require(options.output, "--output", "the folder of the report"))
     options.cut_offs()

@@ -16,7 +16,7 @@ class PixRecTrainingArguments(SFTConfig):
 
     Defaults that differ from `SFTConfig`: `learning_rate=1e-4` (LoRA's usual range), `per_device_train_batch_size=32`
     and `dataloader_drop_last=True` (the contrastive terms need company), `bf16=False` and
-    `gradient_checkpointing=False` (they are asked for where the hardware wants them), `remove_unused_columns=False`,
+    no `gradient_checkpointing` (they are asked for where the hardware wants them), `remove_unused_columns=False`,
     `max_length=None`, `dataset_kwargs={"skip_prepare_dataset": True}` and `loss_type="nll"` (rows come from
     `PixRecProcessor`, the loss is ours), `report_to="none"`, `metric_for_best_model="eval_ndcg@10"`,
     `save_total_limit=2`.
@@ -28,7 +28,7 @@ class PixRecTrainingArguments(SFTConfig):
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop the last, shorter batch."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Batches are nested: keep False."})
     bf16: bool | None = field(default=False, metadata={"help": "Train in bfloat16, where the hardware has it."})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory for slower steps."})
+    gradient_checkpointing: bool | None = field(default=None, metadata={"help": "Less memory for slower steps."})
     max_length: int | None = field(default=None, metadata={"help": "Unused: see max_history and the processor."})
     dataset_kwargs: dict[str, Any] | str | None = field(
         default_factory=lambda: {"skip_prepare_dataset": True},
