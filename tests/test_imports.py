@@ -23,7 +23,8 @@ ALLOWED = {
 }
 THIRD_PARTY_OF_COPIED = {"torch", "transformers", "PIL", "tqdm", "huggingface_hub", "safetensors", "pyarrow"}
 ROOTS_OF_COPIED = (
-    "configuration_vlm2rec", "modeling_vlm2rec", "processing_vlm2rec", "configuration_seqrec", "modeling_seqrec"
+    "configuration_vlm2rec", "modeling_vlm2rec", "processing_vlm2rec", "configuration_seqrec", "modeling_seqrec",
+    "configuration_dmesr", "modeling_dmesr"
 )  # fmt: skip
 
 

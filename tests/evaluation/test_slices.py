@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vlm2rec_hf.data.sequences import make_examples
-from vlm2rec_hf.evaluation.slices import make_slices, popularity_buckets
+from vlm2rec_hf.evaluation.slices import head_items, make_slices, popularity_buckets
 
 from .oracles import make_sequences, random_sequences
 

@@ -107,6 +107,7 @@ class ItemFusion(nn.Module):
         matrix, bias = self.fine.composed()
         n, heads, kinds = len(coarse), self.coarse_to_fine.heads, coarse.shape[1]
         described, tokens = inputs.coarse_present, inputs.fine_present
+        shares, token_shares = _shares(described, coarse.dtype), _shares(tokens, coarse.dtype)
 
         asking = self.coarse_to_fine.scores_of_queries(coarse)
         answering, added = self.fine_to_coarse.scores_of_keys(coarse)
@@ -116,17 +117,17 @@ class ItemFusion(nn.Module):
         added = added + answering @ bias
 
         to_tokens = _softmax(scores[:, 0], tokens[:, None, None, :], dim=3)  # (n, heads, 3, L)
-        to_tokens = (to_tokens * _shares(described)[:, None, :, None]).sum(dim=2)
+        to_tokens = (to_tokens * shares[:, None, :, None]).sum(dim=2)
         to_descriptions = _softmax(scores[:, 1] + added[..., None], described[:, None, :, None], dim=2)
-        to_descriptions = (to_descriptions * _shares(tokens)[:, None, None, :]).sum(dim=3)  # (n, heads, 3)
+        to_descriptions = (to_descriptions * token_shares[:, None, None, :]).sum(dim=3)  # (n, heads, 3)
 
-        weights = torch.cat([to_tokens, _shares(tokens).to(states.dtype)[:, None, :]], dim=1)
+        weights = torch.cat([to_tokens, token_shares[:, None, :]], dim=1)
         mixed = (weights @ states) @ matrix.T + bias  # one mixture per head, and the plain mean of the tokens
         answers = (
             self.coarse_to_fine.answer(mixed[:, :heads]),
             self.fine_to_coarse.answer(to_descriptions @ coarse),
         )
-        askers = ((_shares(described).to(coarse.dtype)[:, None, :] @ coarse)[:, 0], mixed[:, heads])
+        askers = ((shares[:, None, :] @ coarse)[:, 0], mixed[:, heads])
         possible = (described.any(dim=1) & tokens.any(dim=1))[:, None]
         views = []
         for answer, asker, norm, present in zip(
@@ -138,9 +139,9 @@ class ItemFusion(nn.Module):
         return torch.cat(views, dim=1) * self.scale
 
 
-def _shares(present: Tensor) -> Tensor:
-    """The weights of a mean over those that are there; zeros where none is: `(n, t)` float32."""
-    return present.float() / present.sum(dim=1, keepdim=True).clamp(min=1)
+def _shares(present: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights of a mean over those that are there; zeros where none is: `(n, t)`."""
+    return present.to(dtype) / present.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def _softmax(scores: Tensor, visible: Tensor, dim: int) -> Tensor:
