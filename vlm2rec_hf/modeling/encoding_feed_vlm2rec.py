@@ -73,7 +73,8 @@ class Feed:
                 except (pickle.PicklingError, TypeError, AttributeError) as error:
                     raise ValueError(
                         f"`workers={self.workers}`: what is encoded cannot be handed to another process "
-                        f"({error}); pass a sequence that can be pickled (a class of a module, no open files), or `workers=0`."
+                        f"({error}); pass a sequence that can be pickled (a class of a module, no open files), or "
+                        "`workers=0`."
                     ) from error
         return (_unpacked(*piece) for piece in shipped)
 
