@@ -164,7 +164,8 @@ def report_pixrec(
     report = start_report(
         dataset, examples, split=options.eval_split, ks=ks, exclude_seen=exclude_seen, facts=facts
     )
-    report.add(options.method, found.ranking, train_counts=examples.sequences.train_counts())
+    view = "both" if catalogue.processor.pictures else "text"  # type: ignore[attr-defined]
+    report.add(options.method, found.ranking, view=view, train_counts=examples.sequences.train_counts())
     rankings = {options.method: rank_targets(VectorScorer(found.users, found.items), examples, exclude_seen=False)}
     rankings |= rank_floors(examples, exclude_seen=False)
     report.facts["with_seen"] = {name: ranking_metrics(ranking, ks) for name, ranking in rankings.items()}
