@@ -32,9 +32,8 @@ def naive(vectors, present, same, tau, targets, tau_soft):
                 if targets == "hard":
                     wanted = [float(j == i) for j in others]
                 else:
-                    mean = [
-                        (dot(unit[i][a], unit[j][a]) + dot(unit[i][b], unit[j][b])) / (2 * tau_soft) for j in others
-                    ]
+                    alike = [dot(unit[i][a], unit[j][a]) + dot(unit[i][b], unit[j][b]) for j in others]
+                    mean = [value / (2 * tau_soft) for value in alike]
                     mass = sum(math.exp(m) for m in mean)
                     wanted = [math.exp(m) / mass for m in mean]
                 total -= sum(w * (s - log_sum) for w, s in zip(wanted, scores, strict=True))

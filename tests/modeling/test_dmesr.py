@@ -64,7 +64,8 @@ def test_the_fusion_is_adapters_attention_and_means(residual, norm):
     for item in range(N):
         assert torch.allclose(found[item], fused_naively(model.fusion, inputs, item), atol=1e-10), item
     assert (found[2, 16:] == 0).all() and (found[1, :16] == 0).all()  # nobody asks there
-    assert found[1, 16:].abs().sum() > 0 and found[2, :16].abs().sum() > 0
+    if residual or norm:  # nobody answers there: what asked is left, and what the norm adds
+        assert found[1, 16:].abs().sum() > 0 and found[2, :16].abs().sum() > 0
 
 
 def test_filling_has_no_say():
