@@ -75,7 +75,7 @@ def _with_licences(api: HfApi, facts: Any) -> Any:
         found = _licence(api, data.repo_id, "dataset", data.revision)
         training = dataclasses.replace(training, dataset=dataclasses.replace(data, license=found))
     facts = dataclasses.replace(facts, training=training)
-    if facts.license is None and isinstance(facts, EmbedderFacts):
+    if facts.license is None:
         facts = dataclasses.replace(facts, license=training.base_model_license)
     return facts
 
