@@ -131,8 +131,13 @@ def test_a_sliding_window_sees_no_picture_twice_and_leaves_untouched_rows_alone(
     del language[:], vision[:]
     state.append([items[2]])
     assert vision == [1]
-    state.embedding()
+    found = state.embedding()
     assert vision == [1] and len(language) == 2
+    # The picture row had as many pictures of the same size before: the same tokens, but other pictures.
+    assert difference(found, model.encode_histories([[items[3], items[4], items[2]]], processor)) < 1e-5
+    state.append(items[5])
+    expected = model.encode_histories([[items[4], items[2], items[5]]], processor)
+    assert difference(state.embedding(), expected) < 1e-5
 
 
 def test_the_end_token_leaves_no_trace(tiny, items):
@@ -232,6 +237,14 @@ def test_cached_features_and_prepared_items_are_taken(tiny, items, monkeypatch):
     two = model.start_history(processor, batch_size=2)
     two.append(pixels)
     assert vision == [1] and two.nbytes < 2 * state.nbytes
+
+
+def test_texts_are_kept_as_far_as_they_are_shown(tiny):
+    model, processor = tiny()
+    state = model.start_history(processor)
+    state.append("a mug and " * 200)
+    ((_, kept),) = state._histories[0].window
+    assert len(kept.text) == processor.max_history_item_tokens and kept.pixel_values is None
 
 
 def test_evaluation_mode_is_forced_and_given_back(tiny, items):
