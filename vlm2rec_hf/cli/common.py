@@ -187,7 +187,9 @@ def model_type_of(arguments: ModelArguments) -> str | None:
     """`model_type` of a saved model or Hub id; `None` where none is named or it has no readable `config.json`."""
     from transformers import PreTrainedConfig
 
-    if not arguments.model or (Path(arguments.model).exists() and not (Path(arguments.model) / "config.json").is_file()):
+    if not arguments.model or (
+        Path(arguments.model).exists() and not (Path(arguments.model) / "config.json").is_file()
+    ):
         return None
     try:
         found, _ = PreTrainedConfig.get_config_dict(arguments.model, revision=arguments.model_revision or "main")

@@ -161,9 +161,7 @@ def report_pixrec(
         batch_size=options.eval_batch_size,
         show_progress=True,
     )
-    report = start_report(
-        dataset, examples, split=options.eval_split, ks=ks, exclude_seen=exclude_seen, facts=facts
-    )
+    report = start_report(dataset, examples, split=options.eval_split, ks=ks, exclude_seen=exclude_seen, facts=facts)
     view = "both" if catalogue.processor.pictures else "text"  # type: ignore[attr-defined]
     report.add(options.method, found.ranking, view=view, train_counts=examples.sequences.train_counts())
     rankings = {options.method: rank_targets(VectorScorer(found.users, found.items), examples, exclude_seen=False)}

@@ -30,9 +30,7 @@ class DescribedItems(Sequence["Item"]):
         ValueError: a column the items do not have, or the picture column.
     """
 
-    def __init__(
-        self, dataset: RecDataset, columns: Sequence[str] | None = None, *, pictures: bool = True
-    ) -> None:
+    def __init__(self, dataset: RecDataset, columns: Sequence[str] | None = None, *, pictures: bool = True) -> None:
         known = dataset.items.column_names
         if columns is not None:
             lacking = [name for name in columns if name not in known or name == IMAGE]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm2rec_hf.hub.errors import explained
 from vlm2rec_hf.hub_cards.card import write_card
+from vlm2rec_hf.hub_cards.facts import EmbedderFacts
 from vlm2rec_hf.hub_cards.figures import write_figures
 from vlm2rec_hf.hub_cards.model_folder import read_json, read_report
 from vlm2rec_hf.hub_cards.model_kinds import kind_of

@@ -136,7 +136,9 @@ class PixRecModel(PreTrainedModel):
         return model.eval()
 
     @classmethod
-    def around(cls, vlm: Any, config: PixRecConfig, lm_head: nn.Linear | None = None, *, seed: int = 0) -> "PixRecModel":
+    def around(
+        cls, vlm: Any, config: PixRecConfig, lm_head: nn.Linear | None = None, *, seed: int = 0
+    ) -> "PixRecModel":
         """Put a model around a backbone that exists; only the projections (and an absent untied head) are new.
 
         Args:

@@ -1,0 +1,148 @@
+"""Generated texts: beam search against a search of everything, and ranking by lexical match."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import picture
+from vlm2rec_hf.modeling.generation_pixrec import generate_next_items
+
+
+def log_probability(model, processor, history, ids):
+    """Of a text and its end, by one plain pass."""
+    end = processor.tokenizer.convert_tokens_to_ids(processor.end_token)
+    batch = processor.collate_sequences([history], begun=[[*ids, end]])
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels[0, -len(ids) - 1 :] = torch.tensor([*ids, end])
+    batch.pop("history_mask")
+    return -float(model(**batch, labels=labels).token_nll.double().sum())
+
+
+def test_with_beams_for_everything_the_best_text_is_found(tiny_pix):
+    model, processor = tiny_pix()
+    history = processor.prepare_items(["red tent", {"text": "blue mug", "image": picture(1)}])
+    end = processor.tokenizer.convert_tokens_to_ids(processor.end_token)
+    # A vocabulary of four words: the others get no probability, so that all texts can be tried.
+    words = processor.tokenizer(" red tent", add_special_tokens=False)["input_ids"][:3]
+    weight = torch.zeros_like(model.head_weight)
+    generator = torch.Generator().manual_seed(5)
+    weight[[*words, end]] = 3 * torch.randn(len(words) + 1, weight.shape[1], generator=generator)
+    bias = torch.full((len(weight),), -1e4)
+    bias[[*words, end]] = 0.0
+    model.lm_head = torch.nn.Linear(weight.shape[1], len(weight), bias=False)
+    model.lm_head.weight.data = weight
+    scored = []
+    states_bias = bias
+
+    import vlm2rec_hf.modeling.generation_pixrec as generation
+
+    plain = generation._next_scores
+
+    def only_the_words(*arguments):
+        return torch.log_softmax(plain(*arguments) + states_bias.double(), dim=-1)
+
+    generation._next_scores = only_the_words
+    try:
+        found = generate_next_items(model, [history], processor, beams=60, max_new_tokens=3)[0]
+        for length in range(3):
+            for ids in itertools.product(words, repeat=length):
+                total, begun = 0.0, []
+                for token in [*ids, end]:
+                    total += float(only_the_words(model, [history], [begun], processor)[0, token])
+                    begun = [*begun, token]
+                scored.append((processor.tokenizer.decode(list(ids)), total / (length + 1)))
+    finally:
+        generation._next_scores = plain
+    ended = {text: score for text, score in scored}
+    returned = dict(found)
+    assert all(returned[text] == pytest.approx(score, abs=1e-6) for text, score in ended.items())
+    assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
+
+
+def test_scores_are_the_models_own_and_the_search_is_deterministic(tiny_pix):
+    model, processor = tiny_pix()
+    histories = [
+        processor.prepare_items(["red tent"]),
+        processor.prepare_items([{"text": "blue mug", "image": picture(1)}, "red tent"]),
+    ]
+    together = generate_next_items(model, histories, processor, beams=3, max_new_tokens=4)
+    assert together == generate_next_items(model, histories, processor, beams=3, max_new_tokens=4)
+    apart = [generate_next_items(model, [one], processor, beams=3, max_new_tokens=4)[0] for one in histories]
+    for one, other in zip(together, apart, strict=True):
+        assert [text for text, _ in one] == [text for text, _ in other] and len(one) == 3
+        assert [score for _, score in one] == pytest.approx([score for _, score in other], abs=1e-5)
+    assert not model.training
+    with pytest.raises(ValueError, match="`beams`"):
+        generate_next_items(model, histories, processor, beams=0)
+
+
+def test_a_model_that_learnt_a_text_writes_it(tiny_pix):
+    model, processor = tiny_pix()
+    history, target = processor.prepare_items(["red tent"]), processor.prepare_items(["Alpina lamp 3"])
+    batch = processor.collate_sequences([history], target)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        model(**batch).token_nll.mean().backward()
+        optimizer.step()
+    (text, score), *_ = generate_next_items(model, [history], processor, beams=2, max_new_tokens=12)[0]
+    assert text == "Alpina lamp 3" and score > -0.2
+    ids = target[0].text
+    assert score * (len(ids) + 1) == pytest.approx(log_probability(model, processor, history, ids), abs=1e-3)
+
+
+class TestLexicalScorer:
+    @pytest.fixture(autouse=True)
+    def needs_bm25s(self):
+        pytest.importorskip("bm25s", reason="the optional library bm25s (extra `pixrec`) is not installed")
+
+    def test_the_item_whose_words_were_written_comes_first(self):
+        from vlm2rec_hf.evaluation.generated import LexicalScorer
+
+        texts = ["red tent", None, "blue mug", "red mug with a lid"]
+        written = [[("RED tent!", -0.1)], [("mug", -0.5), ("blue", -0.5)], [("nothing known", -1.0)], [("", 0.0)]]
+        scores = LexicalScorer(texts, written).scores(slice(0, 4))
+        assert scores.shape == (4, 4) and scores[0].argmax() == 0 and scores[1].argmax() == 2
+        assert not scores[2:].any() and not scores[:, 1].any()
+
+    def test_likelier_beams_weigh_more(self):
+        from vlm2rec_hf.evaluation.generated import LexicalScorer
+
+        texts = ["red tent", "blue mug"]
+        first, second = LexicalScorer(
+            texts, [[("tent", -0.1), ("mug", -3.0)], [("tent", -3.0), ("mug", -0.1)]]
+        ).scores(slice(0, 2))
+        assert first.argmax() == 0 and second.argmax() == 1
+        assert first[0] == pytest.approx(second[1])
+
+    def test_texts_without_words_are_refused(self):
+        from vlm2rec_hf.evaluation.generated import LexicalScorer
+
+        with pytest.raises(ValueError, match="`texts`"):
+            LexicalScorer([None, " "], [])
+
+    def test_ranking_a_dataset(self, tiny_pix, demo_dataset):
+        from vlm2rec_hf import PreparedCatalogue
+        from vlm2rec_hf.evaluation.generated import rank_generated
+
+        model, processor = tiny_pix()
+        catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), processor).cache_features(model)
+        examples = demo_dataset.examples("test", max_history=3).take(np.arange(4))
+        found = rank_generated(
+            model, catalogue, demo_dataset.item_texts(), examples, beams=2, max_new_tokens=3, batch_size=3
+        )
+        assert len(found.ranking) == len(found.beams) == 4
+        assert ((found.ranking.ranks >= 1) & (found.ranking.ranks <= found.ranking.n_candidates)).all()
+
+
+def test_without_the_library_the_option_says_what_to_install(monkeypatch):
+    import importlib.util
+
+    from vlm2rec_hf.cli.pixrec_models import PixRecArguments
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bm25s" else find(name))
+    with pytest.raises(ValueError, match=r"vlm2rec-hf\[pixrec\]"):
+        PixRecArguments(generate_users=5)
