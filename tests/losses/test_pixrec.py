@@ -54,9 +54,8 @@ def test_equals_naive_loops(alpha, beta, tau):
         "item_item": alpha * naive_contrast(targets.detach(), items.detach(), ids.tolist(), none, tau),
         "user_item": beta * naive_contrast(users.detach(), items.detach(), ids.tolist(), seen, tau),
     }
-    assert {name: float(term.detach()) for name, term in found.terms.items()} == pytest.approx(
-        expected, rel=1e-10, abs=1e-14
-    )
+    terms = {name: float(term.detach()) for name, term in found.terms.items()}
+    assert terms == pytest.approx(expected, rel=1e-10, abs=1e-14)
     assert float(found.total.detach()) == pytest.approx(sum(expected.values()), rel=1e-10)
     assert float(found.diagnostics["user_item_nce"]) * beta == pytest.approx(expected["user_item"], abs=1e-12)
 

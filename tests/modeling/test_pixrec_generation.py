@@ -1,7 +1,5 @@
 """Generated texts: beam search against a search of everything, and ranking by lexical match."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -17,48 +15,49 @@ def log_probability(model, processor, history, ids):
     labels = torch.full_like(batch["input_ids"], -100)
     labels[0, -len(ids) - 1 :] = torch.tensor([*ids, end])
     batch.pop("history_mask")
-    return -float(model(**batch, labels=labels).token_nll.double().sum())
+    return -float(model(**batch, labels=labels).token_nll.double().sum().detach())
 
 
-def test_with_beams_for_everything_the_best_text_is_found(tiny_pix):
+def next_scores(model, processor, history, begun):
+    """Log-probabilities of the next token after each of the texts, all of one length: `(texts, vocabulary)`."""
+    batch = processor.collate_sequences([history] * len(begun), begun=begun)
+    batch.pop("history_mask")
+    with torch.no_grad():
+        states = model.hidden_states(**batch)
+    assert bool(batch["attention_mask"].all())
+    return torch.log_softmax((states[:, -1] @ model.head_weight.T).double(), dim=-1)
+
+
+def test_with_beams_for_all_it_finds_what_a_search_of_everything_finds(tiny_pix):
     model, processor = tiny_pix()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(20)  # opinions worth ranking
     history = processor.prepare_items(["red tent", {"text": "blue mug", "image": picture(1)}])
     end = processor.tokenizer.convert_tokens_to_ids(processor.end_token)
-    # A vocabulary of four words: the others get no probability, so that all texts can be tried.
-    words = processor.tokenizer(" red tent", add_special_tokens=False)["input_ids"][:3]
-    weight = torch.zeros_like(model.head_weight)
-    generator = torch.Generator().manual_seed(5)
-    weight[[*words, end]] = 3 * torch.randn(len(words) + 1, weight.shape[1], generator=generator)
-    bias = torch.full((len(weight),), -1e4)
-    bias[[*words, end]] = 0.0
-    model.lm_head = torch.nn.Linear(weight.shape[1], len(weight), bias=False)
-    model.lm_head.weight.data = weight
-    scored = []
-    states_bias = bias
+    special = set(processor.tokenizer.all_special_ids)
+    words = [token for token in range(len(model.head_weight)) if token not in special]
+    first = next_scores(model, processor, history, [[]])[0]
+    second = next_scores(model, processor, history, [[token] for token in words])
+    everything = [float(first[end])]
+    for row, token in enumerate(words):
+        everything += ((first[token] + second[row, [*words, end]]) / 2).tolist()
+    found = generate_next_items(model, [history], processor, beams=len(words) + 1, max_new_tokens=2)[0]
+    expected = sorted(everything, reverse=True)[:20]
+    assert [score for _, score in found[:20]] == pytest.approx(expected, abs=1e-5)
+    assert expected[0] - expected[-1] > 0.1
 
-    import vlm2rec_hf.modeling.generation_pixrec as generation
 
-    plain = generation._next_scores
-
-    def only_the_words(*arguments):
-        return torch.log_softmax(plain(*arguments) + states_bias.double(), dim=-1)
-
-    generation._next_scores = only_the_words
-    try:
-        found = generate_next_items(model, [history], processor, beams=60, max_new_tokens=3)[0]
-        for length in range(3):
-            for ids in itertools.product(words, repeat=length):
-                total, begun = 0.0, []
-                for token in [*ids, end]:
-                    total += float(only_the_words(model, [history], [begun], processor)[0, token])
-                    begun = [*begun, token]
-                scored.append((processor.tokenizer.decode(list(ids)), total / (length + 1)))
-    finally:
-        generation._next_scores = plain
-    ended = {text: score for text, score in scored}
-    returned = dict(found)
-    assert all(returned[text] == pytest.approx(score, abs=1e-6) for text, score in ended.items())
-    assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
+def test_a_picture_is_never_written(tiny_pix):
+    model, processor = tiny_pix()
+    pad = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    with torch.no_grad():
+        weight = model.get_input_embeddings().weight.clone()
+        weight[pad] = 10 * torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(0))
+        model.lm_head = torch.nn.Linear(*weight.shape[::-1], bias=False)
+        model.lm_head.weight.copy_(weight)
+    for words in (["red tent"], ["blue mug"], ["Alpina lamp 3"]):
+        for text, _ in generate_next_items(model, [processor.prepare_items(words)], processor, max_new_tokens=4)[0]:
+            assert "<|" not in text
 
 
 def test_scores_are_the_models_own_and_the_search_is_deterministic(tiny_pix):

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
 
     data, models, options = parse("evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments), argv)
-    command = OTHER_MODELS.get(model_type_of(models))
+    command = OTHER_MODELS.get(model_type_of(models) or "")
     if command is not None:
         importlib.import_module(f"vlm2rec_hf.cli.{command}").main(argv)
         return
