@@ -46,6 +46,26 @@ def needs_image_processor(family):
         pytest.skip(f"transformers {transformers.__version__} loads {names[family]} only beside torchvision")
 
 
+@pytest.fixture(scope="session")
+def tiny_pix():
+    """`tiny_pix(family, config_options=..., **processor_options) -> (model, processor)`, deep copies as `tiny`."""
+    from vlm2rec_hf.modeling.backbones_pixrec import tiny_pixrec
+
+    built = {}
+
+    def make(family="qwen2_vl", config_options=None, **options):
+        key = (family, tuple(sorted((config_options or {}).items())), tuple(sorted(options.items())))
+        if key not in built:
+            built[key] = tiny_pixrec(
+                family, ["red tent", "blue mug", "Alpina lamp 3"], hidden_size=32, vision_hidden_size=32,
+                image_size=28, processor_options=options,
+                config_options={"projection_dim": 12, **(config_options or {})},
+            )  # fmt: skip
+        return copy.deepcopy(built[key])
+
+    return make
+
+
 def picture(seed, size=(60, 50)):
     """A picture of noise."""
     rng = np.random.default_rng(seed)

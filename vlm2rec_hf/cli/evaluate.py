@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     data, models, options, cached = parse(
         "evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments, VisionCacheArguments), argv
     )
-    command = OTHER_MODELS.get(model_type_of(models))
+    command = OTHER_MODELS.get(model_type_of(models) or "")
     if command is not None:
         importlib.import_module(f"vlm2rec_hf.cli.{command}").main(argv)
         return

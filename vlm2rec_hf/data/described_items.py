@@ -18,7 +18,7 @@ DESCRIBING = (TITLE, "category", "brand", "price")
 
 
 class DescribedItems(Sequence["Item"]):
-    """A dataset's items as a lazy sequence whose text is made of columns, such as `red tent, brand: Alpina, price: 30`.
+    """A dataset's items as a lazy sequence whose text is made of columns, such as `red tent, price: 30`.
 
     Args:
         dataset: where the items live.

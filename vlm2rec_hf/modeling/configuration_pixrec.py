@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 @strict
 class PixRecConfig(PreTrainedConfig):
-    r"""Configuration of a `PixRecModel` (arXiv 2601.06458): a vision-language backbone with its language-model head and two projections.
+    r"""Configuration of a `PixRecModel` (arXiv 2601.06458): a backbone with its language-model head and projections.
 
     The numbers of the objective stand here too, so that a saved model says how it was trained; `PixRecTrainer` writes
     them.

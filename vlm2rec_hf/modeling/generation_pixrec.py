@@ -100,6 +100,8 @@ def _extend(kept: list[Scored], totals: torch.Tensor, end: int, beams: int) -> t
     following: list[Scored] = []
     ended: list[Scored] = []
     for value, place in zip(values[: 2 * beams].tolist(), order[: 2 * beams].tolist(), strict=True):
+        if value == -torch.inf:
+            break
         beam, token = divmod(place, totals.shape[1])
         ids = kept[beam][0]
         if token == end:
@@ -124,7 +126,16 @@ def _next_scores(
     batch: Any = processor.collate_sequences(histories, begun=begun).to(model.device)
     batch.pop("history_mask")
     states = last_token_pool(model.hidden_states(**batch), batch["attention_mask"])
-    return torch.log_softmax((states @ model.head_weight.T).double(), dim=-1).cpu()
+    scores = torch.log_softmax((states @ model.head_weight.T).double(), dim=-1).cpu()
+    scores[:, _never_written(processor)] = -torch.inf
+    return scores
+
+
+def _never_written(processor: PixRecProcessor) -> list[int]:
+    """Special tokens but the end: a text may not open a picture."""
+    tokenizer = processor.tokenizer
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return sorted(special - {tokenizer.convert_tokens_to_ids(processor.end_token)})
 
 
 def _best(texts: list[Scored], processor: PixRecProcessor, beams: int) -> Beams:

@@ -1,4 +1,4 @@
-"""`PixRecModel`: user and item vectors, and the next item's text, from one vision-language model (arXiv 2601.06458)."""
+"""`PixRecModel` (arXiv 2601.06458): user and item vectors, and the next item's text, from one backbone."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -119,7 +119,8 @@ class PixRecModel(PreTrainedModel):
         commit = hub_commit(str(backbone), **hub_arguments(kwargs))
         if commit is not None:
             kwargs["revision"] = commit
-        whole, info = AutoModelForImageTextToText.from_pretrained(backbone, output_loading_info=True, **kwargs)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(backbone, output_loading_info=True, **kwargs)
+        whole, info = loaded
         refuse_random_weights("backbone", str(backbone), info)
         vlm, head = whole.model, whole.get_output_embeddings()
         config = PixRecConfig(

@@ -146,7 +146,8 @@ class PixRecProcessor(VLM2RecProcessor):
             As `collate`, with `target_mask` and `labels` `(n, length)` where there are targets. Labels are the
             target's text and the end token, aligned with `input_ids`; a target without text has none.
         """
-        rows, slots = [], []
+        rows: list[_Row] = []
+        slots: list[PreparedItem] = []
         for index, whole in enumerate(histories):
             history = whole[-self.max_history :]
             row = self._history_row(history)

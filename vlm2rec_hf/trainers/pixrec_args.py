@@ -27,8 +27,12 @@ class PixRecTrainingArguments(SFTConfig):
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Users per batch = in-batch candidates."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop the last, shorter batch."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Batches are nested: keep False."})
-    bf16: bool | None = field(default=False, metadata={"help": "Train in bfloat16, where the hardware has it."})
-    gradient_checkpointing: bool | None = field(default=None, metadata={"help": "Less memory for slower steps."})
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=False, metadata={"help": "Train in bfloat16, where the hardware has it."}
+    )
+    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Less memory for slower steps."}
+    )
     max_length: int | None = field(default=None, metadata={"help": "Unused: see max_history and the processor."})
     dataset_kwargs: dict[str, Any] | str | None = field(
         default_factory=lambda: {"skip_prepare_dataset": True},

@@ -133,7 +133,7 @@ class PixRecTrainer(PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # typ
         vars(inner).pop("forward", None)
         if forward is not None:
             vars(inner)["forward"] = forward
-        self._metrics: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._metrics: Any = {"train": defaultdict(list), "eval": defaultdict(list)}
         self.model_accepts_loss_kwargs = False
 
     @property
@@ -258,8 +258,8 @@ def _freeze(model: PixRecModel, args: PixRecTrainingArguments, peft_config: Any)
         return
     if peft_config is not None:
         raise ValueError(
-            "`model` already holds an adapter, which `peft_config` would replace by a fresh one; leave it out to train "
-            "the adapter further."
+            "`model` already holds an adapter, which `peft_config` would replace by a fresh one; leave it out to "
+            "train the adapter further."
         )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or ".modules_to_save." in name)
