@@ -28,7 +28,7 @@ def dataset():
 def transformer(tmp_path_factory):
     """A tiny BERT with mean pooling, from config alone."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder = tmp_path_factory.mktemp("bert")

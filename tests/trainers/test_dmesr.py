@@ -56,11 +56,11 @@ def log_of(run, name):
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_encoder_learns_to_walk_in_circles(rounds, tmp_path, encoder):
-    run = make(rounds, tmp_path, encoder, num_train_epochs=120 if encoder == "bert4rec" else 25, **WITHOUT_EVALUATION)
+    run = make(rounds, tmp_path, encoder, num_train_epochs=60 if encoder == "bert4rec" else 12, **WITHOUT_EVALUATION)
     before = [part.clone() for part in run.head.inputs._parts()]
     run.train()
     test = rank_head(run.head, rounds.examples("test", max_history=12), exclude_seen=False)
-    assert (test.ranks == 1).mean() > 0.8  # chance is 1/24
+    assert (test.ranks == 1).mean() > 0.7  # chance is 1/24
     after = run.head.inputs._parts()
     assert all(torch.equal(a.float(), b.float()) for a, b in zip(before, after, strict=True))
     losses = [value for _, value in log_of(run, "loss_alignment")]
@@ -68,7 +68,7 @@ def test_every_encoder_learns_to_walk_in_circles(rounds, tmp_path, encoder):
 
 
 def test_binary_cross_entropy_with_one_negative_learns(rounds, tmp_path):
-    run = make(rounds, tmp_path, loss="bce", n_negatives=1, num_train_epochs=60, **WITHOUT_EVALUATION)
+    run = make(rounds, tmp_path, loss="bce", n_negatives=1, num_train_epochs=25, **WITHOUT_EVALUATION)
     run.train()
     assert (rank_head(run.head, rounds.examples("test"), exclude_seen=False).ranks == 1).mean() > 0.5
 
