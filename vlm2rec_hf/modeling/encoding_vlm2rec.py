@@ -177,12 +177,13 @@ class EncodingMixin:
         return out
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile both parts of the backbone in place, with the arguments of `torch.compile`.
+        """Compile the language model in place, with the arguments of `torch.compile`; of dynamic shapes by default.
 
-        `forward` and encoding use them. What is around them decides by the data, so there is nothing to gain there.
+        `forward` and encoding use it. What is around it decides by the data, and the vision tower cuts its rows by the
+        pictures' sizes: compiled, they break into many graphs and compile anew for sizes they have not seen.
         """
-        for part in (*self.family.vision_modules(self.vlm), self.family.language_model(self.vlm)):
-            part.compile(*args, **kwargs)
+        kwargs.setdefault("dynamic", True)
+        self.family.language_model(self.vlm).compile(*args, **kwargs)
 
 
 class _Chunk:
