@@ -60,7 +60,7 @@ def step(trainer: Any, optimizer: Any, rows: list[int]) -> dict[str, Any]:
     optimizer.step()
     optimizer.zero_grad()
     end = time.perf_counter()
-    pictures = sum(len(batch[part].get("image_grid_thw", ())) for part in ("users", "items"))
+    pictures = len(batch["pictures"].get("image_grid_thw", ()))
     return {"step": end - begin, "model": end - collated, "loss": float(loss.detach()), "gradients": gradients,
             "pictures": pictures}  # fmt: skip
 
