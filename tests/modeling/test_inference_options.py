@@ -53,7 +53,7 @@ def test_patches_are_embedded_as_the_convolution_would(tiny, shop, family):
     assert torch.equal(projection(wide), torch.nn.Conv3d.forward(projection, wide))
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", pytest.param("qwen3_vl", marks=pytest.mark.slow)])
 def test_compiled_once_for_all_lengths(tiny, shop, family):
     model, processor = tiny(family)
     histories = [shop[:1], shop[1:4], shop[2:9]]
@@ -64,8 +64,9 @@ def test_compiled_once_for_all_lengths(tiny, shop, family):
         model.compile(backend="eager")
         assert largest_difference(expected[0], model.encode_items(shop, processor, max_tokens=150)) < 1e-5
         graphs = counters["stats"]["unique_graphs"]
-        # Qwen3-VL adds its deepstack features by a mask, whose count of tokens is data: one break.
-        assert 1 <= graphs <= (1 if family == "qwen2_vl" else 8)
+        # A pass of a single row is a graph of its own. Qwen3-VL adds its deepstack features by a mask, whose count of
+        # tokens is data: one break.
+        assert 1 <= graphs <= (2 if family == "qwen2_vl" else 16)
         assert len(counters["graph_break"]) <= (0 if family == "qwen2_vl" else 1)
         for limit in (70, 300, None):
             assert largest_difference(expected[0], model.encode_items(shop, processor, max_tokens=limit)) < 1e-5
