@@ -14,7 +14,8 @@ from . import HF_HOME, HUB
 
 torch.set_num_threads(1)
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = (*QWEN, "smolvlm", "idefics3")
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +32,35 @@ def tiny():
             built[key] = tiny_vlm(
                 family, texts, fusion=fusion, hidden_size=32, vision_hidden_size=32, processor_options=options
             )
+        return copy.deepcopy(built[key])
+
+    return make
+
+
+def needs_image_processor(family):
+    """Skip where the library cannot load the family's image processor (5.17 without torchvision, for Idefics3)."""
+    import transformers
+
+    names = {"smolvlm": "SmolVLMImageProcessorPil", "idefics3": "Idefics3ImageProcessorPil"}
+    if family in names and getattr(getattr(transformers, names[family]), "is_dummy", False):
+        pytest.skip(f"transformers {transformers.__version__} loads {names[family]} only beside torchvision")
+
+
+@pytest.fixture(scope="session")
+def tiny_pix():
+    """`tiny_pix(family, config_options=..., **processor_options) -> (model, processor)`, deep copies as `tiny`."""
+    from vlm2rec_hf.modeling.backbones_pixrec import tiny_pixrec
+
+    built = {}
+
+    def make(family="qwen2_vl", config_options=None, **options):
+        key = (family, tuple(sorted((config_options or {}).items())), tuple(sorted(options.items())))
+        if key not in built:
+            built[key] = tiny_pixrec(
+                family, ["red tent", "blue mug", "Alpina lamp 3"], hidden_size=32, vision_hidden_size=32,
+                image_size=28, processor_options=options,
+                config_options={"projection_dim": 12, **(config_options or {})},
+            )  # fmt: skip
         return copy.deepcopy(built[key])
 
     return make

@@ -15,13 +15,16 @@ ALLOWED = {
     "losses": {"losses"},
     "modeling": {"modeling"},
     "data": {"columns", "hub", "data"},
+    "describing": {"columns", "data", "modeling", "describing"},
     "evaluation": {"columns", "data", "modeling", "evaluation"},
+    "jobs": {"columns", "modeling", "data", "evaluation", "jobs"},
     "hub_cards": {"columns", "hub", "modeling", "data", "evaluation", "hub_cards", "__version__"},
     "trainers": {"columns", "losses", "modeling", "data", "evaluation", "hub", "hub_cards", "trainers", "__version__"},
 }
 THIRD_PARTY_OF_COPIED = {"torch", "transformers", "PIL", "tqdm", "huggingface_hub", "safetensors", "pyarrow"}
 ROOTS_OF_COPIED = (
-    "configuration_vlm2rec", "modeling_vlm2rec", "processing_vlm2rec", "configuration_seqrec", "modeling_seqrec"
+    "configuration_vlm2rec", "modeling_vlm2rec", "processing_vlm2rec", "configuration_seqrec", "modeling_seqrec",
+    "configuration_dmesr", "modeling_dmesr"
 )  # fmt: skip
 
 
@@ -78,6 +81,12 @@ def test_imports_point_one_way(path):
             assert name.split(".")[1] in allowed, f"{path.name} imports {name}"
 
 
+def test_only_commands_start_jobs():
+    for path in FILES:
+        if path.relative_to(PACKAGE).parts[0] not in ("jobs", "cli"):
+            assert not [name for name in imports_of(path) if name.startswith("vlm2rec_hf.jobs")], path.name
+
+
 def test_copied_files_stand_alone():
     waiting, copied = [PACKAGE / "modeling" / f"{name}.py" for name in ROOTS_OF_COPIED], set()
     while waiting:
@@ -95,7 +104,8 @@ def test_copied_files_stand_alone():
                     top = name.split(".")[0]
                     assert top in THIRD_PARTY_OF_COPIED or top in sys.stdlib_module_names, f"{path.name}: {name}"
     assert {path.stem for path in copied} >= {
-        "fusion_vlm2rec", "families_vlm2rec", "family_qwen_vl", "catalogue_seqrec", "encoders_seqrec"
+        "fusion_vlm2rec", "families_vlm2rec", "family_qwen_vl", "family_idefics3", "catalogue_seqrec",
+        "encoders_seqrec",
     }  # fmt: skip
     assert not {path.stem for path in copied} & {"backbones", "prepared_catalogue", "auto"}
 
@@ -103,7 +113,7 @@ def test_copied_files_stand_alone():
 def test_importing_the_package_is_cheap_and_its_names_are_real():
     code = (
         "import sys, vlm2rec_hf;"
-        "print([m for m in ('peft', 'trl', 'sentence_transformers', 'sklearn', 'matplotlib', 'datasets')"
+        "print([m for m in ('peft', 'trl', 'sentence_transformers', 'sklearn', 'matplotlib', 'datasets', 'ray')"
         " if m in sys.modules]);"
         "assert vlm2rec_hf.__all__ == sorted(vlm2rec_hf.__all__);"
         "assert set(vlm2rec_hf._EXPORTS) == set(vlm2rec_hf.__all__);"

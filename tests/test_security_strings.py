@@ -175,11 +175,11 @@ def test_files_with_such_texts_are_read_as_text(place, text, tmp_path):
         assert RecDataset.load(tmp_path / "saved").item(0)["text"].strip() == title.strip()
 
 
-@pytest.fixture(scope="module")
-def embedder():
+@pytest.fixture(scope="module", params=["qwen2_vl", "smolvlm"])
+def embedder(request):
     from vlm2rec_hf.modeling.backbones import tiny_vlm
 
-    model, processor = tiny_vlm("qwen2_vl", ["red tent"], hidden_size=32, vision_hidden_size=32)
+    model, processor = tiny_vlm(request.param, ["red tent"], hidden_size=32, vision_hidden_size=32)
     processor(items=["warm up"])
     return model, processor
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vlm2rec_hf.data.sequences import make_examples
-from vlm2rec_hf.evaluation.slices import make_slices, popularity_buckets
+from vlm2rec_hf.evaluation.slices import head_items, make_slices, popularity_buckets
 
 from .oracles import make_sequences, random_sequences
 
@@ -25,6 +25,8 @@ def test_masks_on_a_hand_filled_case():
     examples = make_examples(sequences, "test", max_history=2)
     slices = make_slices(examples, has_image=np.array([True, True, False, True]), history_edges=(1, 5, 10))
     assert {name: mask.tolist() for name, mask in slices.items() if not name.startswith("popularity")} == {
+        "head_items": [False, False],
+        "tail_items": [True, True],
         "cold_item": [True, True],
         "no_image": [True, False],
         "history_1-4": [True, False],
@@ -33,6 +35,15 @@ def test_masks_on_a_hand_filled_case():
     }
     assert slices["popularity_q5"].all()
     assert "no_image" not in make_slices(examples)
+
+
+def test_head_items_are_the_most_popular_fifth_with_ties():
+    counts = np.array([5, 0, 9, 1, 1, 5, 0, 0, 3, 2])
+    assert np.flatnonzero(head_items(counts)).tolist() == [0, 2, 5]  # the second and third are equal
+    assert np.flatnonzero(head_items(counts, 0.1)).tolist() == [2]
+    assert not head_items(np.zeros(4)).any()
+    with pytest.raises(ValueError, match="`share`"):
+        head_items(counts, 1.0)
 
 
 def test_popularity_slices_and_history_slices_each_cover_every_example_once():

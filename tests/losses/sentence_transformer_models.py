@@ -6,7 +6,7 @@ from sentence_transformers.base.data_collator import BaseDataCollator
 
 from vlm2rec_hf.modeling.sentence_transformer import as_documents, as_queries, write_sentence_transformer_files
 
-from ..conftest import picture
+from ..conftest import needs_image_processor, picture
 
 PART = {"type": Value("string"), "text": Value("string"), "image": Image()}
 CONVERSATION = List({"role": Value("string"), "content": List(PART)})
@@ -14,6 +14,7 @@ CONVERSATION = List({"role": Value("string"), "content": List(PART)})
 
 def save(model, processor, folder):
     """Save an embedder in the stock sentence-transformers layout and load it."""
+    needs_image_processor(processor.backbone_type)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     write_sentence_transformer_files(folder, processor, model.config)

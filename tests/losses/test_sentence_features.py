@@ -11,7 +11,7 @@ from .sentence_transformer_models import catalogue
 HISTORIES = [[0, 1, 2], [2], [5], [3, 3, 4, 6], [8, 2, 0]]
 
 
-@pytest.fixture(scope="module", params=["qwen2_vl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen3_vl", "smolvlm"])
 def embedder(request, tiny):
     model, processor = tiny(request.param, max_history=3)
     return model, processor, model.config.vlm_config.image_token_id

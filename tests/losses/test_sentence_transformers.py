@@ -83,7 +83,7 @@ def test_the_cached_gradient_is_the_plain_one(embedder, objective, size):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "smolvlm"])
 def test_cached_and_plain_agree_in_every_family_and_padding(tiny, tmp_path, family, side):
     model, processor = tiny(family, max_history=2)
     processor.tokenizer.padding_side = side

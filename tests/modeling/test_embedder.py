@@ -9,7 +9,7 @@ from vlm2rec_hf.modeling.backbones import tiny_vlm
 from vlm2rec_hf.modeling.family_qwen_vl import multimodal_positions
 from vlm2rec_hf.modeling.fusion_vlm2rec import last_token_pool
 
-from ..conftest import FAMILIES
+from ..conftest import FAMILIES, QWEN, needs_image_processor
 
 VIEWS = ("both", "text", "image")
 
@@ -46,36 +46,6 @@ class TestEveryFamily:
         assert largest_difference(catalogue, model.encode_items(items, processor, batch_size=1)) < 1e-5
         assert catalogue.both.std(0).max() > 0.05  # not all the same vector
 
-    @pytest.mark.parametrize("side", ["left", "right"])
-    def test_positions_and_states_are_the_backbones_own(self, tiny, histories, family, side):
-        model, processor = tiny(family)
-        batch, rows, mask = rows_of(model, processor, histories, side)
-        before = mask.clone()
-        config = model.config.vlm_config
-        placeholders = rows == config.image_token_id
-        grid = batch["image_grid_thw"][batch["image_index"]]
-        ours = multimodal_positions(mask, placeholders, grid, config.vision_config.spatial_merge_size)
-        assert torch.equal(mask, before)  # positions were once written into the caller's mask
-        theirs, _ = model.vlm.get_rope_index(
-            rows, mm_token_type_ids=placeholders.int(), image_grid_thw=grid, attention_mask=mask
-        )
-        assert torch.equal(ours, theirs)
-        with torch.no_grad():
-            images = model._gather_images(
-                batch["pixel_values"], batch["image_grid_thw"], batch["image_index"], None, None
-            )
-            states = model.family.run(model.vlm, rows, mask, images)
-            pixels = torch.split(batch["pixel_values"], batch["image_grid_thw"].prod(-1).tolist())
-            expected = model.vlm(
-                input_ids=rows,
-                attention_mask=mask,
-                pixel_values=torch.cat([pixels[i] for i in batch["image_index"]]),
-                image_grid_thw=grid,
-                mm_token_type_ids=placeholders.int(),
-                use_cache=False,
-            ).last_hidden_state
-        assert ((states - expected) * mask.unsqueeze(-1)).abs().max() < 1e-6
-
     def test_missing_modality_has_no_value_and_no_gradient(self, tiny, family):
         model, processor = tiny(family)
         batch = processor(items=["red tent", "blue mug"])
@@ -94,6 +64,7 @@ class TestEveryFamily:
         assert all(p.grad is None or not p.grad.any() for p in model.vision_parameters())
 
     def test_saved_and_loaded_is_the_same(self, tiny, items, histories, family, tmp_path):
+        needs_image_processor(family)
         model, processor = tiny(family, max_history=4)
         model.save_pretrained(tmp_path)
         processor.save_pretrained(tmp_path)
@@ -118,8 +89,39 @@ class TestEveryFamily:
         assert (model.encode_histories(texts, processor).both[0] - found.text[0]).abs().max() < 1e-5
 
 
-def test_exact_additivity(tiny, items):
-    model, processor = tiny()
+@pytest.mark.parametrize("family", QWEN)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_positions_and_states_of_qwen_are_the_backbones_own(tiny, histories, family, side):
+    model, processor = tiny(family)
+    batch, rows, mask = rows_of(model, processor, histories, side)
+    before = mask.clone()
+    config = model.config.vlm_config
+    placeholders = rows == config.image_token_id
+    grid = batch["image_grid_thw"][batch["image_index"]]
+    ours = multimodal_positions(mask, placeholders, grid, config.vision_config.spatial_merge_size)
+    assert torch.equal(mask, before)  # positions were once written into the caller's mask
+    theirs, _ = model.vlm.get_rope_index(
+        rows, mm_token_type_ids=placeholders.int(), image_grid_thw=grid, attention_mask=mask
+    )
+    assert torch.equal(ours, theirs)
+    with torch.no_grad():
+        images = model._gather_images(batch["pixel_values"], batch["image_grid_thw"], batch["image_index"], None, None)
+        states = model.family.run(model.vlm, rows, mask, images)
+        pixels = torch.split(batch["pixel_values"], batch["image_grid_thw"].prod(-1).tolist())
+        expected = model.vlm(
+            input_ids=rows,
+            attention_mask=mask,
+            pixel_values=torch.cat([pixels[i] for i in batch["image_index"]]),
+            image_grid_thw=grid,
+            mm_token_type_ids=placeholders.int(),
+            use_cache=False,
+        ).last_hidden_state
+    assert ((states - expected) * mask.unsqueeze(-1)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
+def test_exact_additivity(tiny, items, family):
+    model, processor = tiny(family)
     both = model.encode_items([items[0]], processor)
     text = model.encode_items([items[0]["text"]], processor)
     image = model.encode_items([items[0]["image"]], processor)
@@ -149,8 +151,9 @@ def test_last_token_pool_on_either_side():
     assert last_token_pool(states, mask).tolist() == [[2.0, 3.0], [10.0, 11.0]]
 
 
-def test_bfloat16_loads_and_stays_close(tiny, items, tmp_path):
-    model, processor = tiny()
+@pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
+def test_bfloat16_loads_and_stays_close(tiny, items, family, tmp_path):
+    model, processor = tiny(family)
     model.save_pretrained(tmp_path)
     half = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
@@ -158,10 +161,11 @@ def test_bfloat16_loads_and_stays_close(tiny, items, tmp_path):
     assert torch.nn.functional.cosine_similarity(exact, rough).min() > 0.98
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(tiny, items):
+@pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
+def test_gradient_checkpointing_gives_the_same_gradients(tiny, items, family):
     grads = []
     for enable in (False, True):
-        model, processor = tiny()
+        model, processor = tiny(family)
         model.train()
         if enable:
             model.gradient_checkpointing_enable()
@@ -172,8 +176,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny, items):
     assert all(torch.allclose(grads[0][name], grads[1][name], atol=1e-6) for name in grads[0])
 
 
-def test_eager_attention_equals_sdpa(tiny, items, tmp_path):
-    model, processor = tiny()
+@pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
+def test_eager_attention_equals_sdpa(tiny, items, family, tmp_path):
+    model, processor = tiny(family)
     model.save_pretrained(tmp_path)
     eager = AutoModel.from_pretrained(tmp_path, attn_implementation="eager")
     assert (eager.encode_items(items, processor).both - model.encode_items(items, processor).both).abs().max() < 1e-5

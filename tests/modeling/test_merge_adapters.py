@@ -21,7 +21,7 @@ def adapted(tiny, dtype=torch.float32, **options):
     return wrapped.eval(), processor
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "smolvlm"])
 def test_merged_the_vectors_stay(tiny, items, family, tmp_path):
     wrapped, processor = adapted(tiny, family=family)
     embedder = wrapped.get_base_model()

@@ -120,7 +120,7 @@ def test_bad_calls_are_refused(tiny, items):
         processor.collate([processor.prepare_items(["a"])], "shop")
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "smolvlm"])
 def test_cached_features_change_nothing(tiny, items, family):
     model, processor = tiny(family)
     typed = [as_item(item) for item in items] + [{"text": None, "image": None}]

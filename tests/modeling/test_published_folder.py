@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForImageTextToText
 
 from vlm2rec_hf import VLM2RecEmbedder
 
-from ..conftest import FAMILIES
+from ..conftest import FAMILIES, needs_image_processor
 
 # `import vlm2rec_hf` fails here on purpose: only the files beside the weights may be used.
 STRANGER = """
@@ -33,10 +33,12 @@ torch.save({"both": found.both, "class": type(model).__module__, "grown": grown}
 """
 
 
-def test_a_stranger_without_the_package_gets_the_same_vectors(tiny, tmp_path):
+@pytest.mark.parametrize("family", ["qwen3_vl", "smolvlm"])
+def test_a_stranger_without_the_package_gets_the_same_vectors(tiny, family, tmp_path):
     from PIL import Image
 
-    model, processor = tiny("qwen3_vl")
+    needs_image_processor(family)
+    model, processor = tiny(family)
     folder = tmp_path / "embedder"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -7,10 +7,11 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 
 from vlm2rec_hf.modeling.sentence_transformer import as_documents, as_queries, write_sentence_transformer_files
 
-from ..conftest import FAMILIES, picture
+from ..conftest import FAMILIES, needs_image_processor, picture
 
 
 def saved(tiny, folder, family="qwen2_vl", fusion="external", st_options=None, **options):
+    needs_image_processor(family)
     model, processor = tiny(family, fusion, **options)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

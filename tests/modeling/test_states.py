@@ -6,7 +6,7 @@ import torch
 from vlm2rec_hf.modeling.families_vlm2rec import ImageFeatures
 from vlm2rec_hf.modeling.family_qwen_vl import multimodal_positions
 
-from ..conftest import FAMILIES, picture
+from ..conftest import QWEN, picture
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def free_size(processor):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", QWEN)
 def test_mixed_rows_have_the_backbones_positions_and_states(tiny, mixed_rows, family, side):
     model, processor = tiny(family, "internal")
     free_size(processor).tokenizer.padding_side = side
@@ -61,7 +61,7 @@ def test_internal_and_external_fusion_differ(tiny, items):
         assert (a.view(view) - b.view(view)).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", QWEN)
 def test_additivity_of_histories(tiny, items, family):
     model, processor = tiny(family)
     history = [items[0], items[3]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -40,7 +42,8 @@ class ModelArguments:
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
     fusion: str = field(default="external", metadata={"help": "external (the paper's) or internal (baseline)."})
     tiny: str | None = field(
-        default=None, metadata={"help": "Build a tiny backbone from config instead: qwen2_vl, qwen2_5_vl, qwen3_vl."}
+        default=None,
+        metadata={"help": "Build a tiny backbone from config: qwen2_vl, qwen2_5_vl, qwen3_vl, smolvlm, idefics3."},
     )
     hidden_size: int = field(default=128, metadata={"help": "Of a tiny backbone."})
     num_layers: int = field(default=2, metadata={"help": "Of a tiny backbone's language model."})
@@ -108,8 +111,93 @@ class EvaluateArguments:
 
 
 @dataclass
-class EmbedArguments:
-    """Where the vectors go."""
+class EncoderArguments:
+    """A sequence encoder, and the test report of the head that is built on it."""
 
-    output: str = field(default="", metadata={"help": "The parquet file to write."})
+    encoder: str = field(default="sasrec", metadata={"help": "sasrec, gru4rec or bert4rec."})
+    hidden_size: int = field(default=64, metadata={"help": "Length of item and user vectors."})
+    num_layers: int = field(default=2, metadata={"help": "Blocks of the encoder."})
+    num_heads: int = field(default=2, metadata={"help": "Attention heads."})
+    max_length: int = field(default=50, metadata={"help": "Most recent items that are read."})
+    dropout: float = field(default=0.2, metadata={"help": "During training."})
+    output: str = field(default="", metadata={"help": "Folder of the test report; OUTPUT_DIR/evaluation by default."})
+    ks: str = field(default="10,20", metadata={"help": "Cut-offs of the test report, separated by commas."})
+    include_seen: bool = field(default=False, metadata={"help": "Let items of the user's past be candidates."})
+    max_users: int | None = field(default=None, metadata={"help": "Test only this many users, evenly spread."})
+
+    def __post_init__(self) -> None:
+        if self.max_users is not None and self.max_users < 1:
+            raise ValueError(f"`--max_users` must be at least 1, got {self.max_users}.")
+
+    def sizes(self) -> dict[str, Any]:
+        """What of these a head's configuration takes."""
+        names = ("encoder", "hidden_size", "num_layers", "num_heads", "max_length", "dropout")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class VisionCacheFolder:
+    """Where features of pictures are kept across runs."""
+
+    vision_cache: str | None = field(
+        default=None,
+        metadata={"help": "Folder that keeps features of pictures for later runs (frozen tower)."},
+    )
+
+
+@dataclass
+class VisionCacheArguments(VisionCacheFolder):
+    """The cache as commands without training arguments take it."""
+
+    vision_cache_dtype: str = field(
+        default="float32", metadata={"help": "What features are kept in: float32, bfloat16 or float16."}
+    )
+
+
+@dataclass
+class EmbedArguments:
+    """Where the vectors go, and who computes them."""
+
+    output: str = field(
+        default="", metadata={"help": "FILE.parquet to write, or a folder that is to hold shards and manifest."}
+    )
     embed_batch_size: int = field(default=64, metadata={"help": "Items per forward pass."})
+    shard_size: int | None = field(
+        default=None,
+        metadata={"help": "Items per shard, the unit that a killed run loses; chosen by size by default."},
+    )
+    num_processes: int = field(default=1, metadata={"help": "Processes of this machine, each with its own model."})
+    torch_threads: int | None = field(
+        default=None, metadata={"help": "Threads of each process; by default 1 where there are several."}
+    )
+    shard: str | None = field(
+        default=None,
+        metadata={"help": "I/N: do part I of N parts, from 0; by default RANK and WORLD_SIZE of the environment."},
+    )
+    engine: str = field(default="local", metadata={"help": "local, or ray (a Ray Data job; needs the extra `ray`)."})
+
+    def __post_init__(self) -> None:
+        for name in ("embed_batch_size", "shard_size", "num_processes", "torch_threads"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"`--{name}` must be at least 1, got {number}.")
+        if self.engine not in ("local", "ray"):
+            raise ValueError(f"`--engine` must be local or ray, got {self.engine!r}.")
+
+    def part(self, environment: Mapping[str, str]) -> tuple[int, int]:
+        """Which part of how many this run does: as `--shard` says, else as a launcher's `RANK` and `WORLD_SIZE` do.
+
+        Raises:
+            ValueError: no such part.
+        """
+        text, source = self.shard, "`--shard`"
+        if text is None:
+            size = environment.get("WORLD_SIZE", "1")
+            text, source = f"{environment.get('RANK', '0') if size != '1' else '0'}/{size}", "`RANK`/`WORLD_SIZE`"
+        try:
+            index, count = (int(number) for number in text.split("/"))
+        except ValueError:
+            index, count = 0, 0
+        if not 0 <= index < count:
+            raise ValueError(f"{source} must be I/N with 0 <= I < N, such as 0/4 for the first of four; got {text!r}.")
+        return index, count

@@ -140,7 +140,7 @@ def load_embedder(arguments: ModelArguments) -> tuple[VLM2RecEmbedder, VLM2RecPr
     Raises:
         ValueError: no model named, or nothing loadable there.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel
 
     from vlm2rec_hf.modeling.hub_loading import hub_commit
     from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
@@ -174,13 +174,22 @@ def load_embedder(arguments: ModelArguments) -> tuple[VLM2RecEmbedder, VLM2RecPr
         model = VLM2RecEmbedder.from_pretrained(where, **options).eval()
         return model, VLM2RecProcessor.from_pretrained(where, revision=revision)
     model = VLM2RecEmbedder.from_backbone(where, fusion=arguments.fusion, **options)
-    processor = VLM2RecProcessor(
-        AutoImageProcessor.from_pretrained(where, revision=revision),
-        AutoTokenizer.from_pretrained(where, revision=revision),
-        backbone_type=config.model_type,
-        fusion=arguments.fusion,
-    )
-    return model, processor
+    return model, VLM2RecProcessor.from_backbone(where, revision=revision, fusion=arguments.fusion)
+
+
+def model_type_of(arguments: ModelArguments) -> str | None:
+    """`model_type` of a saved model or Hub id; `None` where none is named or it has no readable `config.json`."""
+    from transformers import PreTrainedConfig
+
+    if not arguments.model or (
+        Path(arguments.model).exists() and not (Path(arguments.model) / "config.json").is_file()
+    ):
+        return None
+    try:
+        found, _ = PreTrainedConfig.get_config_dict(arguments.model, revision=arguments.model_revision or "main")
+    except OSError:
+        return None  # whoever loads the model says what is wrong with it
+    return found.get("model_type")
 
 
 def model_version(where: str, revision: str | None = None) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments
-from vlm2rec_hf.cli.common import load_embedder, open_dataset, parse, require, say
+from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments, VisionCacheArguments
+from vlm2rec_hf.cli.common import load_embedder, model_type_of, open_dataset, parse, require, say
 
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
     from vlm2rec_hf.evaluation.report import Report
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+
+OTHER_MODELS = {"pixrec": "evaluate_pixrec"}
+"""`model_type` -> module of this package that evaluates such models, where that is not this one."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -22,8 +26,16 @@ def main(argv: Sequence[str]) -> None:
     from vlm2rec_hf.cli.training_data import warning_about
     from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from vlm2rec_hf.modeling.vision_cache import VisionCache
 
-    data, models, options = parse("evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments), argv)
+    data, models, options, cached = parse(
+        "evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments, VisionCacheArguments), argv
+    )
+    command = OTHER_MODELS.get(model_type_of(models) or "")
+    if command is not None:
+        importlib.import_module(f"vlm2rec_hf.cli.{command}").main(argv)
+        return
+    cache = VisionCache(cached.vision_cache, dtype=cached.vision_cache_dtype) if cached.vision_cache else None
     output = Path(require(options.output, "--output", "the folder of the report"))
     options.cut_offs()
     dataset = open_dataset(data)
@@ -33,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         say(f"Warning: {told}")
     processor.max_history = options.eval_max_history
     catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
-    catalogue.cache_features(model, show_progress=True)
+    catalogue.cache_features(model, cache, show_progress=True)
     facts = {"model": str(models.model)}
     if Path(str(models.model)).is_dir():
         facts["weights"] = weights_fingerprint(Path(str(models.model)))
@@ -44,9 +56,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def evaluate(
-    model: Any, catalogue: PreparedCatalogue, dataset: RecDataset, options: EvaluateArguments, facts: dict[str, Any]
+    model: Any,
+    catalogue: PreparedCatalogue,
+    dataset: RecDataset,
+    options: EvaluateArguments,
+    facts: dict[str, Any],
+    across_processes: bool = False,
 ) -> Report:
-    """Evaluate one embedder as the arguments say."""
+    """Evaluate one embedder as the arguments say; for `across_processes` see `evaluate_embedder`."""
     from vlm2rec_hf.evaluation.embedder import evaluate_embedder
     from vlm2rec_hf.evaluation.embedder_report import add_embedder, start_report
 
@@ -61,6 +78,7 @@ def evaluate(
         exclude_seen=not options.include_seen,
         batch_size=options.eval_batch_size,
         show_progress=True,
+        across_processes=across_processes,
     )
     report = start_report(
         dataset,

@@ -44,25 +44,34 @@ def view_names(text: str) -> tuple[str, ...]:
 
 
 def read_item_vectors(path: str | Path, dataset: RecDataset, views: tuple[str, ...]) -> ItemVectors:
-    """Vectors from a file of `vlm2rec embed`, put in the dataset's order.
+    """Vectors from a file or folder of `vlm2rec embed`, put in the dataset's order.
 
     The file may hold more items than the dataset (it was made before a k-core, say), never fewer.
 
     Raises:
-        ValueError: no such file, not one of `vlm2rec embed`, ids that repeat, or items of the dataset that it lacks.
+        ValueError: no such file or folder, not one of `vlm2rec embed`, ids that repeat, or items of the dataset that
+            it lacks.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
     import torch
 
-    if not Path(path).is_file():
+    from vlm2rec_hf.jobs.table import table_files
+
+    if not Path(path).exists():
         raise ValueError(f"`--vectors` {str(path)!r} does not exist; write it with `vlm2rec embed`.")
     try:
-        schema = pq.read_schema(path)
+        files, facts = table_files(Path(path))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"`--vectors` {str(path)!r} is no parquet file: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"`--vectors` {error}") from error
+    try:
+        schema = pq.read_schema(files[0])
         lost = [name for name in ("item_id", *views) if name not in schema.names]
         if lost:
             raise ValueError(f"`--vectors` {str(path)!r} has no columns {lost}; write it with `vlm2rec embed`.")
-        table = pq.read_table(path, columns=["item_id", *views])
+        table = pa.concat_tables(pq.read_table(file, columns=["item_id", *views]) for file in files)
     except pa.ArrowInvalid as error:
         raise ValueError(f"`--vectors` {str(path)!r} is no parquet file: {error}") from error
     place = {item: row for row, item in enumerate(table["item_id"].to_pylist())}
@@ -84,7 +93,6 @@ def read_item_vectors(path: str | Path, dataset: RecDataset, views: tuple[str, .
             )
         matrix = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
         found[view] = torch.from_numpy(matrix[rows].astype(np.float32))
-    facts = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items() if key != b"ARROW:schema"}
     return ItemVectors(found, facts.get("model") or None, facts.get("revision") or None)
 
 

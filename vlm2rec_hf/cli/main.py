@@ -15,11 +15,13 @@ from collections.abc import Sequence
 COMMANDS = {
     "quickstart": "train on a generated shop and compare with and without the paper's losses",
     "prepare": "read interactions and items, check, filter and split them, save a dataset",
-    "train": "train an embedder on a prepared dataset",
+    "train": "train a model on a prepared dataset: an embedder, or another --method",
     "evaluate": "rank a dataset's test users with an embedder, by view, beside the floors",
     "embed": "write the vectors of a dataset's items",
+    "describe": "let a vision-language model write descriptions of the items into a dataset",
     "merge": "merge an adapter into its base, checked on real items",
     "push": "publish a model or a dataset on the Hub: one commit, checked, then tagged",
+    "encode-descriptions": "encode item descriptions by a text encoder, for `train --method dmesr`",
     "train-head": "train a sequential recommender (SASRec, GRU4Rec, BERT4Rec) by id or item vectors",
     "recommend": "the best next items after a history, as a table or a page with pictures",
 }
@@ -27,7 +29,7 @@ COMMANDS = {
 
 def make_parser() -> argparse.ArgumentParser:
     """The top-level parser; sub-commands have their own."""
-    listing = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+    listing = "\n".join(f"  {name:<21}{text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="vlm2rec",
         usage="vlm2rec [--version] [--debug] COMMAND ...",

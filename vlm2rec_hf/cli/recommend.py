@@ -13,8 +13,8 @@ from vlm2rec_hf.cli.recommendation_page import ShownItem, check_new, page, write
 
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
+    from vlm2rec_hf.modeling.base_seqrec import CatalogueRecommender
     from vlm2rec_hf.modeling.catalogue_seqrec import HeadCatalogue
-    from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
     from vlm2rec_hf.modeling.recommending_seqrec import Recommendation
 
 TITLE_WIDTH = 60
@@ -83,15 +83,15 @@ def main(argv: Sequence[str]) -> None:
         say(f"Page in {options.html}." + ("" if dataset else " It has no pictures: they come with `--dataset`."))
 
 
-def load_head(where: str, revision: str | None = None) -> SequentialRecommender:
+def load_head(where: str, revision: str | None = None) -> CatalogueRecommender:
     """Load a head, ready to recommend.
 
     Raises:
         ValueError: nothing loadable there, a model of another kind, or a head without a catalogue.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, AutoModel
 
-    from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
+    from vlm2rec_hf.modeling.configuration_seqrec import SeqRecConfig
 
     if Path(where).exists() and not (Path(where) / "config.json").is_file():
         raise ValueError(f"`--model` {where!r} holds no config.json: it is no saved model.")
@@ -99,11 +99,11 @@ def load_head(where: str, revision: str | None = None) -> SequentialRecommender:
         config = AutoConfig.from_pretrained(where, revision=revision or "main")
     except OSError as error:
         raise ValueError(f"`--model` {where!r} is neither a folder nor a model that the Hub has: {error}") from error
-    if config.model_type != "seqrec":
+    if not isinstance(config, SeqRecConfig):
         raise ValueError(
             f"`--model` {where!r} is a {config.model_type} model, not a head; train one with `vlm2rec train-head`."
         )
-    head = SequentialRecommender.from_pretrained(where, revision=revision or "main").eval()
+    head = AutoModel.from_pretrained(where, revision=revision or "main").eval()
     if head.catalogue is None:
         raise ValueError(f"`--model` {where!r} has no catalogue.parquet, so its items have no ids; save it again.")
     return head

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-METHODS = {"vlm2rec": "train_vlm2rec"}
+METHODS = {"vlm2rec": "train_vlm2rec", "pixrec": "train_pixrec", "dmesr": "train_dmesr"}
 """`--method` -> module of this package with a `main(argv)`."""
 
 

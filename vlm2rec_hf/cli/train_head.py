@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm2rec_hf.cli.arguments import DataArguments
+from vlm2rec_hf.cli.arguments import DataArguments, EncoderArguments
 from vlm2rec_hf.cli.common import open_dataset, parse, require, say
 from vlm2rec_hf.cli.item_vectors import ItemVectors, encode_item_vectors, read_item_vectors, view_names
 
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
     from vlm2rec_hf.data.sequences import Examples
     from vlm2rec_hf.evaluation.report import Report
+    from vlm2rec_hf.modeling.base_seqrec import CatalogueRecommender
     from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
+    from vlm2rec_hf.trainers.seqrec_trainer import SeqRecTrainer
 
 
 @dataclass
-class HeadArguments:
+class HeadArguments(EncoderArguments):
     """The head, what describes its items, and its report."""
 
-    encoder: str = field(default="sasrec", metadata={"help": "sasrec, gru4rec or bert4rec."})
     item_representation: str | None = field(
         default=None,
         metadata={"help": "id, content or content+id; by default id, or content+id where vectors are given."},
@@ -40,18 +41,10 @@ class HeadArguments:
         default=False, metadata={"help": "Start the id vectors from the vectors' principal components."}
     )
     embed_batch_size: int = field(default=64, metadata={"help": "Items per forward pass of the embedder."})
-    hidden_size: int = field(default=64, metadata={"help": "Length of item and user vectors."})
-    num_layers: int = field(default=2, metadata={"help": "Blocks of the encoder."})
-    num_heads: int = field(default=2, metadata={"help": "Attention heads."})
-    max_length: int = field(default=50, metadata={"help": "Most recent items that are read."})
-    dropout: float = field(default=0.2, metadata={"help": "During training."})
-    output: str = field(default="", metadata={"help": "Folder of the test report; OUTPUT_DIR/evaluation by default."})
-    ks: str = field(default="10,20", metadata={"help": "Cut-offs of the test report, separated by commas."})
-    include_seen: bool = field(default=False, metadata={"help": "Let items of the user's past be candidates."})
-    max_users: int | None = field(default=None, metadata={"help": "Test only this many users, evenly spread."})
     method: str | None = field(default=None, metadata={"help": "Name in the report; the encoder by default."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.embedder and self.vectors:
             raise ValueError("Name at most one of `--embedder` (encode now) and `--vectors` (encoded before).")
         has_vectors = bool(self.embedder or self.vectors)
@@ -65,9 +58,8 @@ class HeadArguments:
                 "`--item_representation` 'id' makes no use of item vectors; choose content or content+id, or start "
                 "the ids from them with `--init_ids`."
             )
-        for name in ("max_users", "embed_batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`--{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.embed_batch_size < 1:
+            raise ValueError(f"`--embed_batch_size` must be at least 1, got {self.embed_batch_size}.")
         self.method = self.method or self.encoder
 
     def item_vectors(self, dataset: RecDataset) -> ItemVectors | None:
@@ -89,7 +81,6 @@ def main(argv: Sequence[str]) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from vlm2rec_hf.cli.arguments import EvaluateArguments
-    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
     from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
     from vlm2rec_hf.trainers.seqrec_trainer import SeqRecTrainer
 
@@ -107,29 +98,53 @@ def main(argv: Sequence[str]) -> None:
     disable_progress_bar()  # one bar per checkpoint of a model that is written in no time
     trainer = SeqRecTrainer(head, training, dataset)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    finish(trainer, dataset, examples, options, str(options.method), ks, time.perf_counter() - start)
+    say(f"Next: vlm2rec recommend --model {training.output_dir} --dataset {data.dataset} --history ID,ID")
+
+
+def finish(
+    trainer: SeqRecTrainer,
+    dataset: RecDataset,
+    examples: Examples,
+    options: EncoderArguments,
+    method: str,
+    ks: Sequence[int],
+    seconds: float,
+) -> None:
+    """Save a trained head, its test report and its card, and print the report.
+
+    Args:
+        trainer: after training.
+        dataset: what it was trained on.
+        examples: who is tested.
+        options: the encoder's, and where the report goes.
+        method: name in the report.
+        ks: cut-offs.
+        seconds: that all of it took so far.
+    """
+    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
+
+    training, config = trainer.args, trainer.head.config
     trainer.save_model(training.output_dir)
     facts = {
         "model": training.output_dir,
-        "encoder": options.encoder,
-        "item_representation": options.item_representation,
-        "embedder": head.config.embedder,
-        "embedder_revision": head.config.embedder_revision,
+        "encoder": config.encoder,
+        "item_representation": config.item_representation,
+        "embedder": config.embedder,
+        "embedder_revision": config.embedder_revision,
         "loss": training.loss,
         "steps": trainer.state.global_step,
         "best_validation": trainer.state.best_metric,
         "seed": training.seed,
         "weights": weights_fingerprint(Path(str(training.output_dir))),
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": round(seconds, 1),
     }
-    report = report_head(trainer.head, dataset, examples, options.method, ks, not options.include_seen, facts)
+    report = report_head(trainer.head, dataset, examples, method, ks, not options.include_seen, facts)
     folder = Path(options.output or Path(str(training.output_dir)) / "evaluation")
     report.save(folder)
     trainer.create_model_card()
     print(report.to_markdown())
-    say(
-        f"Head and card in {training.output_dir}, report in {folder}. Next: vlm2rec recommend --model "
-        f"{training.output_dir} --dataset {data.dataset} --history ID,ID"
-    )
+    say(f"Head and card in {training.output_dir}, report in {folder}.")
 
 
 def test_examples(dataset: RecDataset, max_length: int, max_users: int | None = None) -> Examples:
@@ -160,16 +175,11 @@ def build_head(
     content = vectors is not None and options.item_representation != "id"
     config = SeqRecConfig(
         n_items=dataset.n_items,
-        encoder=options.encoder,
         item_representation=str(options.item_representation),
         content_dims={view: matrix.shape[1] for view, matrix in vectors.views.items()}
         if vectors and content
         else None,
-        hidden_size=options.hidden_size,
-        num_layers=options.num_layers,
-        num_heads=options.num_heads,
-        max_length=options.max_length,
-        dropout=options.dropout,
+        **options.sizes(),
         embedder=vectors.embedder if vectors else None,
         embedder_revision=vectors.revision if vectors else None,
     )
@@ -182,7 +192,7 @@ def build_head(
 
 
 def report_head(
-    head: SequentialRecommender,
+    head: CatalogueRecommender,
     dataset: RecDataset,
     examples: Examples,
     method: str,

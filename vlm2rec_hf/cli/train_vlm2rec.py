@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments, WarmUpArguments
+from vlm2rec_hf.cli.arguments import (
+    DataArguments,
+    EvaluateArguments,
+    ModelArguments,
+    VisionCacheFolder,
+    WarmUpArguments,
+)
 from vlm2rec_hf.cli.common import build_model, open_dataset, parse, require, say
 
 if TYPE_CHECKING:
@@ -16,19 +22,36 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command. `output_dir` holds the model, checkpoints and, under `evaluation/`, the test report."""
+    """Run the command. `output_dir` holds the model, checkpoints and, under `evaluation/`, the test report.
+
+    Runs in one process, or in several through `accelerate launch -m vlm2rec_hf.cli.main train ...`.
+    """
     from vlm2rec_hf.cli.evaluate import evaluate
     from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
     from vlm2rec_hf.trainers.vlm2rec_args import VLM2RecTrainingArguments
     from vlm2rec_hf.trainers.vlm2rec_trainer import VLM2RecTrainer, default_lora_config
 
-    data, models, warm, options, training = parse(
+    data, models, warm, options, training, cached = parse(
         "train",
         __doc__ or "",
-        (DataArguments, ModelArguments, WarmUpArguments, EvaluateArguments, VLM2RecTrainingArguments),
+        (
+            DataArguments,
+            ModelArguments,
+            WarmUpArguments,
+            EvaluateArguments,
+            VLM2RecTrainingArguments,
+            VisionCacheFolder,
+        ),
         argv,
     )
+    if cached.vision_cache:
+        if training.vision_cache_dir not in (None, cached.vision_cache) or not training.cache_vision_features:
+            raise ValueError(
+                f"`--vision_cache` {cached.vision_cache!r} contradicts `--vision_cache_dir` "
+                f"{training.vision_cache_dir!r} (another name of it) or `--cache_vision_features false`; give one."
+            )
+        training.vision_cache_dir = cached.vision_cache
     require(training.output_dir, "--output_dir", "the folder of the trained model")
     start = time.perf_counter()
     dataset = open_dataset(data)
@@ -62,12 +85,14 @@ def main(argv: Sequence[str]) -> None:
         "loss": trainer.loss.get_config_dict(),
         "steps": trainer.state.global_step,
         "seed": training.seed,
-        "weights": weights_fingerprint(Path(str(training.output_dir))),
+        "weights": weights_fingerprint(Path(str(training.output_dir))) if training.should_save else None,
         "seconds": round(time.perf_counter() - start, 1),
     }
     options.eval_max_history = training.max_history
     options.method = training.objective
-    report = evaluate(trainer.embedder, catalogue, dataset, options, facts)
+    report = evaluate(trainer.embedder, catalogue, dataset, options, facts, trainer.shares_evaluation)
+    if not training.should_save:
+        return  # every process has encoded its share; one of them writes
     folder = Path(options.output or Path(str(training.output_dir)) / "evaluation")
     report.save(folder)
     trainer.create_model_card()

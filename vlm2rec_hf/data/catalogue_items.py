@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlm2rec_hf.columns import IMAGE
+from vlm2rec_hf.data.images import image_digest
+
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
     from vlm2rec_hf.data.items import Item
@@ -15,19 +18,26 @@ class CatalogueItems(Sequence["Item"]):
 
     Args:
         dataset: where the items live.
+        rows: places of the items wanted; all by default.
     """
 
-    def __init__(self, dataset: RecDataset) -> None:
+    def __init__(self, dataset: RecDataset, rows: range | None = None) -> None:
         self._dataset = dataset
+        self._rows = range(dataset.n_items) if rows is None else rows
 
     def __len__(self) -> int:
-        return self._dataset.n_items
+        return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return self._dataset.item(range(len(self))[index])
+        return self._dataset.item(self._rows[index])
+
+    def image_source(self, index: int) -> bytes | None:
+        """Hash of an item's picture file, without decoding it; `None` without one. See `image_digest`."""
+        cell = self._dataset.items[range(len(self))[index]].get(IMAGE)
+        return image_digest(cell["bytes"]) if cell is not None and cell["bytes"] else None
 
     def texts(self) -> Iterator[str | None]:
         """Every item's text without decoding a picture."""
-        return iter(self._dataset.item_texts())
+        return iter(self._dataset.item_texts(None if len(self) == self._dataset.n_items else self._rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -255,10 +256,11 @@ class RecDataset:
             self.image_problems[index] = reason
         return Item(text=text_of(row), image=picture)
 
-    def item_texts(self) -> list[str | None]:
-        """Every item's text (as in `item`), without touching the pictures."""
+    def item_texts(self, rows: range | None = None) -> list[str | None]:
+        """The texts (as in `item`) of all items, or of those at `rows`, without touching the pictures."""
         names = [name for name in (ITEM_ID, TITLE, TEXT) if name in self.items.column_names]
-        return [text_of(row) for row in self.items.select_columns(names)]
+        table = self.items.select_columns(names)
+        return [text_of(row) for row in (table if rows is None else table.select(rows))]
 
     def catalogue_items(self) -> CatalogueItems:
         """The items as a lazy sequence, for `PreparedCatalogue` and encoders; pictures are decoded on access."""
@@ -384,6 +386,30 @@ class RecDataset:
         items, taken_out = without_images(self.items, broken) if broken else (self.items, q.empty())
         quarantine = q.concat([self._quarantine, taken_out])
         return RecDataset(self._log, items, quarantine, self._provenance.after(step))
+
+    def with_item_columns(
+        self, columns: Mapping[str, Sequence[str | None]], *, step: dict[str, Any], quarantine: pa.Table | None = None
+    ) -> RecDataset:
+        """The same dataset with more columns of strings in its item table; the catalogue stays in its order.
+
+        Args:
+            columns: name -> one value per item. A column that is there already is replaced.
+            step: what is noted among `steps` (`{"step": ..., ...}`).
+            quarantine: rows to keep aside besides those that are.
+
+        Raises:
+            ValueError: another number of values than of items, or a column that everything else stands on.
+        """
+        items = self.items
+        for name, values in columns.items():
+            if name in (ITEM_ID, TITLE, TEXT, IMAGE):
+                raise ValueError(f"`columns` names {name!r}, which cannot be replaced; give the column another name.")
+            if len(values) != self.n_items:
+                raise ValueError(f"`columns` gives {len(values)} values of {name!r} for {self.n_items} items.")
+            items = items.remove_columns(name) if name in items.column_names else items
+            items = items.add_column(name, pa.array(values, pa.string()))
+        kept = q.concat([self._quarantine, quarantine if quarantine is not None else q.empty()])
+        return RecDataset(self._log, items, kept, self._provenance.after(step))
 
     def renamed(self, name: str) -> RecDataset:
         """The same dataset under another name; the fingerprint stays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import zlib
@@ -17,6 +18,9 @@ MAX_BYTES = 100_000_000
 
 # An allow-list: Pillow also knows formats whose loading starts other programs (EPS) or that nobody uses for products.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+
+DECODING_RULES = 1
+"""Raised whenever `decode_image` turns some file into other pixels than before, so that caches notice."""
 
 REASONS = {
     "empty": "no bytes at all",
@@ -162,6 +166,19 @@ def image_bytes(value: Any) -> bytes:
     if len(data) > MAX_BYTES:
         raise ImageError("too_many_bytes", f"{len(data)} bytes")
     return bytes(data)
+
+
+def image_digest(data: bytes) -> bytes:
+    """Hash of a picture file that stands for what `decode_image` makes of it: equal hashes, equal pixels.
+
+    Returns:
+        20 bytes; others under another Pillow, or other rules of `decode_image`.
+    """
+    from PIL import __version__ as pillow
+
+    digest = hashlib.blake2b(f"rules {DECODING_RULES}, Pillow {pillow}:".encode(), digest_size=20)
+    digest.update(data)
+    return digest.digest()
 
 
 def encode_png(picture: Image.Image) -> bytes:

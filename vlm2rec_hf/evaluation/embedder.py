@@ -11,6 +11,7 @@ import torch
 
 from vlm2rec_hf.evaluation.metrics import hit_at_k, mrr_at_k, ndcg_at_k
 from vlm2rec_hf.evaluation.modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
+from vlm2rec_hf.evaluation.sharing import encoded_by_all
 
 if TYPE_CHECKING:
     from vlm2rec_hf.data.sequences import Examples
@@ -56,8 +57,11 @@ def evaluate_embedder(
     *,
     k: int = 20,
     exclude_seen: bool = True,
-    batch_size: int = 64,
+    batch_size: int | None = None,
+    vision_cache: Any | None = None,
     show_progress: bool = False,
+    across_processes: bool = False,
+    **options: Any,
 ) -> EmbedderEvaluation:
     """Encode the whole catalogue and the examples' histories, and rank every view over the full catalogue.
 
@@ -68,11 +72,15 @@ def evaluate_embedder(
         examples: who to rank for; histories are cut to `examples.max_history` and the processor's `max_history`.
         k: length of the top lists.
         exclude_seen: leave items of the user's past out of the candidates.
-        batch_size: of the encoder.
+        batch_size: rows per pass of the encoder at most; see `VLM2RecEmbedder.encode_items`.
+        vision_cache: knows vision features of pictures; see there.
         show_progress: draw progress bars.
+        across_processes: share the encoding out among the processes of the default group; all of them have to call
+            this, and all get the whole result.
+        options: further options of `encode_items` (`max_tokens`, `packing`, `workers`).
 
     Raises:
-        ValueError: a catalogue of another size than the examples', or no examples.
+        ValueError: a catalogue of another size than the examples', features of another vision tower, or no examples.
     """
     if len(catalogue) != examples.sequences.n_items:
         raise ValueError(
@@ -81,8 +89,15 @@ def evaluate_embedder(
         )
     if len(examples) == 0:
         raise ValueError("`examples` is empty: no user of this split has a history and a target.")
-    items = encode_catalogue(model, catalogue, batch_size=batch_size, show_progress=show_progress)
-    users = encode_users(model, catalogue, examples, batch_size=batch_size, show_progress=show_progress)
+    options = {"batch_size": batch_size, "vision_cache": vision_cache, "show_progress": show_progress, **options}
+    if across_processes:
+        items = encoded_by_all(len(catalogue), lambda rows: encode_catalogue(model, catalogue, rows, **options))
+        users = encoded_by_all(
+            len(examples), lambda rows: encode_users(model, catalogue, examples.take(rows), **options)
+        )
+    else:
+        items = encode_catalogue(model, catalogue, **options)
+        users = encode_users(model, catalogue, examples, **options)
     views = ("text", "image", "both")
     rankings = evaluate_views(
         {view: users.view(view) for view in views},
@@ -108,14 +123,31 @@ def evaluate_embedder(
 
 
 def encode_catalogue(
-    model: VLM2RecEmbedder, catalogue: PreparedCatalogue, *, batch_size: int = 64, show_progress: bool = False
+    model: VLM2RecEmbedder,
+    catalogue: PreparedCatalogue,
+    rows: Sequence[int] | np.ndarray | None = None,
+    *,
+    vision_cache: Any | None = None,
+    **options: Any,
 ) -> Encoding:
-    """Vectors of every item of the catalogue; items with neither text nor picture get zero vectors."""
-    usable = [i for i in range(len(catalogue)) if not catalogue.is_empty(i)]
-    encoded = model.encode_items(
-        _Chosen(catalogue, usable), catalogue.processor, batch_size=batch_size, show_progress=show_progress
-    )
-    return _spread(encoded, usable, len(catalogue))
+    """Vectors of every item of the catalogue, or of those in `rows`; zero for items with neither text nor picture.
+
+    Args:
+        model: the embedder.
+        catalogue: the prepared items.
+        rows: which of them; all by default.
+        vision_cache: prepares the raw items in place of the catalogue; see `VLM2RecEmbedder.encode_items`.
+        options: further options of `encode_items`.
+
+    Raises:
+        ValueError: the catalogue holds features of another vision tower.
+    """
+    catalogue.check_features(model)
+    chosen = list(range(len(catalogue))) if rows is None else [int(row) for row in rows]
+    usable = [place for place, row in enumerate(chosen) if not catalogue.is_empty(row)]
+    source = _Chosen(catalogue if vision_cache is None else catalogue.items, [chosen[place] for place in usable])
+    encoded = model.encode_items(source, catalogue.processor, vision_cache=vision_cache, **options)
+    return _spread(encoded, usable, len(chosen))
 
 
 def encode_users(
@@ -123,34 +155,50 @@ def encode_users(
     catalogue: PreparedCatalogue,
     examples: Examples,
     *,
-    batch_size: int = 64,
-    show_progress: bool = False,
+    vision_cache: Any | None = None,
+    **options: Any,
 ) -> Encoding:
-    """Vectors of every example's history; zero where no item of it has a text or picture."""
+    """Vectors of every example's history; zero where no item of it has a text or picture.
+
+    Args:
+        model: the embedder.
+        catalogue: the prepared items.
+        examples: whose histories.
+        vision_cache: prepares the raw items in place of the catalogue; see `VLM2RecEmbedder.encode_items`.
+        options: further options of `encode_histories`.
+
+    Raises:
+        ValueError: the catalogue holds features of another vision tower.
+    """
+    catalogue.check_features(model)
     # Each item of the catalogue is prepared once, however many histories it stands in.
-    used = np.unique(np.concatenate([np.zeros(0, np.int64), *examples.histories()]))
-    prepared = {int(i): catalogue[int(i)] for i in used}
+    used = np.unique(np.concatenate([np.zeros(0, np.int64), *examples.histories()])).tolist()
+    if vision_cache is None:
+        prepared = {i: catalogue[i] for i in used}
+    else:
+        usable = [i for i in used if not catalogue.is_empty(i)]
+        made = vision_cache.prepare(model, catalogue.processor, _Chosen(catalogue.items, usable))
+        prepared = dict(zip(usable, made, strict=True))
     histories = [
-        [prepared[int(i)] for i in history if _says_something(prepared[int(i)])] for history in examples.histories()
+        [prepared[int(i)] for i in history if int(i) in prepared and _says_something(prepared[int(i)])]
+        for history in examples.histories()
     ]
     known = [i for i, history in enumerate(histories) if history]
-    encoded = model.encode_histories(
-        [histories[i] for i in known], catalogue.processor, batch_size=batch_size, show_progress=show_progress
-    )
+    encoded = model.encode_histories([histories[i] for i in known], catalogue.processor, **options)
     return _spread(encoded, known, len(histories))
 
 
 class _Chosen(Sequence):
-    """Some items of a catalogue, still read lazily."""
+    """Some entries of a sequence, still read lazily."""
 
-    def __init__(self, catalogue: PreparedCatalogue, rows: Sequence[int]) -> None:
-        self._catalogue, self._rows = catalogue, rows
+    def __init__(self, source: Sequence[Any], rows: Sequence[int]) -> None:
+        self._source, self._rows = source, rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._catalogue[self._rows[index]]
+        return self._source[self._rows[index]]
 
 
 def _says_something(item: PreparedItem) -> bool:

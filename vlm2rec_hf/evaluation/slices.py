@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 from vlm2rec_hf.data.sequences import Examples
 
 HISTORY_EDGES = (1, 5, 10, 20, 50)
+HEAD_SHARE = 0.2
+"""Share of the catalogue that counts as head items; the others are the long tail."""
 
 
 def popularity_buckets(train_counts: ArrayLike, n_buckets: int = 5) -> np.ndarray:
@@ -45,6 +47,31 @@ def popularity_buckets(train_counts: ArrayLike, n_buckets: int = 5) -> np.ndarra
     return bucket[inverse].astype(np.int64)
 
 
+def head_items(train_counts: ArrayLike, share: float = HEAD_SHARE) -> np.ndarray:
+    """Which items are head items: the `share` of the catalogue with the most training interactions.
+
+    Long-tail results are usually told by number of items, the most popular fifth against the rest; which share DMESR
+    takes is not public, so this is our choice. Items with as many interactions as the last head item are head items.
+
+    Args:
+        train_counts: `(n_items,)` training interactions per item.
+        share: of the items, in (0, 1).
+
+    Returns:
+        `(n_items,)` bool; items without any training interaction are never head items.
+
+    Raises:
+        ValueError: a share outside (0, 1).
+    """
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"`share` must lie between 0 and 1, got {share}.")
+    counts = np.asarray(train_counts)
+    if len(counts) == 0:
+        return np.zeros(0, dtype=bool)
+    last = max(1, round(share * len(counts)))
+    return (counts >= np.sort(counts)[::-1][last - 1]) & (counts > 0)
+
+
 def make_slices(
     examples: Examples,
     *,
@@ -58,6 +85,7 @@ def make_slices(
     - `cold_item`: the target has no training interaction.
     - `no_image`: the target has no picture (only with `has_image`).
     - `popularity_q1` (head) ... `popularity_q5` (tail): `popularity_buckets` of the target.
+    - `head_items`, `tail_items`: the target is among the most popular fifth of the items (`head_items`), or not.
     - `history_1-4`, ..., `history_50+`: number of interactions before the target, not cut to `max_history`.
 
     Args:
@@ -92,6 +120,8 @@ def make_slices(
     bucket = popularity_buckets(counts, n_buckets)[targets]
     for number in range(n_buckets):
         slices[f"popularity_q{number + 1}"] = bucket == number
+    popular = head_items(counts)[targets]
+    slices |= {"head_items": popular, "tail_items": ~popular}
     length = examples.position - examples.sequences.offsets[examples.user]
     for low, high in zip(edges, [*edges[1:], None], strict=True):
         if high is None:

@@ -36,12 +36,12 @@ def render_embedder_card(facts: EmbedderFacts) -> str:
     Raises:
         ValueError: the text would hold what looks like an access token.
     """
-    return _render("embedder.md", embedder_metadata(facts), facts, sections.embedder(facts))
+    return render_card("embedder.md", embedder_metadata(facts), facts, sections.embedder(facts))
 
 
 def render_head_card(facts: HeadFacts) -> str:
     """The card of a sequential head's repo; arguments and errors as `render_embedder_card`."""
-    return _render("head.md", head_metadata(facts), facts, sections.head(facts))
+    return render_card("head.md", head_metadata(facts), facts, sections.head(facts))
 
 
 def render_dataset_card(
@@ -57,12 +57,12 @@ def render_dataset_card(
     Raises:
         ValueError: no config `interactions`, or the text would hold what looks like an access token.
     """
-    return _render("dataset.md", dataset_metadata(facts, configs), facts, sections.dataset(facts))
+    return render_card("dataset.md", dataset_metadata(facts, configs), facts, sections.dataset(facts))
 
 
 def render_space_card(facts: SpaceFacts) -> str:
     """The card of a Space; errors as `render_embedder_card`."""
-    return _render("space.md", space_metadata(facts), facts, sections.space(facts))
+    return render_card("space.md", space_metadata(facts), facts, sections.space(facts))
 
 
 def write_card(text: str, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -98,7 +98,18 @@ def write_card(text: str, folder: str | os.PathLike[str], *, overwrite: bool = F
     return path
 
 
-def _render(template: str, data: CardData, facts: Any, parts: Mapping[str, Any]) -> str:
+def render_card(template: str, data: CardData, facts: Any, parts: Mapping[str, Any]) -> str:
+    """A card from its template.
+
+    Args:
+        template: file in `templates/`.
+        data: the front matter.
+        facts: with `repo_id`, and `revision` where the snippet pins one.
+        parts: what the template prints beside the facts.
+
+    Raises:
+        ValueError: the text would hold what looks like an access token.
+    """
     yaml = Markdown(data.to_yaml(line_break="\n"))
     load = python_string(facts.repo_id)
     if getattr(facts, "revision", None):

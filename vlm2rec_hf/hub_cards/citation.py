@@ -11,6 +11,21 @@ _VLM2REC = """@misc{vlm2rec,
   archivePrefix = {arXiv},
   url           = {https://arxiv.org/abs/2603.17450}
 }"""
+_DMESR = """@misc{dmesr,
+  title         = {{DMESR}},
+  year          = {2026},
+  eprint        = {2602.13715},
+  archivePrefix = {arXiv},
+  url           = {https://arxiv.org/abs/2602.13715}
+}"""
+_PIXREC = """@misc{pixrec,
+  title         = {{PixRec}},
+  year          = {2026},
+  eprint        = {2601.06458},
+  archivePrefix = {arXiv},
+  url           = {https://arxiv.org/abs/2601.06458}
+}"""
+_METHODS = {"VLM2Rec": _VLM2REC, "PixRec": _PIXREC, "DMESR": _DMESR}
 _ENCODERS = {
     "sasrec": ("Self-Attentive Sequential Recommendation", "2018", "1808.09781"),
     "gru4rec": ("Session-based Recommendations with Recurrent Neural Networks", "2015", "1511.06939"),
@@ -32,7 +47,8 @@ def bibtex(method: str | None, encoder: str | None = None, *, dataset: bool = Fa
     """
     from vlm2rec_hf import __version__
 
-    entries = [_VLM2REC] if method in (None, "VLM2Rec") and encoder is None or method == "VLM2Rec" else []
+    name = method.split()[0] if method else "VLM2Rec" if encoder is None else ""
+    entries = [_METHODS[name]] if name in _METHODS else []
     if encoder in _ENCODERS:
         title, year, number = _ENCODERS[encoder]
         entries.append(

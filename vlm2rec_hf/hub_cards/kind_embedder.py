@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -54,4 +55,5 @@ EMBEDDER = ModelKind(
     probe=probe_embedder,
     required={"processor_config.json": "save the processor there too (`processor.save_pretrained(folder)`)"},
     contents=sentence_transformer_files,
+    as_published=lambda facts: dataclasses.replace(facts, sentence_transformer=True),
 )

@@ -12,17 +12,23 @@ from vlm2rec_hf.hub_cards.model_folder import json_bytes, publishable
 from vlm2rec_hf.hub_cards.model_kinds import ModelKind
 from vlm2rec_hf.hub_cards.probes import Answers
 
+CATALOGUE = {
+    "catalogue.parquet": "without it nobody could name the items; set the head's catalogue (`set_catalogue`) and save "
+    "it again"
+}
 
-def probe_head(where: str, hub: dict[str, Any]) -> Answers:
+
+def probe_head(where: str, hub: dict[str, Any], model_class: Any = None) -> Answers:
     """Item vectors of a head, and its user vectors after histories of its first items.
 
     Args:
         where: folder or Hub id.
         hub: `revision`, `token`, `cache_dir`.
+        model_class: `SequentialRecommender` by default.
     """
     from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
 
-    head = SequentialRecommender.from_pretrained(where, **hub).eval()
+    head = (model_class or SequentialRecommender).from_pretrained(where, **hub).eval()
     some = list(range(min(head.config.n_items, 5)))
     return {
         "items": head.item_vectors().detach(),
@@ -43,9 +49,6 @@ HEAD = ModelKind(
     facts=HeadFacts,
     render=render_head_card,
     probe=probe_head,
-    required={
-        "catalogue.parquet": "without it nobody could name the items; set the head's catalogue (`set_catalogue`) and "
-        "save it again"
-    },
+    required=CATALOGUE,
     contents=config_without_places,
 )

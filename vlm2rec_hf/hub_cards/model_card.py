@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from vlm2rec_hf.hub.errors import explained
 from vlm2rec_hf.hub_cards.card import write_card
-from vlm2rec_hf.hub_cards.facts import EmbedderFacts
 from vlm2rec_hf.hub_cards.figures import write_figures
 from vlm2rec_hf.hub_cards.model_folder import read_json, read_report
 from vlm2rec_hf.hub_cards.model_kinds import kind_of
@@ -43,9 +42,7 @@ def render_model_card(
     kind = kind_of(str(config.get("model_type")))
     facts = kind.facts.from_folder(folder, repo_id, revision, license=license, method=method)
     if api is not None:
-        facts = _with_licences(api, facts)
-        if isinstance(facts, EmbedderFacts):
-            facts = dataclasses.replace(facts, sentence_transformer=True)  # publishing adds what the folder lacks
+        facts = kind.as_published(_with_licences(api, facts))
     return kind.render(facts)
 
 
@@ -78,7 +75,7 @@ def _with_licences(api: HfApi, facts: Any) -> Any:
         found = _licence(api, data.repo_id, "dataset", data.revision)
         training = dataclasses.replace(training, dataset=dataclasses.replace(data, license=found))
     facts = dataclasses.replace(facts, training=training)
-    if facts.license is None and isinstance(facts, EmbedderFacts):
+    if facts.license is None:
         facts = dataclasses.replace(facts, license=training.base_model_license)
     return facts
 

@@ -22,6 +22,7 @@ class ModelKind:
         required: file a folder must hold beside the weights -> what it is for, and the remedy.
         contents: model folder, the names that get published and its `config.json` -> files that are added, or differ
             from those in the folder.
+        as_published: the facts of the repo, where publishing adds what the folder lacks.
     """
 
     facts: Any
@@ -29,14 +30,17 @@ class ModelKind:
     probe: Callable[[str, dict[str, Any]], Answers]
     required: Mapping[str, str] = field(default_factory=dict)
     contents: Callable[[Path, tuple[str, ...], dict[str, Any]], dict[str, bytes]] = lambda folder, names, config: {}
+    as_published: Callable[[Any], Any] = lambda facts: facts
 
 
 def model_kinds() -> dict[str, ModelKind]:
     """`model_type` -> kind."""
+    from vlm2rec_hf.hub_cards.kind_dmesr import DMESR
     from vlm2rec_hf.hub_cards.kind_embedder import EMBEDDER
     from vlm2rec_hf.hub_cards.kind_head import HEAD
+    from vlm2rec_hf.hub_cards.kind_pixrec import PIXREC
 
-    return {"vlm2rec": EMBEDDER, "seqrec": HEAD}
+    return {"vlm2rec": EMBEDDER, "seqrec": HEAD, "pixrec": PIXREC, "dmesr": DMESR}
 
 
 def kind_of(model_type: str) -> ModelKind:

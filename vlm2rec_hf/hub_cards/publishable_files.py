@@ -26,7 +26,8 @@ PUBLISHED = (
 # What an earlier version may have left in the repo and would be loaded, or believed, beside the new files.
 STALE = (
     *PUBLISHED, "pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_model.bin", "training_args.bin",
-    "tf_model.h5", "flax_model.msgpack", "model*.safetensors", "*_vlm2rec.py", "*_seqrec.py",
+    "tf_model.h5", "flax_model.msgpack", "model*.safetensors", "*_vlm2rec.py", "*_seqrec.py", "*_pixrec.py",
+    "*_dmesr.py",
     "family_*.py", "hub_loading.py",
 )  # fmt: skip
 KEPT = (".gitattributes", CARD_FILE)

@@ -1,6 +1,7 @@
 """Losses: tensors in, named terms out. Nothing here knows a model or a trainer."""
 
 from .crtr import crtr, crtr_candidates
+from .dmesr import alignment_loss
 from .gather import average_over_processes, gather_candidates, gather_sizes, gather_with_grad
 from .info_nce import info_nce, mean_over_users, unimodal_info_nce
 from .masks import check_positives, negative_mask
@@ -21,6 +22,7 @@ __all__ = [
     "ViewSimilarities",
     "ViewVectors",
     "WPCLOutput",
+    "alignment_loss",
     "average_over_processes",
     "check_positives",
     "crtr",

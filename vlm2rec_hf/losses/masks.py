@@ -56,7 +56,7 @@ def seen_candidates(candidate_ids: Tensor, history_ids: Tensor) -> Tensor:
     ids = candidate_ids.sort().values
     # Each distinct id is represented by its first place in sorted order; nothing here needs to know how many distinct
     # ids there are, so a GPU is never made to wait for the CPU.
-    representative = torch.searchsorted(ids, candidate_ids)
+    representative = torch.searchsorted(ids, candidate_ids.contiguous())
     place = torch.searchsorted(ids, history_ids.contiguous()).clamp_(max=n_candidates - 1)
     found = (ids[place] == history_ids) & (history_ids >= 0)
     # Misses are written to one spare column at the end, which is then dropped by the look-up.

@@ -95,7 +95,7 @@ def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict
     if base_config.get("model_type") == config.model_type:
         model = embedder_class.from_pretrained(base, **hub, **arguments)
     else:
-        model = embedder_class.from_backbone(base, fusion=config.fusion, **hub, **arguments)
+        model = embedder_class.from_backbone(base, **config.backbone_options(), **hub, **arguments)
     _check_shape(adapter, base, config, model.config)
     _put_in(model, adapter)
     model.config.base_model, model.config.base_model_revision = config.base_model, config.base_model_revision

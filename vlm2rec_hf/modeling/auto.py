@@ -11,19 +11,27 @@ def register_auto_classes() -> None:
     """
     from transformers import AutoConfig, AutoModel, AutoProcessor
 
+    from .configuration_dmesr import DMESRConfig
+    from .configuration_pixrec import PixRecConfig
     from .configuration_seqrec import SeqRecConfig
     from .configuration_vlm2rec import VLM2RecConfig
+    from .modeling_dmesr import DMESRModel
+    from .modeling_pixrec import PixRecModel
     from .modeling_seqrec import SequentialRecommender
     from .modeling_vlm2rec import VLM2RecEmbedder
+    from .processing_pixrec import PixRecProcessor
     from .processing_vlm2rec import VLM2RecProcessor
 
-    AutoConfig.register(VLM2RecConfig.model_type, VLM2RecConfig, exist_ok=True)
-    AutoModel.register(VLM2RecConfig, VLM2RecEmbedder, exist_ok=True)
-    AutoProcessor.register(VLM2RecConfig, VLM2RecProcessor, exist_ok=True)
-    VLM2RecConfig.register_for_auto_class()
-    VLM2RecEmbedder.register_for_auto_class("AutoModel")
-    VLM2RecProcessor.register_for_auto_class("AutoProcessor")
-    AutoConfig.register(SeqRecConfig.model_type, SeqRecConfig, exist_ok=True)
-    AutoModel.register(SeqRecConfig, SequentialRecommender, exist_ok=True)
-    SeqRecConfig.register_for_auto_class()
-    SequentialRecommender.register_for_auto_class("AutoModel")
+    for config, model, processor in (
+        (VLM2RecConfig, VLM2RecEmbedder, VLM2RecProcessor),
+        (SeqRecConfig, SequentialRecommender, None),
+        (PixRecConfig, PixRecModel, PixRecProcessor),
+        (DMESRConfig, DMESRModel, None),
+    ):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, model, exist_ok=True)
+        config.register_for_auto_class()
+        model.register_for_auto_class("AutoModel")
+        if processor is not None:
+            AutoProcessor.register(config, processor, exist_ok=True)
+            processor.register_for_auto_class("AutoProcessor")

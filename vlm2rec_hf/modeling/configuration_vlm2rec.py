@@ -1,5 +1,7 @@
 """Configuration of a `VLM2RecEmbedder`."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -11,7 +13,7 @@ class VLM2RecConfig(PreTrainedConfig):
     r"""Configuration of a `VLM2RecEmbedder`: a vision-language backbone plus how its states become one vector.
 
     Args:
-        vlm_config: configuration (object or dict) of the backbone; Qwen2-VL, Qwen2.5-VL and Qwen3-VL are supported.
+        vlm_config: configuration (object or dict) of the backbone (Qwen2-VL, Qwen2.5-VL, Qwen3-VL, SmolVLM, Idefics3).
         fusion: `"external"` (the paper's: text and pictures are encoded in separate rows and the two unit vectors
             added) or `"internal"` (one row with text and pictures together; the paper's baseline).
         initializer_range: standard deviation used when weights are initialised from scratch.
@@ -58,3 +60,7 @@ class VLM2RecConfig(PreTrainedConfig):
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:  # noqa: ANN002, ANN003
         """Configuration of the language model inside the backbone."""
         return self.vlm_config.get_text_config(*args, **kwargs)  # type: ignore[union-attr]
+
+    def backbone_options(self) -> dict[str, Any]:
+        """What `VLM2RecEmbedder.from_backbone` needs to build the same architecture on a raw backbone."""
+        return {"fusion": self.fusion}

@@ -1,8 +1,9 @@
 """What differs between families of vision-language backbones, chosen once at construction.
 
-A family answers four questions: which tokens stand for a picture in a row (`image_block`), how pictures become
-features (`encode_images`), how the language model runs over a row in which those features stand (`run`), and where
-positions go on behind a piece of a row (`positions_taken`).
+A family says what a prepared picture is (`prepare_image`), which tokens stand for one in a row (`image_block`), how
+pictures become features (`encode_images`), how the language model runs over a row in which those features stand
+(`run`), where positions go on behind a piece of a row (`positions_taken`), and which parts of the backbone are which
+(`vision_modules`, `language_model_name`).
 """
 
 from collections.abc import Sequence
@@ -52,6 +53,27 @@ class RowPrefix:
     position: Tensor
 
 
+@dataclass
+class Sizes:
+    """What the memory that a part of a backbone takes per token depends on.
+
+    Attributes:
+        width: of the residual stream.
+        mlp_width: inside the MLP.
+        heads: of attention.
+        head_size: numbers per head.
+        input_width: numbers per input that are not yet tokens (pixels of a patch).
+        writes_scores: attention holds all of its scores in memory.
+    """
+
+    width: int
+    mlp_width: int
+    heads: int
+    head_size: int
+    input_width: int = 0
+    writes_scores: bool = False
+
+
 class BackboneFamily:
     """Interface of a family; subclasses list their `model_types` and override all methods.
 
@@ -59,6 +81,33 @@ class BackboneFamily:
     """
 
     model_types: tuple[str, ...] = ()
+    language_model_name: str = ""
+    """Attribute of the backbone that holds its language model; adapters are put there."""
+    chat_image: str = ""
+    """What stands for a picture in the text that the backbone's chat template writes."""
+
+    def set_up_image_processor(self, image_processor: Any, config: Any) -> None:
+        """Note on an image processor what it must know of the backbone and does not; nothing by default."""
+
+    def prepare_image(self, image_processor: Any, image: Any) -> tuple[Tensor, tuple[int, ...]]:
+        """Preprocess one picture.
+
+        Args:
+            image_processor: the backbone's.
+            image: an RGB `PIL.Image.Image`.
+
+        Returns:
+            `(t * h * w, patch_dim)` pixels, one row per vision patch, and the grid `(t, h, w)`.
+        """
+        raise NotImplementedError
+
+    def vision_modules(self, vlm: Any) -> list[Any]:
+        """All modules that pictures pass before they stand in a row; their dtype is that of the first."""
+        raise NotImplementedError
+
+    def language_model(self, vlm: Any) -> Any:
+        """The language model of a backbone."""
+        return getattr(vlm, self.language_model_name)
 
     def image_block(self, tokenizer: Any, image_processor: Any, grid: Sequence[int]) -> list[int]:
         """Token ids that stand for one picture of vision grid `(t, h, w)`, wrapping tokens included."""
@@ -70,6 +119,19 @@ class BackboneFamily:
 
     def encode_images(self, vlm: Any, pixel_values: Tensor, grid: Tensor) -> ImageFeatures:
         """Run the vision tower: `pixel_values` as the family's image processor makes them."""
+        raise NotImplementedError
+
+    def generation_inputs(
+        self, config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Keyword arguments besides `input_ids` and `attention_mask` for the backbone's own `generate`.
+
+        Args:
+            config: of the backbone.
+            input_ids: `(rows, length)`, with the tokens of `image_block` where a picture stands.
+            pixel_values: pictures as `prepare_image` gives them, one per row, or `None` without pictures.
+            grid: `(rows, 3)`, or `None`.
+        """
         raise NotImplementedError
 
     def run(
@@ -101,6 +163,51 @@ class BackboneFamily:
         """
         return length
 
+    def run_packed(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
+        """As `run`, on one long row without the padding: final-norm states `(n_tokens, hidden)`, row after row."""
+        raise NotImplementedError
+
+    def prepare_backbone(self, vlm: Any) -> None:
+        """Replace what the backbone does slowly by what gives the same numbers; its weights and their names stay."""
+
+    def sizes(self, vlm: Any) -> tuple[Sizes, ...]:
+        """Sizes of the language model and of the vision tower."""
+        raise NotImplementedError
+
+
+def place_images(embeds: Tensor, placeholders: Tensor, images: ImageFeatures | None) -> Tensor:
+    """Put picture features in place of their placeholders.
+
+    Args:
+        embeds: `(rows, length, hidden)` token embeddings.
+        placeholders: `(rows, length)` bool.
+        images: features in the order of the placeholders, or `None` without pictures.
+
+    Raises:
+        ValueError: another number of placeholders than of features.
+    """
+    if images is None or not len(images.grid):
+        return embeds
+    if int(placeholders.sum()) != len(images.tokens):
+        raise ValueError(
+            f"The rows hold {int(placeholders.sum())} picture placeholders but `pixel_values` gives "
+            f"{len(images.tokens)} features: was a row truncated inside a picture?"
+        )
+    return embeds.masked_scatter(placeholders.unsqueeze(-1), images.tokens.to(embeds.dtype))
+
+
+def is_right_padded(attention_mask: Tensor) -> bool:
+    """Whether every row of `(rows, length)` begins with all of its real tokens."""
+    return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
+
+
+def families() -> tuple[type[BackboneFamily], ...]:
+    """All families there are."""
+    from .family_idefics3 import Idefics3Family
+    from .family_qwen_vl import QwenVLFamily
+
+    return (QwenVLFamily, Idefics3Family)
+
 
 def family_of(model_type: str) -> BackboneFamily:
     """The family of a backbone's `model_type`.
@@ -108,11 +215,8 @@ def family_of(model_type: str) -> BackboneFamily:
     Raises:
         ValueError: no family knows this `model_type`.
     """
-    from .family_qwen_vl import QwenVLFamily
-
-    families = (QwenVLFamily,)
-    for family in families:
+    for family in families():
         if model_type in family.model_types:
             return family()
-    known = sorted(name for family in families for name in family.model_types)
+    known = sorted(name for family in families() for name in family.model_types)
     raise ValueError(f"`vlm_config` has model_type {model_type!r}; supported backbones are {known}.")

@@ -6,13 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .families_vlm2rec import BackboneFamily, ImageFeatures, RowPrefix
+from .families_vlm2rec import BackboneFamily, ImageFeatures, RowPrefix, Sizes, is_right_padded, place_images
 
 
 class QwenVLFamily(BackboneFamily):
     """The three Qwen-VL generations through one code path (still pictures only)."""
 
     model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+    language_model_name = "language_model"
+    chat_image = "<|vision_start|><|image_pad|><|vision_end|>"
+
+    def prepare_image(self, image_processor: Any, image: Any) -> tuple[Tensor, tuple[int, ...]]:
+        """What the image processor makes of it; see `BackboneFamily.prepare_image`."""
+        made = image_processor(images=[image], return_tensors="pt")
+        return made["pixel_values"], tuple(made["image_grid_thw"][0].tolist())
+
+    def vision_modules(self, vlm: Any) -> list[Any]:
+        """The tower with its merger."""
+        return [vlm.visual]
 
     def image_block(self, tokenizer: Any, image_processor: Any, grid: Sequence[int]) -> list[int]:
         """`<|vision_start|>`, one `<|image_pad|>` per merged patch, `<|vision_end|>`."""
@@ -29,6 +40,15 @@ class QwenVLFamily(BackboneFamily):
         output = vlm.get_image_features(pixel_values, grid, return_dict=True)
         layers = getattr(output, "deepstack_features", None) or ()
         return ImageFeatures(_joined(output.pooler_output), grid, tuple(_joined(layer) for layer in layers))
+
+    def generation_inputs(
+        self, config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Patches, grid and, without which positions are wrong, the kind of every token."""
+        kinds = {"mm_token_type_ids": (input_ids == config.image_token_id).int()}
+        if pixel_values is None or grid is None:
+            return kinds
+        return {**kinds, "pixel_values": pixel_values, "image_grid_thw": grid}
 
     def positions_taken(self, config: Any, length: int, grid: Sequence[int] | None) -> int:
         """A text token takes one position, a picture the longer of its merged sides; see `multimodal_positions`."""
@@ -47,30 +67,15 @@ class QwenVLFamily(BackboneFamily):
         prefix: RowPrefix | None = None,
     ) -> Tensor:
         """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
-        embeds = vlm.get_input_embeddings()(input_ids)
-        extra: dict[str, Any] = {}
         placeholders = input_ids == vlm.config.image_token_id
-        grid = None
-        if images is not None and len(images.grid):
-            grid = images.grid
-            if int(placeholders.sum()) != len(images.tokens):
-                raise ValueError(
-                    f"The rows hold {int(placeholders.sum())} picture placeholders but `pixel_values` gives "
-                    f"{len(images.tokens)} features: was a row truncated inside a picture?"
-                )
-            embeds = embeds.masked_scatter(placeholders.unsqueeze(-1), images.tokens.to(embeds.dtype))
-            if images.layers:
-                extra["visual_pos_masks"] = placeholders
-                extra["deepstack_visual_embeds"] = [layer.to(embeds.dtype) for layer in images.layers]
-        positions = multimodal_positions(
-            attention_mask, placeholders, grid, vlm.config.vision_config.spatial_merge_size
-        )
+        positions = _positions(vlm, attention_mask, placeholders, images)
+        extra: dict[str, Any] = {}
         if prefix is not None:
             positions = positions + prefix.position[:, None]
             attention_mask = torch.cat([prefix.mask, attention_mask], dim=-1)
             extra["past_key_values"] = prefix.cache
         output = vlm.language_model(
-            inputs_embeds=embeds,
+            **_embedded(vlm, input_ids, placeholders, images),
             # Behind a right-padded causal row nothing real ever looks at the padding, so no mask is needed: that
             # leaves the attention kernel its fast causal path.
             attention_mask=None if is_right_padded(attention_mask) else attention_mask,
@@ -80,15 +85,86 @@ class QwenVLFamily(BackboneFamily):
         )
         return output.last_hidden_state
 
+    def run_packed(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
+        """See `BackboneFamily.run_packed`.
+
+        The backbones take positions of four kinds for packed rows: first the place in the row, whose restarts tell
+        every attention implementation where a row ends; flash attention gets the boundaries ready-made as well.
+        """
+        real = attention_mask.bool()
+        placeholders = input_ids == vlm.config.image_token_id
+        place = torch.cumsum(attention_mask.long(), -1) - 1
+        positions = torch.cat([place[None], _positions(vlm, attention_mask, placeholders, images)])
+        lengths = real.sum(-1)
+        ends = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).int()
+        longest = int(lengths.max())
+        output = vlm.language_model(
+            **_embedded(vlm, input_ids[real][None], placeholders[real][None], images),
+            attention_mask=None,
+            position_ids=positions[:, real][:, None],
+            use_cache=False,
+            cu_seq_lens_q=ends,
+            cu_seq_lens_k=ends,
+            max_length_q=longest,
+            max_length_k=longest,
+        )
+        return output.last_hidden_state[0]
+
+    def prepare_backbone(self, vlm: Any) -> None:
+        """Cut patches are embedded by one matrix product instead of a 3D convolution."""
+        projection = vlm.visual.patch_embed.proj
+        if type(projection) is torch.nn.Conv3d and projection.kernel_size == projection.stride:
+            projection.__class__ = PatchProjection
+
+    def sizes(self, vlm: Any) -> tuple[Sizes, ...]:
+        """Read off the configuration, whose names differ between generations."""
+        text, vision = vlm.language_model.config, vlm.visual.config
+        heads = text.num_attention_heads
+        head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+        width = getattr(vision, "embed_dim", None) or vision.hidden_size
+        mlp_width = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
+        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        eager = [part._attn_implementation == "eager" for part in (text, vision)]
+        return (
+            Sizes(text.hidden_size, text.intermediate_size, heads, head_size, writes_scores=eager[0]),
+            Sizes(width, mlp_width, vision.num_heads, width // vision.num_heads, patch, eager[1]),
+        )
+
+
+class PatchProjection(torch.nn.Conv3d):
+    """A convolution whose stride is its kernel, for inputs of just one kernel: a matrix product.
+
+    Convolution kernels take several times as long for the same numbers.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`(n_patches, channels, t, h, w)` -> `(n_patches, width, 1, 1, 1)`."""
+        if input.shape[2:] != self.weight.shape[2:]:
+            return super().forward(input)
+        made = torch.nn.functional.linear(input.flatten(1), self.weight.flatten(1), self.bias)
+        return made[:, :, None, None, None]
+
+
+def _embedded(vlm: Any, input_ids: Tensor, placeholders: Tensor, images: ImageFeatures | None) -> dict[str, Any]:
+    """What the language model reads: token embeddings, picture features in place of the placeholders."""
+    embeds = place_images(vlm.get_input_embeddings()(input_ids), placeholders, images)
+    if images is None or not images.layers or not len(images.grid):
+        return {"inputs_embeds": embeds}
+    return {
+        "inputs_embeds": embeds,
+        "visual_pos_masks": placeholders,
+        "deepstack_visual_embeds": [layer.to(embeds.dtype) for layer in images.layers],
+    }
+
+
+def _positions(vlm: Any, attention_mask: Tensor, placeholders: Tensor, images: ImageFeatures | None) -> Tensor:
+    grid = images.grid if images is not None and len(images.grid) else None
+    return multimodal_positions(attention_mask, placeholders, grid, vlm.config.vision_config.spatial_merge_size)
+
 
 def _joined(features: Any) -> Tensor:
     """One `(n_tokens, hidden)` tensor from one per picture, or (deepstack in transformers 5.17) from one for all."""
     return features if isinstance(features, Tensor) else torch.cat(tuple(features))
-
-
-def is_right_padded(attention_mask: Tensor) -> bool:
-    """Whether every row of `(rows, length)` begins with all of its real tokens."""
-    return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
 
 
 def multimodal_positions(attention_mask: Tensor, placeholders: Tensor, grid: Tensor | None, merge_size: int) -> Tensor:

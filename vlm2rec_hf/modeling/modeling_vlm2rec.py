@@ -1,25 +1,25 @@
 """`VLM2RecEmbedder`: items and user histories in one space, from a vision-language backbone."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import AutoModel, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ModelOutput
 
 from .adapter_repos_vlm2rec import find_adapter_repo, load_with_adapter
 from .configuration_vlm2rec import VLM2RecConfig
+from .encoding_vlm2rec import VIEWS, Encoding, EncodingMixin
 from .families_vlm2rec import ImageFeatures, family_of
 from .fusion_vlm2rec import fuse, last_token_pool, scatter_rows, unit
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
-from .processing_vlm2rec import PreparedItem, VLM2RecProcessor, check_list
+from .processing_vlm2rec import VLM2RecProcessor
 
-VIEWS = ("text", "image", "both")
+__all__ = ["VIEWS", "Encoding", "VLM2RecEmbedder", "VLM2RecOutput", "VLM2RecPreTrainedModel"]
 
 
 @dataclass
@@ -41,34 +41,6 @@ class VLM2RecOutput(ModelOutput):
     has_image: Tensor | None = None
 
 
-@dataclass
-class Encoding:
-    """Vectors of many items or histories on the CPU, float32, all three views.
-
-    Attributes:
-        both: `(n, d)` the fused vectors (not normalised: scores are cosine similarities of these sums).
-        text: `(n, d)`, zero where absent.
-        image: `(n, d)`, zero where absent.
-        has_text: `(n,)` bool.
-        has_image: `(n,)` bool.
-    """
-
-    both: Tensor
-    text: Tensor
-    image: Tensor
-    has_text: Tensor
-    has_image: Tensor
-
-    def __len__(self) -> int:
-        return len(self.both)
-
-    def view(self, name: str) -> Tensor:
-        """The `(n, d)` vectors of view `"text"`, `"image"` or `"both"`."""
-        if name not in VIEWS:
-            raise ValueError(f"`view` must be one of {VIEWS}, got {name!r}.")
-        return getattr(self, name)
-
-
 class VLM2RecPreTrainedModel(PreTrainedModel):
     """Weight handling shared by the models built on a vision-language backbone."""
 
@@ -83,7 +55,7 @@ class VLM2RecPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
 
-class VLM2RecEmbedder(VLM2RecPreTrainedModel):
+class VLM2RecEmbedder(EncodingMixin, VLM2RecPreTrainedModel):
     """A vision-language model that embeds items (title and picture) and histories for recommendation.
 
     External fusion (arXiv 2603.17450): the text row and the picture row are encoded separately, each pooled at its
@@ -100,6 +72,7 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
         super().__init__(config)
         self.family = family_of(config.vlm_config.model_type)  # type: ignore[union-attr]
         self.vlm = AutoModel.from_config(config.vlm_config)
+        self.family.prepare_backbone(self.vlm)
         self.post_init()
 
     @classmethod
@@ -176,6 +149,7 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
         with torch.device("meta"):
             model = cls(config)
         model.vlm = vlm
+        model.family.prepare_backbone(vlm)
         model.config.name_or_path = str(backbone)
         model.loaded_from = (str(backbone), commit)
         return model.eval()
@@ -194,8 +168,8 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
         self.vlm.set_input_embeddings(value)
 
     def vision_parameters(self) -> list[torch.nn.Parameter]:
-        """Parameters of the vision tower (its merger included)."""
-        return list(self.vlm.visual.parameters())
+        """Parameters of the vision tower (its merger or connector included)."""
+        return [weight for module in self.family.vision_modules(self.vlm) for weight in module.parameters()]
 
     def freeze_vision(self) -> None:
         """Stop training the vision tower, so that pictures need to pass it only once."""
@@ -204,7 +178,8 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
 
     def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor) -> ImageFeatures:
         """Run the vision tower alone on what the image processor made of the pictures."""
-        return self.family.encode_images(self.vlm, pixel_values.to(self.vlm.visual.dtype), image_grid_thw)
+        dtype = self.family.vision_modules(self.vlm)[0].dtype
+        return self.family.encode_images(self.vlm, pixel_values.to(dtype), image_grid_thw)
 
     def forward(
         self,
@@ -219,9 +194,34 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
         deepstack_features: Tensor | None = None,
         has_text: Tensor | None = None,
         has_image: Tensor | None = None,
+        groups: Sequence[dict[str, Tensor]] | None = None,
+        **kwargs: Any,
+    ) -> VLM2RecOutput | tuple[VLM2RecOutput, ...]:
+        """Embed a batch made by `VLM2RecProcessor`; see its `collate` for every argument's shape.
+
+        With `groups`, several batches that share their pictures (`VLM2RecProcessor.collate_groups`) are embedded in
+        one call, each distinct picture passing the vision tower once; then there is one output per group.
+        """
+        if groups is not None:
+            shared = self._gather_images(pixel_values, image_grid_thw, None, image_features, deepstack_features)
+            return tuple(
+                self._embed_rows(images=self._select(shared, group.get("image_index")), **group) for group in groups
+            )
+        images = self._gather_images(pixel_values, image_grid_thw, image_index, image_features, deepstack_features)
+        return self._embed_rows(input_ids, attention_mask, image_rows, image_rows_mask, has_text, has_image, images)
+
+    def _embed_rows(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rows: Tensor | None = None,
+        image_rows_mask: Tensor | None = None,
+        has_text: Tensor | None = None,
+        has_image: Tensor | None = None,
+        images: ImageFeatures | None = None,
         **kwargs: Any,
     ) -> VLM2RecOutput:
-        """Embed a batch made by `VLM2RecProcessor`; see its `collate` for every argument's shape."""
+        """Embed rows; `images` are the features of their picture slots, in row order."""
         if input_ids is None or attention_mask is None:
             raise ValueError("`input_ids` and `attention_mask` are required; make batches with `VLM2RecProcessor`.")
         has_text = attention_mask.new_ones(len(input_ids), dtype=torch.bool) if has_text is None else has_text.bool()
@@ -229,7 +229,6 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
             rows = image_rows if image_rows is not None else input_ids
             has_image = (rows == self.config.vlm_config.image_token_id).any(-1)  # type: ignore[union-attr]
         has_image = has_image.bool()
-        images = self._gather_images(pixel_values, image_grid_thw, image_index, image_features, deepstack_features)
         if self.config.fusion == "internal":
             if image_rows is not None:
                 raise ValueError("`image_rows` belong to external fusion; make the processor with fusion='internal'.")
@@ -263,9 +262,13 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
             images = ImageFeatures(tokens, grid, tuple(layers) if layers is not None else ())
         else:
             images = self.encode_images(pixel_values, grid)  # type: ignore[arg-type]
-        if index is None:
-            return images
-        return images.select(index, self.family.tokens_per_image(self.config.vlm_config, grid))
+        return images if index is None else self._select(images, index)
+
+    def _select(self, images: ImageFeatures | None, image_index: Tensor | None) -> ImageFeatures | None:
+        """The features that stand in the slots `image_index`; `None` for rows without pictures."""
+        if images is None or image_index is None:
+            return None
+        return images.select(image_index, self.family.tokens_per_image(self.config.vlm_config, images.grid))
 
     def _view(self, rows: Tensor, mask: Tensor, images: ImageFeatures | None, present: Tensor) -> Tensor:
         """Unit vectors of one view; absent rows are never run, so they get neither a value nor a gradient."""
@@ -278,52 +281,6 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
     def _pooled(self, rows: Tensor, mask: Tensor, images: ImageFeatures | None) -> Tensor:
         """Final-norm state of the last token of each row."""
         return last_token_pool(self.family.run(self.vlm, rows, mask, images), mask)
-
-    @torch.no_grad()
-    def encode_items(
-        self, items: Sequence[Any], processor: VLM2RecProcessor, *, batch_size: int = 32, show_progress: bool = False
-    ) -> Encoding:
-        """Embed items one by one into the space of histories.
-
-        Args:
-            items: a sequence of items (`as_item`); it is read chunk by chunk, so a lazy sequence of decoded pictures
-                works. A `PreparedItem` is taken as it is.
-            processor: made for this backbone.
-            batch_size: items per forward pass; the result does not depend on it (1e-5 in float32).
-            show_progress: draw a progress bar.
-
-        Returns:
-            `Encoding` with all three views, in input order.
-        """
-        check_list("items", items)
-        return self._encode(
-            len(items),
-            lambda rows: _prepare_rows(processor, [[items[i]] for i in rows]),
-            processor,
-            "item",
-            batch_size,
-            "Items" if show_progress else None,
-        )
-
-    @torch.no_grad()
-    def encode_histories(
-        self,
-        histories: Sequence[Sequence[Any]],
-        processor: VLM2RecProcessor,
-        *,
-        batch_size: int = 32,
-        show_progress: bool = False,
-    ) -> Encoding:
-        """Embed user histories (lists of items, oldest first); see `encode_items` for the arguments."""
-        check_list("histories", histories)
-        return self._encode(
-            len(histories),
-            lambda rows: _prepare_rows(processor, [_recent(histories[i], processor.max_history) for i in rows]),
-            processor,
-            "user",
-            batch_size,
-            "Histories" if show_progress else None,
-        )
 
     def start_history(
         self,
@@ -343,88 +300,3 @@ class VLM2RecEmbedder(VLM2RecPreTrainedModel):
         from .history_files_vlm2rec import load_history
 
         return load_history(self, path, processor)
-
-    def _encode(
-        self,
-        count: int,
-        prepare: Callable[[Sequence[int]], list[list[PreparedItem]]],
-        processor: VLM2RecProcessor,
-        role: str,
-        batch_size: int,
-        progress: str | None,
-    ) -> Encoding:
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        was_training = self.training
-        self.eval()
-        width = self.config.hidden_size
-        out = Encoding(
-            both=torch.zeros(count, width),
-            text=torch.zeros(count, width),
-            image=torch.zeros(count, width),
-            has_text=torch.zeros(count, dtype=torch.bool),
-            has_image=torch.zeros(count, dtype=torch.bool),
-        )
-        try:
-            with tqdm(total=count, desc=progress, disable=progress is None, leave=False) as bar:
-                # Rows of like length share a batch, so little padding is computed; a chunk bounds what is in memory.
-                for chunk in range(0, count, 16 * batch_size):
-                    rows = range(chunk, min(count, chunk + 16 * batch_size))
-                    examples = prepare(rows)
-                    order = sorted(range(len(examples)), key=[_length(example) for example in examples].__getitem__)
-                    for start in range(0, len(order), batch_size):
-                        part = order[start : start + batch_size]
-                        where = torch.tensor([rows[i] for i in part])
-                        self._encode_batch(processor, [examples[i] for i in part], role, where, out)
-                        bar.update(len(part))
-        finally:
-            self.train(was_training)
-        return out
-
-    def _encode_batch(
-        self, processor: VLM2RecProcessor, examples: list[list[PreparedItem]], role: str, where: Tensor, out: Encoding
-    ) -> None:
-        batch = processor.collate(examples, role).to(self.device)
-        result = self(**batch)
-        out.both[where] = result.embeddings.float().cpu()
-        out.has_text[where] = result.has_text.cpu()
-        out.has_image[where] = result.has_image.cpu()
-        if result.text_embeddings is not None:
-            out.text[where] = result.text_embeddings.float().cpu()
-            out.image[where] = result.image_embeddings.float().cpu()
-            return
-        # Internal fusion has no separate branches: a view is what the model says of the input without the other.
-        for name, view, has in (("text", out.text, result.has_text), ("image", out.image, result.has_image)):
-            kept = [i for i in range(len(examples)) if bool(has[i])]
-            if kept:
-                alone = [[_only(item, name) for item in examples[i] if _has(item, name)] for i in kept]
-                batch = processor.collate(alone, role).to(self.device)
-                view[where[kept]] = self(**batch).embeddings.float().cpu()
-
-
-def _recent(history: Sequence[Any], count: int) -> list[Any]:
-    """The last `count` items of a history."""
-    check_list("histories[i]", history)
-    return list(history)[-count:]
-
-
-def _prepare_rows(processor: VLM2RecProcessor, rows: list[list[Any]]) -> list[list[PreparedItem]]:
-    """Prepare the raw items among `rows`; prepared ones pass through."""
-    raw = [item for row in rows for item in row if not isinstance(item, PreparedItem)]
-    prepared = iter(processor.prepare_items(raw))
-    return [[item if isinstance(item, PreparedItem) else next(prepared) for item in row] for row in rows]
-
-
-def _length(example: list[PreparedItem]) -> int:
-    """A stand-in for the cost of an example."""
-    return sum(len(item.text or ()) + (item.grid[1] * item.grid[2] if item.grid else 0) for item in example)
-
-
-def _has(item: PreparedItem, view: str) -> bool:
-    return (item.text if view == "text" else item.grid) is not None
-
-
-def _only(item: PreparedItem, view: str) -> PreparedItem:
-    if view == "text":
-        return PreparedItem(text=item.text)
-    return PreparedItem(grid=item.grid, pixel_values=item.pixel_values, features=item.features, key=item.key)

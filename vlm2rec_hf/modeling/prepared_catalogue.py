@@ -9,7 +9,10 @@ import torch
 from tqdm.auto import tqdm
 
 from .families_vlm2rec import ImageFeatures
-from .processing_vlm2rec import PreparedItem, VLM2RecProcessor, as_item
+from .picture_reader import PictureReader, ReadPicture, typed_or_empty
+from .processing_vlm2rec import PreparedItem, VLM2RecProcessor
+from .vision_cache import StoredPictures, VisionCache
+from .vision_tower import encode_pictures, is_sharded, ready_to_encode, tower_fingerprint
 
 if TYPE_CHECKING:
     from .modeling_vlm2rec import VLM2RecEmbedder
@@ -31,7 +34,8 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         self.items = items
         self.processor = processor
         self._texts: list[list[int] | None] = [None] * len(items)
-        self._features: dict[int, tuple[tuple[int, ...], ImageFeatures]] | None = None
+        self._features: dict[int, tuple[tuple[int, ...], ImageFeatures]] | StoredPictures | None = None
+        self._tower: str | None = None
         texts = [(i, text) for i, text in enumerate(_texts_of(items)) if text is not None]
         for (i, _), ids in zip(texts, processor.tokenize_texts([text for _, text in texts]), strict=True):
             self._texts[i] = ids
@@ -44,9 +48,12 @@ class PreparedCatalogue(Sequence[PreparedItem]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[int(index)]
         if self._features is not None:
-            grid, features = self._features.get(index, (None, None))
+            if isinstance(self._features, StoredPictures):
+                grid, features = self._features.get(index)
+            else:
+                grid, features = self._features.get(index, (None, None))
             return PreparedItem(text=self._texts[index], grid=grid, features=features, key=index)
-        image = _typed(self.items[index])["image"]
+        image = typed_or_empty(self.items[index])["image"]
         if image is None:
             return PreparedItem(text=self._texts[index], key=index)
         prepared = self.processor.prepare_items([{"image": image}], keys=[index])[0]
@@ -58,75 +65,93 @@ class PreparedCatalogue(Sequence[PreparedItem]):
 
     @property
     def has_cached_features(self) -> bool:
-        """Whether pictures are held as vision features."""
+        """Whether pictures are held as vision features (in memory or in a cache on disk)."""
         return self._features is not None
 
     def is_empty(self, index: int) -> bool:
         """Whether an item has neither a text nor a picture that decodes; decodes only where there is no text."""
         return self._texts[index] is None and self[index].grid is None
 
-    @torch.no_grad()
     def cache_features(
-        self, model: VLM2RecEmbedder, *, batch_size: int = 64, show_progress: bool = False
+        self,
+        model: VLM2RecEmbedder,
+        cache: VisionCache | None = None,
+        *,
+        batch_size: int = 64,
+        workers: int = 0,
+        show_progress: bool = False,
+        device: torch.device | str | None = None,
     ) -> PreparedCatalogue:
-        """Run every picture through the (frozen) vision tower once and keep the features in memory.
+        """Run every distinct picture through the (frozen) vision tower once and keep the features.
 
-        Valid for as long as the tower's weights stay the same.
+        Valid for as long as the tower's weights stay the same (`check_features`).
 
         Args:
             model: its tower is run in evaluation mode.
+            cache: keeps the features on disk for this and later runs, read as memory-mapped views; without one they
+                are kept in memory for as long as the catalogue.
             batch_size: pictures per forward pass.
+            workers: processes that decode and preprocess; 0: this one does.
             show_progress: draw a progress bar.
+            device: where the tower runs; where it is by default.
         """
-        was_training = model.training
-        model.eval()
-        features: dict[int, tuple[tuple[int, ...], ImageFeatures]] = {}
-        waiting: list[tuple[int, PreparedItem]] = []
-        bar = tqdm(total=len(self), desc="Pictures", disable=not show_progress, leave=False)
         self._features = None
-        for index in range(len(self)):
-            item = self[index]
-            bar.update()
-            if item.grid is not None:
-                waiting.append((index, item))
-            if waiting and (len(waiting) == batch_size or index == len(self) - 1):
-                features.update(_features_of(model, waiting))
-                waiting = []
-        if waiting:
-            features.update(_features_of(model, waiting))
-        bar.close()
-        model.train(was_training)
-        self._features = features
+        tower = tower_fingerprint(model)
+        if cache is not None:
+            how: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "show_progress": show_progress}
+            self._features = cache.fill(model, self.processor, self.items, device=device, **how)
+        else:
+            with ready_to_encode(model, device):
+                self._features = self._in_memory(model, batch_size, workers, show_progress)
+        self._tower = tower
         return self
+
+    def check_features(self, model: VLM2RecEmbedder) -> None:
+        """Refuse to go on with features of another vision tower than the model's; without features all is well.
+
+        Raises:
+            ValueError: the features were made with other weights.
+        """
+        if self._features is not None and not is_sharded(model) and tower_fingerprint(model) != self._tower:
+            raise ValueError(
+                "`catalogue` holds vision features made with other vision tower weights than this model's (it was "
+                "trained since, or the features are another model's); call `catalogue.cache_features(model)` with it."
+            )
+
+    def _in_memory(
+        self, model: VLM2RecEmbedder, batch_size: int, workers: int, show_progress: bool
+    ) -> dict[int, tuple[tuple[int, ...], ImageFeatures]]:
+        """Features by item; equal pictures share theirs."""
+        reader = PictureReader(self.items, range(len(self)), self.processor)
+        known: dict[bytes, tuple[tuple[int, ...], ImageFeatures]] = {}
+        waiting: dict[bytes, ReadPicture] = {}
+        keys: dict[int, bytes] = {}
+
+        def encode() -> None:
+            pixels = [read.pixel_values for read in waiting.values() if read.pixel_values is not None]
+            grids = [read.grid for read in waiting.values() if read.grid is not None]
+            for key, grid, part in zip(waiting, grids, encode_pictures(model, pixels, grids), strict=True):
+                # `clone`: a split is a view that would keep the whole batch's storage alive and grow every pickle.
+                layers = tuple(layer.clone() for layer in part.layers)
+                known[key] = grid, ImageFeatures(part.tokens.clone(), part.grid, layers)
+            waiting.clear()
+
+        with tqdm(total=len(self), desc="Pictures", disable=not show_progress, leave=False) as bar:
+            for batch in reader.batches(batch_size, workers):
+                for read in batch:
+                    if read.key is not None:
+                        keys[read.index] = read.key
+                        if read.key not in known:
+                            waiting.setdefault(read.key, read)
+                    if len(waiting) == batch_size:
+                        encode()
+                bar.update(len(batch))
+            if waiting:
+                encode()
+        return {index: known[key] for index, key in keys.items()}
 
 
 def _texts_of(items: Sequence[Any]) -> Iterator[str | None]:
     """Texts of the items, without decoding pictures where the sequence can tell them apart."""
-    source = items.texts() if hasattr(items, "texts") else (_typed(item)["text"] for item in items)
+    source = items.texts() if hasattr(items, "texts") else (typed_or_empty(item)["text"] for item in items)
     return (text if text and text.strip() else None for text in source)
-
-
-def _typed(item: Any) -> dict[str, Any]:
-    """`as_item`, but an entry may also hold nothing."""
-    empty = isinstance(item, dict) and item.get("image") is None and not (item.get("text") or "")
-    return {"text": None, "image": None} if empty else as_item(item)
-
-
-def _features_of(
-    model: VLM2RecEmbedder, waiting: list[tuple[int, PreparedItem]]
-) -> dict[int, tuple[tuple[int, ...], ImageFeatures]]:
-    grid = torch.tensor([item.grid for _, item in waiting], device=model.device)
-    pixels = torch.cat([item.pixel_values for _, item in waiting if item.pixel_values is not None]).to(model.device)
-    images = model.encode_images(pixels, grid)
-    sizes = model.family.tokens_per_image(model.config.vlm_config, grid).tolist()
-    tokens = images.tokens.cpu().split(sizes)
-    layers = [layer.cpu().split(sizes) for layer in images.layers]
-    out = {}
-    for row, (index, item) in enumerate(waiting):
-        assert item.grid is not None
-        # `clone`: a split is a view that would keep the whole batch's storage alive and grow every pickle.
-        own = ImageFeatures(
-            tokens[row].clone(), torch.tensor([item.grid]), tuple(layer[row].clone() for layer in layers)
-        )
-        out[index] = (item.grid, own)
-    return out

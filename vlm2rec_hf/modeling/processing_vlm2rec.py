@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoConfig, AutoTokenizer, BatchFeature, ProcessorMixin
 
 from .families_vlm2rec import BackboneFamily, ImageFeatures, family_of
 from .messages_vlm2rec import MessagesMixin
@@ -147,6 +147,24 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         if tokenizer.convert_tokens_to_ids(self.end_token) in (None, tokenizer.unk_token_id):
             raise ValueError(f"`end_token` {self.end_token!r} is not in the tokenizer's vocabulary.")
 
+    @classmethod
+    def from_backbone(cls, backbone: str, *, revision: str | None = None, **options: Any) -> "VLM2RecProcessor":
+        """Build a processor from the files of a raw vision-language checkpoint.
+
+        Args:
+            backbone: Hub id or path, as for `VLM2RecEmbedder.from_backbone`.
+            revision: tag, branch or commit.
+            options: of `VLM2RecProcessor`, such as `fusion` or `max_history`.
+        """
+        # By file: the plain name insists on torchvision in transformers 5.17.
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+        config = AutoConfig.from_pretrained(backbone, revision=revision)
+        image_processor = AutoImageProcessor.from_pretrained(backbone, revision=revision)
+        family_of(config.model_type).set_up_image_processor(image_processor, config)
+        tokenizer = AutoTokenizer.from_pretrained(backbone, revision=revision)
+        return cls(image_processor, tokenizer, backbone_type=config.model_type, **options)
+
     @property
     def family(self) -> BackboneFamily:
         """How this backbone places pictures in rows."""
@@ -186,9 +204,8 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         for i, item in enumerate(typed):
             one = PreparedItem(text=tokens[i], key=keys[i] if keys is not None else None)
             if item["image"] is not None:
-                made = self.image_processor(images=[_bounded_aspect(item["image"])], return_tensors="pt")
-                one.pixel_values = made["pixel_values"]
-                one.grid = tuple(made["image_grid_thw"][0].tolist())
+                picture = _bounded_aspect(item["image"])
+                one.pixel_values, one.grid = self.family.prepare_image(self.image_processor, picture)
             prepared.append(one)
         return prepared
 
@@ -231,8 +248,38 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         instruction = self.item_instruction if role == "item" else self.user_instruction
         return self._lay_out(examples, [(role, instruction)] * len(examples))
 
+    def collate_groups(self, groups: Sequence[tuple[Sequence[Sequence[PreparedItem]], str]]) -> dict[str, Any]:
+        """Lay out several batches, such as histories and items, that share their pictures.
+
+        Args:
+            groups: examples and role of each batch, as for `collate`.
+
+        Returns:
+            `groups`: the rows of each batch, as from `collate`, with an `image_index` into the shared pictures; and
+            those pictures, each distinct one once: `pixel_values` and `image_grid_thw`, or features (none if there
+            is no picture at all). All are arguments of `VLM2RecEmbedder.forward`.
+        """
+        laid = []
+        for examples, role in groups:
+            instruction = self.item_instruction if role == "item" else self.user_instruction
+            laid.append(self._lay_out_rows(examples, [(role, instruction)] * len(examples)))
+        pictures = _distinct_pictures([slot for _, slots in laid for slot in slots])
+        index = pictures.pop("image_index", torch.zeros(0, dtype=torch.long)).split([len(slots) for _, slots in laid])
+        rows = [
+            {**data, **({"image_index": part} if len(part) else {})}
+            for (data, _), part in zip(laid, index, strict=True)
+        ]
+        return {"groups": rows, **pictures}
+
     def _lay_out(self, examples: Sequence[Sequence[PreparedItem]], kinds: Sequence[tuple[str, str]]) -> BatchFeature:
-        """Rows of examples that each have a role and an instruction of their own."""
+        """Rows of examples that each have a role and an instruction of their own, and their pictures."""
+        data, slots = self._lay_out_rows(examples, kinds)
+        return BatchFeature({**data, **_distinct_pictures(slots)})
+
+    def _lay_out_rows(
+        self, examples: Sequence[Sequence[PreparedItem]], kinds: Sequence[tuple[str, str]]
+    ) -> tuple[dict[str, Any], list[PreparedItem]]:
+        """Rows without their pictures, and the items whose pictures stand in them, in row order."""
         if not examples or any(not example for example in examples):
             raise ValueError("`histories` and `items` must not be empty; an empty history has no embedding.")
         examples = [
@@ -243,11 +290,10 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         text_rows: list[list[int]] = []
         image_rows: list[list[int]] = []
         slots: list[PreparedItem] = []
-        for example, (role, instruction_text) in zip(examples, kinds, strict=True):
-            instruction = self._ids(instruction_text)
-            text, image = self._bodies(example, role)
-            text_rows.append(instruction + text + end if text else end)
-            image_rows.append(instruction + image + end if image else end)
+        for example, (role, instruction) in zip(examples, kinds, strict=True):
+            text, image = self.row_tokens(example, role, instruction)
+            text_rows.append(text or end)
+            image_rows.append(image or end)
             slots.extend(item for item in example if item.grid is not None)
         counts = torch.tensor([sum(item.grid is not None for item in example) for example in examples])
         data: dict[str, Any] = {
@@ -256,11 +302,28 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
             "num_images_per_sample": counts,
         }
         data["input_ids"], data["attention_mask"] = self._pad(text_rows)
-        if slots:
-            if self.fusion == "external":
-                data["image_rows"], data["image_rows_mask"] = self._pad(image_rows)
-            data.update(_distinct_pictures(slots))
-        return BatchFeature(data)
+        if slots and self.fusion == "external":
+            data["image_rows"], data["image_rows_mask"] = self._pad(image_rows)
+        return data, slots
+
+    def row_tokens(
+        self, example: Sequence[PreparedItem], role: str, instruction: str | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of an example's text row and picture row, unpadded; empty where it has nothing to say.
+
+        Args:
+            example: an item (a list of one) or a history of at most `max_history` items.
+            role: `"item"` or `"user"`.
+            instruction: in place of the role's own.
+
+        Returns:
+            The two rows; with internal fusion everything is in the first.
+        """
+        if instruction is None:
+            instruction = self.item_instruction if role == "item" else self.user_instruction
+        end = [self.tokenizer.convert_tokens_to_ids(self.end_token)]
+        text, image = (self._ids(instruction) + body + end if body else [] for body in self._bodies(example, role))
+        return text, image
 
     def _bodies(self, example: Sequence[PreparedItem], role: str, first: int = 1) -> tuple[list[int], list[int]]:
         """Content of the text row and of the picture row; for internal fusion everything is in the first.
@@ -319,7 +382,9 @@ def _bounded_aspect(image: Image.Image) -> Image.Image:
 
 
 def _distinct_pictures(slots: Sequence[PreparedItem]) -> dict[str, Any]:
-    """Pixels or features of the distinct pictures, and which of them stands in each slot."""
+    """Pixels or features of the distinct pictures, and which of them stands in each slot; nothing without slots."""
+    if not slots:
+        return {}
     order: dict[Any, int] = {}
     distinct: list[PreparedItem] = []
     index = []

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -36,6 +37,17 @@ class ExampleDataset(Dataset):
         }
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Catalogue indices of some users' histories and some items of a batch: what is embedded in one forward pass.
+
+    It is what travels from the data loader's workers instead of pixels; `ContrastiveCollator.lay_out` makes tensors.
+    """
+
+    histories: list[list[int]]
+    items: list[int]
+
+
 @dataclass
 class ContrastiveCollator:
     """Lays out the histories and the distinct targets of a batch.
@@ -43,34 +55,63 @@ class ContrastiveCollator:
     Attributes:
         catalogue: the prepared items.
         max_history: most recent items of a history that are encoded.
+        mini_batch_size: users per forward pass with gradient caching; `None`: the whole batch is laid out at once.
     """
 
     catalogue: PreparedCatalogue
     max_history: int = 10
+    mini_batch_size: int | None = None
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Collate.
 
         Returns:
-            `users` and `items` (inputs of `VLM2RecEmbedder.forward`; an item that is the target of several users is
-            encoded once), `target_row` `(B,)`: row of each user's target among `items`, `target_ids` `(B,)` and
-            `seen_ids` `(B, S)` catalogue indices, padded with -1.
+            `users`, `items` and `pictures` (see `lay_out`; an item that is the target of several users is encoded
+            once), or with a `mini_batch_size` the `chunks` that `lay_out` turns into these, one at a time;
+            `target_row` `(B,)`: row of each user's target among the items, `target_ids` `(B,)` and `seen_ids`
+            `(B, S)` catalogue indices, padded with -1.
         """
-        histories = [example["history"][-self.max_history :] for example in examples]
         targets = torch.tensor([example["target"] for example in examples])
         distinct, target_row = torch.unique(targets, return_inverse=True)
-        # One read per distinct item of the batch, however often it occurs.
-        wanted = {int(i) for history in histories for i in history} | set(distinct.tolist())
-        items = {i: self.catalogue[i] for i in sorted(wanted)}
-        processor = self.catalogue.processor
         longest = max(max(len(example["seen"]) for example in examples), 1)
         seen = torch.full((len(examples), longest), -1)
         for row, example in enumerate(examples):
             seen[row, : len(example["seen"])] = torch.as_tensor(example["seen"], dtype=torch.long)
-        return {
-            "users": dict(processor.collate([[items[int(i)] for i in history] for history in histories], "user")),
-            "items": dict(processor.collate([[items[i]] for i in distinct.tolist()], "item")),
-            "target_row": target_row,
-            "target_ids": targets,
-            "seen_ids": seen,
-        }
+        facts = {"target_row": target_row, "target_ids": targets, "seen_ids": seen}
+        whole = Chunk(
+            [[int(i) for i in example["history"][-self.max_history :]] for example in examples], distinct.tolist()
+        )
+        if self.mini_batch_size is None:
+            return {**self.lay_out(whole), **facts}
+        return {"chunks": split(whole, self.mini_batch_size), **facts}
+
+    def lay_out(self, chunk: Chunk) -> dict[str, Any]:
+        """Read and lay out the items of a chunk, each distinct one once.
+
+        Returns:
+            `users` and `items` (left out where the chunk has none): rows, as `VLM2RecProcessor.collate` makes them,
+            whose `image_index` points into `pictures`: pixels or features of the distinct pictures of both.
+        """
+        wanted = {i for history in chunk.histories for i in history} | set(chunk.items)
+        items = {i: self.catalogue[i] for i in sorted(wanted)}
+        groups = [([[items[i] for i in history] for history in chunk.histories], "user")]
+        groups += [([[items[i]] for i in chunk.items], "item")] if chunk.items else []
+        laid = self.catalogue.processor.collate_groups(groups)
+        users, *targets = laid.pop("groups")
+        return {"users": users, **({"items": targets[0]} if targets else {}), "pictures": laid}
+
+
+def split(whole: Chunk, mini_batch_size: int) -> list[Chunk]:
+    """Cut a batch into chunks of at most `mini_batch_size` users, with its (never more) items spread evenly over them.
+
+    The number of chunks depends on the number of users alone, so processes with equal batches make equal calls.
+    """
+    count = -(-len(whole.histories) // mini_batch_size)
+    return [
+        Chunk([whole.histories[i] for i in users], [whole.items[i] for i in items])
+        for users, items in zip(
+            np.array_split(np.arange(len(whole.histories)), count),
+            np.array_split(np.arange(len(whole.items)), count),
+            strict=True,
+        )
+    ]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from ..columns import TITLE
-from ..modeling.modeling_seqrec import MASK, PADDING, SequentialRecommender
+from ..modeling.base_seqrec import MASK, PADDING, CatalogueRecommender
+from ..modeling.modeling_seqrec import SequentialRecommender
 from .checkpoints import CompleteCheckpoints
 from .hub_publishing import PublishesToHub
 from .seqrec_args import SeqRecTrainingArguments
@@ -49,10 +50,11 @@ class SeqRecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: igno
 
     _tag_names = ["vlm2rec", "recommendation", "sequential-recommendation"]
     _name = "SeqRec"
+    _model_class: type[CatalogueRecommender] = SequentialRecommender
 
     def __init__(
         self,
-        model: SequentialRecommender,
+        model: CatalogueRecommender,
         args: SeqRecTrainingArguments | None = None,
         train_dataset: RecDataset | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -60,17 +62,15 @@ class SeqRecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: igno
     ) -> None:
         if train_dataset is None:
             raise ValueError("`train_dataset` is required; make one with `load_recsys(...)` or `RecDataset`.")
-        if not isinstance(model, SequentialRecommender):
-            raise ValueError(f"`model` must be a SequentialRecommender, got {type(model).__name__}.")
+        if not isinstance(model, self._model_class):
+            raise ValueError(f"`model` must be a {self._model_class.__name__}, got {type(model).__name__}.")
         args = args or SeqRecTrainingArguments()
         if model.config.n_items != train_dataset.n_items:
             raise ValueError(
                 f"`model` has n_items={model.config.n_items}, but `train_dataset` has {train_dataset.n_items} items; "
-                "build it with `SeqRecConfig(n_items=dataset.n_items, ...)`."
+                f"build it with `{type(model.config).__name__}(n_items=dataset.n_items, ...)`."
             )
-        for view in model.content_views:
-            if not bool(model.content_buffer(view).any()):
-                raise ValueError(f"`model` has no content vectors of view {view!r} yet; call `set_content` first.")
+        model.check_content()
         sequences = train_dataset.sequences()
         self.validation: Examples | None = None
         held_out = None
@@ -108,7 +108,7 @@ class SeqRecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: igno
         model.add_model_tags(self._tag_names)
 
     @property
-    def head(self) -> SequentialRecommender:
+    def head(self) -> Any:
         """The head being trained, without accelerate's wrappers."""
         return self.accelerator.unwrap_model(self.model)
 
@@ -127,7 +127,7 @@ class SeqRecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: igno
             "embedder_revision": config.embedder_revision,
         }
 
-    def _trained(self) -> SequentialRecommender:
+    def _trained(self) -> CatalogueRecommender:
         return self.head
 
     def get_train_dataloader(self) -> EpochLoader:
@@ -216,7 +216,7 @@ def mask_items(input_ids: Tensor, probability: float) -> tuple[Tensor, Tensor]:
 
 
 def rank_head(
-    head: SequentialRecommender, examples: Examples, *, k: int = 20, exclude_seen: bool = True, batch_size: int = 128
+    head: CatalogueRecommender, examples: Examples, *, k: int = 20, exclude_seen: bool = True, batch_size: int = 128
 ) -> Ranking:
     """Rank every example's target over the whole catalogue by a head's scores.
 

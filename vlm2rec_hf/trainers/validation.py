@@ -8,6 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
+    from vlm2rec_hf.data.sequences import Examples
     from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
 
@@ -20,6 +21,7 @@ def rank_validation(
     max_history: int = 10,
     users: int | None = None,
     batch_size: int = 64,
+    across_processes: bool = False,
 ) -> dict[str, float]:
     """Rank the validation split over the full catalogue in all views.
 
@@ -30,6 +32,7 @@ def rank_validation(
         max_history: longest history encoded.
         users: rank only this many examples, evenly spread over the split.
         batch_size: of the encoder.
+        across_processes: see `evaluate_embedder`.
 
     Returns:
         `text_hit@10`, ..., plus `margin_text`, `margin_image` and the other modality diagnostics.
@@ -39,6 +42,17 @@ def rank_validation(
     """
     from vlm2rec_hf.evaluation.embedder import evaluate_embedder
 
+    examples = validation_examples(dataset, max_history, users)
+    found = evaluate_embedder(model, catalogue, examples, batch_size=batch_size, across_processes=across_processes)
+    return {**found.metrics(), **found.modality}
+
+
+def validation_examples(dataset: RecDataset, max_history: int, users: int | None = None) -> Examples:
+    """The validation split's examples, or only `users` of them, evenly spread.
+
+    Raises:
+        ValueError: the dataset has no validation split.
+    """
     examples = dataset.examples("validation", max_history=max_history)
     if len(examples) == 0:
         raise ValueError(
@@ -46,5 +60,4 @@ def rank_validation(
         )
     if users is not None and users < len(examples):
         examples = examples.take(np.linspace(0, len(examples) - 1, users).astype(np.int64))
-    found = evaluate_embedder(model, catalogue, examples, batch_size=batch_size)
-    return {**found.metrics(), **found.modality}
+    return examples

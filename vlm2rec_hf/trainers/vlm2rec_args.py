@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
 from ..losses.vlm2rec import OBJECTIVES, VLM2RecLoss
+from ..modeling.vision_cache_files import DTYPES
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -54,9 +58,31 @@ class VLM2RecTrainingArguments(TrainingArguments):
     )
     max_history: int = field(default=10, metadata={"help": "Most recent items of a history that are encoded."})
     mask_seen: bool = field(default=True, metadata={"help": "Items the user has seen are no negatives."})
-    freeze_vision: bool = field(default=True, metadata={"help": "Keep the vision tower fixed."})
+    gradient_cache_mini_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Users per forward pass with gradient caching: large batches in the memory of this many; off by "
+            "default, as every row is embedded twice."
+        },
+    )
+    gather_negatives: bool = field(
+        default=True, metadata={"help": "With several processes, the targets of all of them are candidates."}
+    )
+    freeze_vision: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep the vision tower fixed, adapters inside it included. false: train it; with an adapter only "
+            "the adapter's own weights inside the tower train, as the tower's would not be saved."
+        },
+    )
     cache_vision_features: bool = field(
         default=True, metadata={"help": "Run each picture through a frozen tower once and keep the features."}
+    )
+    vision_cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder that keeps a frozen tower's features across runs."}
+    )
+    vision_cache_dtype: str = field(
+        default="float32", metadata={"help": "What they are kept in: float32, bfloat16 or float16."}
     )
     eval_users: int | None = field(
         default=None, metadata={"help": "Evaluate on this many validation users (evenly spread); all by default."}
@@ -70,6 +96,10 @@ class VLM2RecTrainingArguments(TrainingArguments):
         self.label_names = []
         # Pinned memory is for accelerators; without one the data loader only warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type not in ("cpu", "mps")
+        if self.n_gpu > 1:
+            # `torch.nn.DataParallel` would cut batches apart without knowing which pictures belong to which rows.
+            logger.warning("Training on one of %d GPUs; start with `accelerate launch` to use all.", self.n_gpu)
+            self._n_gpu = 1
         if self.per_device_train_batch_size < 2:
             raise ValueError(
                 f"`per_device_train_batch_size` must be at least 2, got {self.per_device_train_batch_size}: the other "
@@ -81,6 +111,19 @@ class VLM2RecTrainingArguments(TrainingArguments):
             raise ValueError(f"`modality_dropout` must lie in [0, 1), got {self.modality_dropout}.")
         if self.max_history < 1:
             raise ValueError(f"`max_history` must be at least 1, got {self.max_history}.")
+        if self.vision_cache_dtype not in DTYPES:
+            raise ValueError(f"`vision_cache_dtype` must be one of {DTYPES}, got {self.vision_cache_dtype!r}.")
+        if self.vision_cache_dir is not None and not self.cache_vision_features:
+            raise ValueError("`vision_cache_dir` needs `cache_vision_features=True`; leave one of them out.")
+        if self.gradient_cache_mini_batch_size is not None and self.gradient_cache_mini_batch_size < 1:
+            raise ValueError(
+                f"`gradient_cache_mini_batch_size` must be at least 1 or None, got "
+                f"{self.gradient_cache_mini_batch_size}."
+            )
+        if self.ddp_find_unused_parameters is None:
+            # Searching the graph takes time and cannot follow gradient caching; the trainer gives every parameter a
+            # gradient instead, of zero where a batch leaves one out.
+            self.ddp_find_unused_parameters = False
         if self.eval_users is not None and self.eval_users < 1:
             raise ValueError(f"`eval_users` must be at least 1 or None, got {self.eval_users}.")
         self.make_loss()

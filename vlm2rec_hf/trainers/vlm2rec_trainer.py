@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,23 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, set_seed
 
+from ..losses.gather import gather_candidates
 from ..losses.similarity import ViewVectors
 from ..modeling.hub_loading import hub_arguments
-from ..modeling.modeling_vlm2rec import VLM2RecEmbedder, VLM2RecOutput
+from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 from ..modeling.prepared_catalogue import PreparedCatalogue
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from ..modeling.sentence_transformer import suits_sentence_transformers, write_sentence_transformer_files
+from .adapters import default_lora_config, embedder_of, is_peft, wrap_with_adapter
 from .checkpoints import CompleteCheckpoints
-from .collator import ContrastiveCollator, ExampleDataset
+from .collator import Chunk, ContrastiveCollator, ExampleDataset
+from .data_parallel import needs_every_parameter, zero_of
+from .frozen_vision import cache_features, keeps_features, other_catalogue, unfreeze_vision
+from .gradient_cache import GradientCache
 from .hub_publishing import PublishesToHub
+from .prefetch import prefetched
+from .step_metrics import StepMetrics
+from .step_views import rows_of, views_of, watch_gradients
 from .training_facts import adapter_facts, dataset_facts
 from .vlm2rec_args import VLM2RecTrainingArguments
 
@@ -29,6 +37,8 @@ if TYPE_CHECKING:
 
     from ..data.dataset import RecDataset
     from ..data.sequences import Examples
+
+__all__ = ["VLM2RecTrainer", "default_lora_config"]
 
 Evaluator = Callable[[nn.Module], dict[str, float]]
 
@@ -86,13 +96,13 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
             raise ValueError("`model_init_kwargs` only applies where `model` is a Hub id or path.")
         if not isinstance(processing_class, VLM2RecProcessor):
             raise ValueError(f"`processing_class` must be a VLM2RecProcessor, got {type(processing_class).__name__}.")
-        embedder = _embedder_of(model)
+        embedder = embedder_of(model)
         if embedder.config.fusion == "internal" and args.objective not in ("sft",):
             raise ValueError(
                 f"`objective` {args.objective!r} needs separate views; internal fusion trains with objective='sft'."
             )
-        if args.freeze_vision:
-            embedder.freeze_vision()
+        if not args.freeze_vision and not is_peft(model) and not embedder.holds_adapter:
+            unfreeze_vision(embedder)
         if embedder.holds_adapter:
             if peft_config is not None:
                 raise ValueError(
@@ -103,18 +113,24 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
                 parameter.requires_grad_("lora_" in name)
         if peft_config is not None:
             set_seed(args.seed)  # the adapters' random start belongs to the run, as everything after it does
-            model = _wrap(model, peft_config)
+            model = wrap_with_adapter(model, peft_config)
         if args.gradient_checkpointing and adapter_facts(model) is not None:
             embedder.enable_input_require_grads()
-        frozen = not any(parameter.requires_grad for parameter in embedder.vision_parameters())
+        if args.freeze_vision:
+            embedder.freeze_vision()  # after the adapters: those inside the tower stay as they are, too
+        keeps = keeps_features(embedder, args)
         self.catalogue = catalogue or PreparedCatalogue(train_dataset.catalogue_items(), processing_class)
-        if args.cache_vision_features and frozen and not self.catalogue.has_cached_features:
-            self.catalogue.cache_features(embedder, show_progress=not args.disable_tqdm)
-        if not frozen and self.catalogue.has_cached_features:
+        if keeps and not self.catalogue.has_cached_features:
+            cache_features(self.catalogue, embedder, args)
+        if self.catalogue.has_cached_features and any(p.requires_grad for p in embedder.vision_parameters()):
             raise ValueError("`catalogue` holds cached vision features, but the vision tower is being trained.")
+        self.catalogue.check_features(embedder)
         self.loss = args.make_loss()
+        self.loss.sync_counts = args.world_size > 1  # every user of the global batch weighs alike
         self.evaluator = evaluator
-        self._metrics: dict[str, dict[str, list[Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._metrics = {"train": StepMetrics(), "eval": StepMetrics()}
+        self._cache: GradientCache | None = None
+        self._waiting: float | None = None
         eval_dataset = eval_dataset if eval_dataset is not None else train_dataset
         self.recommendation_eval = eval_dataset
         self._dataset_facts = dataset_facts(train_dataset)
@@ -132,7 +148,8 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
         super().__init__(
             model=model,  # type: ignore[arg-type]
             args=args,
-            data_collator=data_collator or ContrastiveCollator(self.catalogue, args.max_history),
+            data_collator=data_collator
+            or ContrastiveCollator(self.catalogue, args.max_history, args.gradient_cache_mini_batch_size),
             train_dataset=ExampleDataset(examples),
             # The base class only asks whether there is one; `evaluate` below ranks the validation split itself.
             eval_dataset=eval_dataset,  # type: ignore[arg-type]
@@ -140,6 +157,17 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if args.gradient_cache_mini_batch_size is not None:
+            if self.is_deepspeed_enabled:
+                raise ValueError(
+                    "`gradient_cache_mini_batch_size` does not work with DeepSpeed, which takes one backward pass per "
+                    "batch; use DDP or FSDP."
+                )
+            if not isinstance(self.data_collator, ContrastiveCollator):
+                raise ValueError(
+                    "`gradient_cache_mini_batch_size` needs a `data_collator` that lays out chunks: a "
+                    f"ContrastiveCollator, got {type(self.data_collator).__name__}."
+                )
         self.model_accepts_loss_kwargs = False
         tagged: Any = self.model
         if hasattr(tagged, "add_model_tags"):
@@ -148,7 +176,12 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
     @property
     def embedder(self) -> VLM2RecEmbedder:
         """The embedder being trained, adapters included, without PEFT's and accelerate's wrappers."""
-        return _embedder_of(self.accelerator.unwrap_model(self.model))
+        return embedder_of(self.accelerator.unwrap_model(self.model))
+
+    @property
+    def shares_evaluation(self) -> bool:
+        """Whether processes can encode different rows: each holds the whole model (DDP), and there are several."""
+        return self.args.world_size > 1 and not self.is_fsdp_enabled and not self.is_deepspeed_enabled
 
     def compute_loss(
         self,
@@ -157,60 +190,90 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Embed users and items, compare them, sum the terms of the objective."""
-        users, items = model(**inputs["users"]), model(**inputs["items"])
-        squares = self._watch_gradients(users, items)
-        user_views, item_views = self._views(users), self._views(items)
-        row = inputs["target_row"]
-        candidates = ViewVectors(*(part[row] for part in _parts(item_views)))
+        """Embed users and items, compare them, sum the terms of the objective.
+
+        With gradient caching the vectors are leaves: propagating the loss back stops there, and `training_step` takes
+        it on to the model.
+        """
+        cached = "chunks" in inputs
+        if cached:
+            self._cache = GradientCache(
+                lambda: self._chunks(inputs["chunks"]), lambda chunk: self._embed(model, chunk), self.args.device
+            )
+        users, items = self._cache.first_pass() if cached else self._embed(model, inputs)  # type: ignore[union-attr]
+        squares = watch_gradients(users, items)
+        candidates = rows_of(items, inputs["target_row"])
+        ids, positive = inputs["target_ids"], torch.arange(len(candidates), device=inputs["target_ids"].device)
+        if self.args.gather_negatives:
+            candidates, ids, positive = gather_candidates(candidates, ids, positive)
         output = self.loss(
-            self._drop_modalities(user_views) if self.args.objective == "modality_dropout" else user_views,
+            self._drop_modalities(users) if self.args.objective == "modality_dropout" else users,
             candidates,
             target_ids=inputs["target_ids"],
-            candidate_ids=inputs["target_ids"],
-            positive=torch.arange(len(row), device=row.device),
+            candidate_ids=ids,
+            positive=positive,
             history_ids=inputs["seen_ids"] if self.args.mask_seen else None,
             progress=min(self.state.global_step / max(self.state.max_steps, 1), 1.0),
         )
-        log = self._metrics["train" if model.training else "eval"]
+        recorded = self._metrics["train" if model.training else "eval"]
         for name, value in (*output.terms.items(), *output.diagnostics.items()):
-            log[name].append(value.detach())
+            recorded.add(name, value)
         self._squares = squares
         total = output.total
-        if model.training and not total.requires_grad:
+        if model.training and cached and not total.requires_grad:
+            total = total + torch.zeros_like(total, requires_grad=True)  # `training_step` sends zeros to the model
+        elif model.training and not cached and (not total.requires_grad or needs_every_parameter(model)):
             # Nothing to learn from this batch, say image_only where no item has a picture: a step of zero gradients.
-            total = total + 0.0 * sum(p.float().sum() for p in model.parameters() if p.requires_grad)
+            total = total + zero_of(model)
         return (total, {"users": users, "items": items}) if return_outputs else total
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One step; afterwards the gradient norms at both views are known."""
+        self._cache = None
         loss = super().training_step(*args, **kwargs)
+        if self._cache is not None:
+            model: nn.Module = args[0] if args else kwargs["model"]
+            self._cache.second_pass(
+                accumulate=lambda: self.accelerator.no_sync(model),
+                context=self.compute_loss_context_manager,
+                at_the_end=lambda reached: None if reached and not needs_every_parameter(model) else zero_of(model),
+            )
+            self._cache = None
         # The backward pass ran on a scaled loss: divided for accumulation, multiplied for float16.
         scaler = self.accelerator.scaler
         scale = (1.0 if scaler is None else scaler.get_scale()) / self.current_gradient_accumulation_steps
         for name, square in self._squares.items():
-            self._metrics["train"][f"grad_norm_{name}"].append(square.sqrt() / scale)
+            self._metrics["train"].add(f"grad_norm_{name}", square.sqrt() / scale)
         return loss
 
-    def _watch_gradients(self, *outputs: VLM2RecOutput) -> dict[str, Tensor]:
-        """Sums of squares of d L / d z_text and d L / d z_image, filled during the backward pass."""
-        squares: dict[str, Tensor] = {}
-        for name in ("text", "image"):
-            vectors = [output[f"{name}_embeddings"] for output in outputs if f"{name}_embeddings" in output]
-            watched = [vector for vector in vectors if vector is not None and vector.requires_grad]
-            if watched:
-                squares[name] = torch.zeros((), device=watched[0].device)
-            for vector in watched:
-                vector.register_hook(lambda grad, total=squares[name]: _add_square(total, grad))
-        return squares
+    def _embed(self, model: nn.Module, batch: dict[str, Any]) -> tuple[ViewVectors, ViewVectors]:
+        """Views of a batch's users and items from one call of the model: they share the vision tower's pass."""
+        groups = [batch[name] for name in ("users", "items") if name in batch]
+        users, *items = [views_of(output) for output in model(groups=groups, **batch["pictures"])]
+        return users, items[0] if items else rows_of(users, slice(0))
 
-    def _views(self, output: Any) -> ViewVectors:
-        """The loss's view of an output; internal fusion's single vector stands in the place of the text."""
-        if output.text_embeddings is None:
-            whole = output.embeddings
-            present = torch.ones(len(whole), dtype=torch.bool, device=whole.device)
-            return ViewVectors(whole, torch.zeros_like(whole), present, ~present)
-        return ViewVectors(output.text_embeddings, output.image_embeddings, output.has_text, output.has_image)
+    def _chunks(self, chunks: list[Chunk]) -> Iterator[dict[str, Any]]:
+        """Lay the chunks of a batch out, ahead of time and in threads, and bring them to the device one by one."""
+        threads = max(self.args.dataloader_num_workers, 1)
+        laid = prefetched(self.data_collator.lay_out, chunks, threads=threads, waited=self._waited)  # type: ignore
+        return map(self._prepare_inputs, laid)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The batches of the next step; notes how long the step had to wait for them."""
+        self._record_waiting()
+        start = time.perf_counter()
+        found = super().get_batch_samples(*args, **kwargs)
+        self._waited(time.perf_counter() - start)
+        return found
+
+    def _waited(self, seconds: float) -> None:
+        self._waiting = (self._waiting or 0.0) + seconds
+
+    def _record_waiting(self) -> None:
+        """Record the seconds that the last step waited for data."""
+        if self._waiting is not None:
+            self._metrics["train"].add("data_wait", self._waiting)
+        self._waiting = None
 
     def _drop_modalities(self, views: ViewVectors) -> ViewVectors:
         """Drop one view of some users, never their only one."""
@@ -229,8 +292,6 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
         Returns:
             `eval_text_hit@10`, `eval_image_ndcg@10`, `eval_both_mrr@20`, ... and `eval_runtime` in seconds.
         """
-        import time
-
         from .validation import rank_validation
 
         start = time.perf_counter()
@@ -239,14 +300,17 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
         if self.evaluator is not None:
             found = self.evaluator(model)
         else:
-            catalogue = self.catalogue if dataset is self.recommendation_eval else None
+            embedder, items = embedder_of(model), self.catalogue
+            if dataset is not self.recommendation_eval:
+                items = other_catalogue(dataset.catalogue_items(), items, embedder, self.args)
             found = rank_validation(
-                _embedder_of(model),
+                embedder,
                 dataset,
-                catalogue or PreparedCatalogue(dataset.catalogue_items(), self.catalogue.processor),
+                items,
                 max_history=self.args.max_history,
                 users=self.args.eval_users,
                 batch_size=self.args.per_device_eval_batch_size,
+                across_processes=self.shares_evaluation,
             )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         metrics[f"{metric_key_prefix}_runtime"] = time.perf_counter() - start
@@ -257,11 +321,10 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the means of what was recorded since the last log."""
         mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-        recorded = self._metrics[mode]
-        means = {name: float(torch.stack(values).float().nanmean()) for name, values in recorded.items() if values}
+        if mode == "train":
+            self._record_waiting()
         prefix = "eval_" if mode == "eval" else ""
-        logs = {**logs, **{f"{prefix}{name}": value for name, value in means.items()}}
-        recorded.clear()
+        logs = {**logs, **{f"{prefix}{name}": value for name, value in self._metrics[mode].means().items()}}
         super().log(logs, *args, **kwargs)
 
     def training_facts(self) -> dict[str, Any]:
@@ -271,6 +334,7 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
             "dataset": self._dataset_facts,
             "objective": self.args.objective,
             "loss": self.loss.get_config_dict(),
+            **({"processes": self.args.world_size} if self.args.world_size > 1 else {}),
         }
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -287,57 +351,7 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
         return 0
 
 
-def default_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 0.05) -> PeftConfig:
-    """LoRA on all seven projections of the language model (our choice); the vision tower stays as it is.
-
-    Args:
-        r: rank.
-        alpha: scaling, `2 * r` by default.
-        dropout: on the adapters' input.
-    """
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=r,
-        lora_alpha=alpha if alpha is not None else 2 * r,
-        lora_dropout=dropout,
-        target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
-        task_type="FEATURE_EXTRACTION",
-    )
-
-
 def _trainable(examples: Examples, catalogue: PreparedCatalogue) -> Examples:
     """Leave out targets with neither text nor picture: there is no vector to come close to, or to keep away from."""
     empty = [index for index in range(len(catalogue)) if catalogue.is_empty(index)]
     return examples.take(np.flatnonzero(~np.isin(examples.targets, empty))) if empty else examples
-
-
-def _add_square(total: Tensor, grad: Tensor) -> None:
-    total += grad.detach().float().pow(2).sum()
-
-
-def _parts(views: ViewVectors) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return views.text, views.image, views.has_text, views.has_image
-
-
-def _is_peft(model: Any) -> bool:
-    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
-
-
-def _embedder_of(model: Any) -> VLM2RecEmbedder:
-    """The embedder inside a PEFT model, or the model itself."""
-    inner = model.get_base_model() if _is_peft(model) else model
-    if not isinstance(inner, VLM2RecEmbedder):
-        raise ValueError(
-            f"`model` must be a VLM2RecEmbedder, got {type(inner).__name__}; raw backbones become one with "
-            "`VLM2RecEmbedder.from_backbone`."
-        )
-    return inner
-
-
-def _wrap(model: Any, config: PeftConfig) -> Any:
-    from peft import get_peft_model
-
-    if _is_peft(model):
-        raise ValueError("`peft_config` was given, but `model` already is a PEFT model.")
-    return get_peft_model(model, config)

@@ -1,0 +1,177 @@
+"""What a training step does no more than once, and what it never waits for."""
+
+import pickle
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from vlm2rec_hf import PreparedCatalogue
+from vlm2rec_hf.trainers.collator import Chunk, ContrastiveCollator, split
+from vlm2rec_hf.trainers.prefetch import prefetched
+
+# Histories and targets that share items: 7 distinct ones in 12 picture slots.
+EXAMPLES = [
+    {"history": np.array(history), "target": target, "seen": np.array(history)}
+    for history, target in (([1, 2, 3], 4), ([2, 3, 4], 1), ([4, 5], 6), ([6], 4))
+]
+HISTORY_ITEMS, TARGETS, DISTINCT = 9, 3, 6
+
+
+class Tower:
+    """Counts the pictures that pass a model's vision tower, and its calls."""
+
+    def __init__(self, model, patch):
+        self.calls, self.pictures = 0, 0
+        whole = type(model).encode_images
+
+        def counting(embedder, pixel_values, grid):
+            self.calls, self.pictures = self.calls + 1, self.pictures + len(grid)
+            return whole(embedder, pixel_values, grid)
+
+        patch.setattr(type(model), "encode_images", counting)
+
+
+@pytest.mark.parametrize("freeze", [True, False], ids=["frozen", "trained"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_each_picture_of_a_step_passes_the_tower_once(tiny, trainer, monkeypatch, family, freeze):
+    model, processor = tiny(family)
+    run = trainer(model, processor, cache_vision_features=False, freeze_vision=freeze)
+    run.current_gradient_accumulation_steps = 1
+    tower = Tower(model, monkeypatch)
+    run.training_step(run.model, run.data_collator(EXAMPLES))
+    assert (tower.calls, tower.pictures) == (1, DISTINCT)
+
+
+def test_with_gradient_caching_each_chunk_has_one_tower_pass_per_turn(tiny, trainer, monkeypatch):
+    model, processor = tiny()
+    run = trainer(model, processor, cache_vision_features=False, gradient_cache_mini_batch_size=2)
+    run.current_gradient_accumulation_steps = 1
+    tower = Tower(model, monkeypatch)
+    batch = run.data_collator(EXAMPLES)
+    distinct = [len({i for h in chunk.histories for i in h} | set(chunk.items)) for chunk in batch["chunks"]]
+    run.training_step(run.model, batch)
+    assert (tower.calls, tower.pictures) == (2 * 2, 2 * sum(distinct))
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("fusion", ["external", "internal"])
+def test_sharing_pictures_changes_no_vector(tiny, demo_dataset, family, fusion):
+    model, processor = tiny(family, fusion)
+    catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), processor)
+    batch = ContrastiveCollator(catalogue, 3)(EXAMPLES)
+    shared = model(groups=[batch["users"], batch["items"]], **batch["pictures"])
+    histories = [[catalogue[int(i)] for i in example["history"]] for example in EXAMPLES]
+    alone = (processor.collate(histories, "user"), processor.collate([[catalogue[i]] for i in (1, 4, 6)], "item"))
+    for found, group in zip(shared, alone, strict=True):
+        assert (found.embeddings - model(**group).embeddings).abs().max() < 1e-5
+        assert torch.equal(found.has_image, group["has_image"])
+
+
+def test_a_batch_is_cut_into_chunks_that_hold_everything_once():
+    whole = Chunk([[i, i + 1] for i in range(7)], [3, 4, 5])
+    chunks = split(whole, 3)
+    assert [len(chunk.histories) for chunk in chunks] == [3, 2, 2]
+    assert [h for chunk in chunks for h in chunk.histories] == whole.histories
+    assert [i for chunk in chunks for i in chunk.items] == whole.items
+    assert [len(chunk.items) for chunk in split(Chunk(whole.histories, [9]), 2)] == [1, 0, 0, 0]
+
+
+def test_chunks_travel_cheaply(tiny, demo_dataset):
+    """What workers send for a batch with gradient caching: indices, never pixels."""
+    _, processor = tiny()
+    collator = ContrastiveCollator(PreparedCatalogue(demo_dataset.catalogue_items(), processor), 3, mini_batch_size=2)
+    light = len(pickle.dumps(collator(EXAMPLES)))
+    heavy = len(pickle.dumps(ContrastiveCollator(collator.catalogue, 3)(EXAMPLES)))
+    assert light < 4000 < heavy / 10
+    again = pickle.loads(pickle.dumps(collator))(EXAMPLES)
+    assert again["chunks"] == collator(EXAMPLES)["chunks"]
+
+
+class Piece:
+    """Something big."""
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_prefetching_keeps_order_and_a_bound(threads):
+    alive, most, lock, by = weakref.WeakSet(), 0, threading.Lock(), set()
+
+    def make(number):
+        nonlocal most
+        piece = Piece()
+        piece.number = number
+        with lock:
+            alive.add(piece)
+            most = max(most, len(alive))
+            by.add(threading.current_thread().name.split("_")[0])
+        return piece
+
+    numbers = []
+    pieces = prefetched(make, range(12), threads=threads)
+    for piece in pieces:
+        numbers.append(piece.number)
+        time.sleep(0.002)
+        del piece
+    assert numbers == list(range(12))
+    assert most <= threads + 1
+    assert by == ({"prefetch"} if threads else {"MainThread"})
+
+
+def test_an_error_while_preparing_is_raised_where_the_piece_is_used():
+    def make(number):
+        if number == 2:
+            raise ValueError("broken picture")
+        return number
+
+    found = []
+    with pytest.raises(ValueError, match="broken picture"):
+        for number in prefetched(make, range(5)):
+            found.append(number)
+    assert found == [0, 1]
+
+
+class SlowItems:
+    """The shop's items, each of which takes its time."""
+
+    def __init__(self, items, seconds):
+        self.items, self.seconds = items, seconds
+
+    def __len__(self):
+        return len(self.items)
+
+    def texts(self):
+        return self.items.texts()
+
+    def __getitem__(self, index):
+        time.sleep(self.seconds)
+        return self.items[index]
+
+
+def waits(tiny, trainer, demo_dataset, **options):
+    """Seconds that each step waited for data, and its loss; a step takes at least 0.4 seconds."""
+    model, processor = tiny()
+    catalogue = PreparedCatalogue(SlowItems(demo_dataset.catalogue_items(), 0.004), processor)
+    run = trainer(model, processor, catalogue=catalogue, cache_vision_features=False, max_steps=7, **options)
+    step = run.training_step
+
+    def long_step(*args, **kwargs):
+        time.sleep(0.4)
+        return step(*args, **kwargs)
+
+    run.training_step = long_step
+    run.train()
+    logs = [record for record in run.state.log_history if "loss" in record]
+    return [record["data_wait"] for record in logs], [record["loss"] for record in logs]
+
+
+def test_with_workers_a_step_does_not_wait_for_slow_pictures(tiny, trainer, demo_dataset):
+    """About 20 items a step: 0.1 seconds of reading, behind a step of 0.4 seconds or before it."""
+    inline, losses = waits(tiny, trainer, demo_dataset)
+    workers, same = waits(tiny, trainer, demo_dataset, dataloader_num_workers=2)
+    assert losses == same
+    # Two fetches stand before the first step, none before the last.
+    assert min(inline[1:-1]) > 0.06
+    assert min(workers[2:-1]) < 0.03 and np.median(workers[2:-1]) < np.median(inline[1:-1]) / 2, (workers, inline)

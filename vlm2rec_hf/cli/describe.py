@@ -1,0 +1,71 @@
+"""`vlm2rec describe`: let a vision-language model write three descriptions of each item into a dataset."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vlm2rec_hf.cli.arguments import DataArguments
+from vlm2rec_hf.cli.common import model_version, open_dataset, parse, require, say
+
+
+@dataclass
+class DescribeArguments:
+    """Which model writes, how, and where the dataset with the descriptions goes."""
+
+    model: str = field(default="", metadata={"help": "Folder or Hub id of an image-text-to-text model."})
+    model_revision: str | None = field(default=None, metadata={"help": "Tag, branch or commit of the model."})
+    model_dtype: str = field(default="auto", metadata={"help": "Weights' dtype: auto, float32, bfloat16, float16."})
+    output: str = field(default="", metadata={"help": "Folder of the new dataset."})
+    prompts: str | None = field(default=None, metadata={"help": "YAML file with text, image and both."})
+    describe_batch_size: int = field(default=8, metadata={"help": "Items per forward pass."})
+    max_new_tokens: int = field(default=96, metadata={"help": "Length of a description at most."})
+    do_sample: bool = field(default=False, metadata={"help": "Sample instead of taking the likeliest token."})
+    temperature: float = field(default=0.7, metadata={"help": "Of the sampling."})
+    top_p: float = field(default=0.95, metadata={"help": "Share of the probability that is sampled from."})
+    seed: int = field(default=0, metadata={"help": "Of the sampling."})
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command.
+
+    Until the dataset is whole, `OUTPUT.work` holds what has been written; the same command goes on from there.
+    """
+    from vlm2rec_hf.describing.describe import COLUMNS, describe_items, failures_by_reason
+    from vlm2rec_hf.describing.describer import Writing, load_describer
+    from vlm2rec_hf.describing.prompts import load_prompts
+
+    data, options = parse("describe", __doc__ or "", (DataArguments, DescribeArguments), argv)
+    output = Path(require(options.output, "--output", "the folder of the new dataset"))
+    require(options.model, "--model", "a folder or Hub id of an image-text-to-text model")
+    if output.exists():
+        raise ValueError(f"`--output` {str(output)!r} exists; name a new folder or move the old one away.")
+    writing = Writing(options.max_new_tokens, options.do_sample, options.temperature, options.top_p, options.seed)
+    prompts = load_prompts(options.prompts)
+    dataset = open_dataset(data)
+    describer = load_describer(
+        options.model,
+        revision=options.model_revision,
+        dtype=options.model_dtype,
+        prompts=prompts,
+        writing=writing,
+    )
+    work = output.with_name(f"{output.name}.work")
+    described = describe_items(
+        dataset,
+        describer,
+        work,
+        model=options.model,
+        revision=model_version(options.model, options.model_revision),
+        batch_size=options.describe_batch_size,
+        show_progress=True,
+    )
+    described.save(output)
+    shutil.rmtree(work)
+    failed = failures_by_reason(described)
+    step = described.steps[-1]
+    written = ", ".join(f"{step[f'with_{name}']:,} {name}" for name in COLUMNS.values())
+    say(f"{described.n_items:,} items: {written}; {sum(failed.values()):,} failed (see the dataset's quarantine).")
+    print(output)

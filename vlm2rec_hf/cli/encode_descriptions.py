@@ -1,0 +1,39 @@
+"""`vlm2rec encode-descriptions`: encode a dataset's item descriptions and texts, for `train --method dmesr`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vlm2rec_hf.cli.arguments import DataArguments
+from vlm2rec_hf.cli.common import open_dataset, parse, require
+from vlm2rec_hf.cli.description_arguments import DescriptionArguments
+
+
+@dataclass
+class OutputArguments:
+    """Where the vectors go."""
+
+    output: str = field(default="", metadata={"help": "The safetensors file to write."})
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command. The file names the encoder, its version, the columns and the dataset's fingerprint."""
+    data, options, place = parse(
+        "encode-descriptions", __doc__ or "", (DataArguments, DescriptionArguments, OutputArguments), argv
+    )
+    output = Path(require(place.output, "--output", "the safetensors file to write"))
+    if output.exists():
+        raise ValueError(f"`--output` {str(output)!r} exists; name a new file or move the old one away.")
+    encoded = options.encode(open_dataset(data))
+    encoded.save(output)
+    counts = ", ".join(
+        f"{name} {int(number):,}"
+        for name, number in zip(("text", "image", "both"), encoded.coarse_present.sum(dim=0), strict=True)
+    )
+    _, length, size = encoded.fine.shape
+    print(
+        f"{len(encoded):,} items, descriptions of {encoded.coarse.shape[2]} dimensions ({counts}), "
+        f"up to {length} tokens of {size} -> {output}"
+    )

@@ -1,0 +1,96 @@
+"""Items described by their columns: title, category, brand, price, whatever of them a catalogue has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from vlm2rec_hf.columns import IMAGE, TEXT, TITLE
+from vlm2rec_hf.data.items import text_of
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.data.dataset import RecDataset
+    from vlm2rec_hf.data.items import Item
+
+DESCRIBING = (TITLE, "category", "brand", "price")
+"""The columns of PixRec's paper."""
+
+
+class DescribedItems(Sequence["Item"]):
+    """A dataset's items as a lazy sequence whose text is made of columns, such as `red tent, price: 30`.
+
+    Args:
+        dataset: where the items live.
+        columns: which columns, in order; those that hold nothing for an item are left out of its text. By default
+            `DESCRIBING`, where the dataset has any of them beside the title; else the item's own text.
+        pictures: False: no picture is decoded, no item has one.
+
+    Raises:
+        ValueError: a column the items do not have, or the picture column.
+    """
+
+    def __init__(self, dataset: RecDataset, columns: Sequence[str] | None = None, *, pictures: bool = True) -> None:
+        known = dataset.items.column_names
+        if columns is not None:
+            lacking = [name for name in columns if name not in known or name == IMAGE]
+            if lacking or not columns:
+                raise ValueError(
+                    f"`columns` must name text or number columns of the items, got {list(columns)}; there are "
+                    f"{[name for name in known if name != IMAGE]}."
+                )
+        else:
+            columns = [name for name in DESCRIBING if name in known]
+            columns = columns if set(columns) - {TITLE} else []
+        self.columns = tuple(columns)
+        self.pictures = pictures
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return self._dataset.n_items
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if not self.pictures:
+            return {"text": self._texts[index], "image": None}
+        return {"text": self._texts[index], "image": self._dataset.item(index)["image"]}
+
+    def texts(self) -> Iterator[str | None]:
+        """Every item's text without decoding a picture."""
+        return iter(self._texts)
+
+    @cached_property
+    def _texts(self) -> list[str | None]:
+        if not self.columns:
+            return self._dataset.item_texts()
+        # The item's own text stands in where none of the columns says anything.
+        own = [name for name in (TITLE, TEXT) if name in self._dataset.items.column_names]
+        rows = self._dataset.items.select_columns(list(dict.fromkeys([*self.columns, *own])))
+        return [describe(row, self.columns) for row in rows]
+
+
+def describe(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
+    """One item's text: the title bare, other columns by name, what is empty left out; `text_of` where nothing is left.
+
+    Args:
+        row: of the item table; lists (of categories) are joined.
+        columns: in order.
+    """
+    parts = []
+    for name in columns:
+        words = _words(row.get(name))
+        if words:
+            parts.append(words if name == TITLE else f"{name}: {words}")
+    return ", ".join(parts) or text_of(row)
+
+
+def _words(value: Any) -> str:
+    if value is None or value != value:  # None and NaN
+        return ""
+    if isinstance(value, (list, tuple)):
+        return " / ".join(words for words in map(_words, value) if words)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return " ".join(str(value).split())

@@ -1,0 +1,144 @@
+"""Rank by generated text: the catalogue's items by how well their texts match what a model wrote (BM25)."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlm2rec_hf.evaluation.pixrec import _Histories
+from vlm2rec_hf.evaluation.ranking import Ranking, rank_targets
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.data.sequences import Examples
+    from vlm2rec_hf.modeling.generation_pixrec import Beams
+    from vlm2rec_hf.modeling.modeling_pixrec import PixRecModel
+    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+
+_WORD = re.compile(r"\w+")
+
+
+def require_bm25s() -> None:
+    """Refuse to go on without the optional library.
+
+    Raises:
+        ValueError: `bm25s` is not installed.
+    """
+    if importlib.util.find_spec("bm25s") is None:
+        raise ValueError(
+            "`generate_users` needs the library bm25s, which is not installed; `pip install 'vlm2rec-hf[pixrec]'`."
+        )
+
+
+@dataclass(frozen=True)
+class GeneratedRanking:
+    """What `rank_generated` found.
+
+    Attributes:
+        ranking: ranks and top items of every example.
+        beams: per example the texts, best first.
+    """
+
+    ranking: Ranking
+    beams: list[Beams]
+
+
+class LexicalScorer:
+    """BM25 scores of the catalogue's texts for what was written, summed over the beams by their probability.
+
+    Args:
+        texts: `(n_items,)` the catalogue's texts; `None` matches nothing.
+        beams: per example the texts written, with mean log-probabilities.
+
+    Raises:
+        ValueError: `bm25s` is not installed, or no item has a text.
+    """
+
+    def __init__(self, texts: Sequence[str | None], beams: Sequence[Beams]) -> None:
+        require_bm25s()
+        import bm25s
+
+        words = [_words(text or "") for text in texts]
+        if not any(words):
+            raise ValueError("`texts` hold no word; there is nothing to match generated text against.")
+        self._known = {word for one in words for word in one}
+        self._index: Any = bm25s.BM25()
+        self._index.index(words, show_progress=False)
+        self._n_items = len(texts)
+        self._beams = beams
+
+    @property
+    def n_items(self) -> int:
+        """Size of the catalogue."""
+        return self._n_items
+
+    def __len__(self) -> int:
+        return len(self._beams)
+
+    def scores(self, rows: slice) -> np.ndarray:
+        """`(b, n_items)` float64, 0 where no word matches."""
+        return np.stack([self._scores_of(beams) for beams in self._beams[rows]])
+
+    def _scores_of(self, beams: Beams) -> np.ndarray:
+        total = np.zeros(self._n_items)
+        best = max((score for _, score in beams), default=0.0)
+        weights = [math.exp(score - best) for _, score in beams]
+        for (text, _), weight in zip(beams, weights, strict=True):
+            known = [word for word in _words(text) if word in self._known]
+            if known:
+                total += weight / sum(weights) * np.asarray(self._index.get_scores(known), dtype=np.float64)
+        return total
+
+
+def rank_generated(
+    model: PixRecModel,
+    catalogue: PreparedCatalogue,
+    texts: Sequence[str | None],
+    examples: Examples,
+    *,
+    beams: int = 4,
+    max_new_tokens: int = 24,
+    k: int = 20,
+    exclude_seen: bool = True,
+    batch_size: int = 16,
+    show_progress: bool = False,
+) -> GeneratedRanking:
+    """Write the next item's text for each example and rank the full catalogue by lexical match.
+
+    Items that share no word with any text tie at 0, and ties count against the target.
+
+    Args:
+        model: the model.
+        catalogue: the prepared items.
+        texts: `(n_items,)` the items' texts, to match against.
+        examples: who to rank for.
+        beams: texts per example.
+        max_new_tokens: longest text.
+        k: length of the top lists.
+        exclude_seen: leave items of the user's past out of the candidates.
+        batch_size: histories at once.
+        show_progress: draw a progress bar.
+    """
+    from vlm2rec_hf.modeling.generation_pixrec import generate_next_items
+
+    require_bm25s()
+    written = generate_next_items(
+        model,
+        _Histories(catalogue, examples),
+        catalogue.processor,  # type: ignore[arg-type]
+        beams=beams,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        show_progress=show_progress,
+    )
+    ranking = rank_targets(LexicalScorer(texts, written), examples, k=k, exclude_seen=exclude_seen)
+    return GeneratedRanking(ranking, written)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())

@@ -1,0 +1,1 @@
+"""Work on whole catalogues in shards: resumable, by several processes or machines, every row exactly once."""

@@ -1,0 +1,101 @@
+"""Embed one shard of a catalogue: its vectors, and what was wrong with its rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from vlm2rec_hf.columns import IMAGE, ITEM_ID
+from vlm2rec_hf.data import quarantine as q
+from vlm2rec_hf.data.catalogue_items import CatalogueItems
+from vlm2rec_hf.data.images import try_decode_image
+from vlm2rec_hf.data.items import has_image, has_only_image_path
+from vlm2rec_hf.evaluation.embedder import encode_catalogue
+from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.data.dataset import RecDataset
+    from vlm2rec_hf.modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
+    from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
+
+EMPTY = "neither_text_nor_picture"
+VIEWS = ("both", "text", "image")
+_ROWS_AT_ONCE = 64  # pictures looked at together, so that a shard's bytes are never all in memory
+
+
+def embed_items(
+    dataset: RecDataset, rows: range, model: VLM2RecEmbedder, processor: VLM2RecProcessor, *, batch_size: int = 64
+) -> tuple[pa.Table, pa.Table]:
+    """Embed consecutive items of a catalogue.
+
+    Args:
+        dataset: where the items live.
+        rows: their places in the catalogue.
+        model: the embedder.
+        processor: made for its backbone.
+        batch_size: items per forward pass.
+
+    Returns:
+        The vectors, one row per item: `item_id`, `both`, `text`, `image` (float32 lists; zeros where absent),
+        `has_text`, `has_image`; and the bad rows in the form of a dataset's quarantine: pictures that do not decode
+        (`image:<reason>`, the item is embedded by its text) and items with nothing to embed
+        (`neither_text_nor_picture`, zero vectors). `number` is the place in the catalogue.
+
+    Raises:
+        ValueError: vectors that are not finite.
+    """
+    catalogue = PreparedCatalogue(CatalogueItems(dataset, rows), processor)
+    found = encode_catalogue(model, catalogue, batch_size=batch_size)
+    ids = dataset.item_ids[rows.start : rows.stop]
+    _check_finite(found, ids)
+    columns = {"item_id": pa.array(ids.tolist(), pa.string())}
+    for view in VIEWS:
+        matrix = found.view(view).numpy()
+        columns[view] = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+    columns["has_text"], columns["has_image"] = pa.array(found.has_text.numpy()), pa.array(found.has_image.numpy())
+    return pa.table(columns), _bad_rows(dataset, rows, ids, found)
+
+
+def with_facts(table: pa.Table, facts: Mapping[str, str], quarantined: Mapping[str, int]) -> pa.Table:
+    """The table with facts about it in its schema, the counts of bad rows among them."""
+    return table.replace_schema_metadata({**facts, "quarantined": json.dumps(dict(quarantined))})
+
+
+def _check_finite(found: Encoding, ids: np.ndarray) -> None:
+    fine = torch.isfinite(found.both).all(1) & torch.isfinite(found.text).all(1) & torch.isfinite(found.image).all(1)
+    if not bool(fine.all()):
+        bad = ids[~fine.numpy()]
+        raise ValueError(
+            f"`--model` gives vectors that are not finite for {len(bad)} of {len(ids)} items, such as {bad[0]!r}; "
+            "try `--model_dtype float32`, or check its weights."
+        )
+
+
+def _bad_rows(dataset: RecDataset, rows: range, ids: np.ndarray, found: Encoding) -> pa.Table:
+    """Quarantine of the shard, in catalogue order within each kind."""
+    reasons: list[tuple[int, str, str | None]] = []
+    seen = found.has_image.numpy()
+    if IMAGE in dataset.items.column_names:
+        pictures = dataset.items.select_columns([IMAGE]).with_format("arrow")
+        for start in range(rows.start, rows.stop, _ROWS_AT_ONCE):
+            table = pictures[start : min(start + _ROWS_AT_ONCE, rows.stop)]
+            lost = has_image(table) & ~seen[start - rows.start : start - rows.start + table.num_rows]
+            for row in np.flatnonzero(lost).tolist():
+                reason = dataset.image_problems.get(start + row)
+                reason = reason or try_decode_image(table[IMAGE][row].as_py()["bytes"])[1] or "corrupt"
+                reasons.append((start + row, f"image:{reason}", IMAGE))
+            reasons += [
+                (start + int(row), "image:no_bytes", IMAGE) for row in np.flatnonzero(has_only_image_path(table))
+            ]
+    nothing = np.flatnonzero(~(found.has_text | found.has_image).numpy())
+    reasons += [(rows.start + int(row), EMPTY, None) for row in nothing]
+    parts = []
+    for number, reason, column in sorted(reasons, key=lambda one: (one[0], one[1] == EMPTY)):
+        row = pa.table({ITEM_ID: [str(ids[number - rows.start])]})
+        parts.append(q.of_rows(row, np.array([number]), table="items", reason=reason, column=column))
+    return q.concat(parts)

@@ -1,0 +1,97 @@
+"""The manifest of a sharded job: what is computed, from what, by what, and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlm2rec_hf.jobs.durable import durable
+
+FORMAT_VERSION = 1
+PACKAGES = ("vlm2rec-hf", "torch", "transformers", "tokenizers", "pillow", "torchvision")
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest, None where there is none yet.
+
+    Raises:
+        ValueError: damaged, or written by a newer version.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        version, _ = found["format_version"], found["settings"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"`--output`: {str(path)!r} is no manifest of ours ({error!r}); move it away.") from error
+    if version > FORMAT_VERSION:
+        raise ValueError(f"`--output`: {str(path)!r} has format {version}, this package reads {FORMAT_VERSION}.")
+    return found
+
+
+def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
+    """Write it whole; the caller holds the claim on it."""
+    with durable(path) as partial:
+        text = json.dumps({"format_version": FORMAT_VERSION, **content}, indent=2, ensure_ascii=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def job_id(settings: Mapping[str, Any]) -> str:
+    """A digest of everything that decides what the rows are; every shard carries it."""
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def check_same_job(manifest: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> None:
+    """Hold settings against those of a manifest; only what `settings` names is compared.
+
+    Raises:
+        ValueError: they differ; says in what.
+    """
+    there, here = _flat(manifest["settings"]), _flat(settings)
+    sections = tuple(f"{name}." for name in settings)
+    names = [name for name in there if name in here or name.startswith(sections)]
+    names += [name for name in here if name not in there]
+    differences = [
+        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        for name in names
+        if there.get(name) != here.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"`--output`: {str(path.parent)!r} holds the shards of another job: {'; '.join(differences)}. Name "
+            "another output, or delete that folder to start anew."
+        )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what computes the vectors; absent packages are left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def changed_packages(manifest: Mapping[str, Any]) -> list[str]:
+    """What has another version now than when the job began: `torch 2.12 -> 2.13`."""
+    now, then = package_versions(), dict(manifest.get("packages", {}))
+    names = [name for name in PACKAGES if now.get(name) != then.get(name)]
+    return [f"{name} {then.get(name, 'absent')} -> {now.get(name, 'absent')}" for name in names]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found.update(_flat(value, f"{prefix}{name}."))
+        else:
+            found[prefix + name] = value
+    return found

@@ -1,0 +1,19 @@
+"""What data-parallel wrappers ask of a training step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def needs_every_parameter(model: nn.Module) -> bool:
+    """Whether a wrapper waits for the gradient of every trainable parameter before a step is complete."""
+    return isinstance(model, DistributedDataParallel) and not model.find_unused_parameters
+
+
+def zero_of(model: nn.Module) -> Tensor:
+    """A zero that depends on every trainable parameter: propagated back, it adds a gradient of zero to each."""
+    # The sum of nothing: no parameter is read, and one that holds infinity makes no NaN.
+    parts = [parameter.flatten()[:0].sum().float() for parameter in model.parameters() if parameter.requires_grad]
+    return torch.stack(parts).sum()

@@ -1,0 +1,120 @@
+"""Batches of PixRec: which examples stand together, and how they are laid out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+if TYPE_CHECKING:
+    from ..modeling.prepared_catalogue import PreparedCatalogue
+    from ..modeling.processing_pixrec import PixRecProcessor
+    from .collator import ExampleDataset
+
+
+class DistinctTargetSampler(Sampler[int]):
+    """A random order in which each run of `batch_size` examples has distinct targets, as far as the data allow.
+
+    Examples whose target already stands in the batch wait for the next one. At an epoch's end, where only examples of
+    a few items are left, targets repeat; the loss masks those by id.
+
+    Args:
+        targets: `(n,)` item of each example.
+        batch_size: of one process.
+        seed: with the epoch it decides the order, so that a resumed run sees the same batches.
+    """
+
+    def __init__(self, targets: np.ndarray, batch_size: int, seed: int) -> None:
+        self.targets, self.batch_size, self.seed = np.asarray(targets), batch_size, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order; the trainer calls this."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.targets))
+        stream = iter(order.tolist())
+        waiting: dict[int, deque[int]] = {}  # target -> examples that wait, in the order in which they came
+        left = len(order)
+        while left:
+            batch: list[int] = []
+            used: set[int] = set()
+            # A target waits once per batch at most, so a pass over the waiting targets costs one batch.
+            for target in list(waiting)[: self.batch_size]:
+                queue = waiting.pop(target)
+                batch.append(queue.popleft())
+                used.add(target)
+                if queue:
+                    waiting[target] = queue  # to the end: others come first next time
+            while len(batch) < self.batch_size and (example := next(stream, None)) is not None:
+                target = int(self.targets[example])
+                if target in used:
+                    waiting.setdefault(target, deque()).append(example)
+                else:
+                    used.add(target)
+                    batch.append(example)
+            while len(batch) < self.batch_size and waiting:
+                for target in list(waiting)[: self.batch_size - len(batch)]:
+                    batch.append(waiting[target].popleft())
+                    if not waiting[target]:
+                        del waiting[target]
+            left -= len(batch)
+            yield from batch
+
+
+@dataclass
+class PixRecCollator:
+    """Lays out histories with their targets, and the distinct targets alone.
+
+    Attributes:
+        catalogue: the prepared items.
+        examples: what the rows of the training data name.
+        max_history: most recent items of a history.
+    """
+
+    catalogue: PreparedCatalogue
+    examples: ExampleDataset
+    max_history: int = 5
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Collate.
+
+        Args:
+            rows: dicts with `example`, a row of `examples`.
+
+        Returns:
+            Inputs of `PixRecModel.forward` (`items`: the distinct targets alone) beside `target_row` `(B,)`: row of
+            each example's target among `items`, `target_ids` `(B,)` and `seen_ids` `(B, S)` catalogue indices, padded
+            with -1.
+        """
+        examples = [self.examples[row["example"]] for row in rows]
+        histories = [example["history"][-self.max_history :] for example in examples]
+        targets = torch.tensor([example["target"] for example in examples])
+        distinct, target_row = torch.unique(targets, return_inverse=True)
+        # One read per distinct item of the batch, however often it occurs.
+        wanted = {int(i) for history in histories for i in history} | set(distinct.tolist())
+        items = {i: self.catalogue[i] for i in sorted(wanted)}
+        processor: PixRecProcessor = self.catalogue.processor  # type: ignore[assignment]
+        longest = max(max(len(example["seen"]) for example in examples), 1)
+        seen = torch.full((len(examples), longest), -1)
+        for row, example in enumerate(examples):
+            seen[row, : len(example["seen"])] = torch.as_tensor(example["seen"], dtype=torch.long)
+        sequences = processor.collate_sequences(
+            [[items[int(i)] for i in history] for history in histories], [items[i] for i in targets.tolist()]
+        )
+        return {
+            **sequences,
+            "items": dict(processor.collate([[items[i]] for i in distinct.tolist()], "item")),
+            "target_row": target_row,
+            "target_ids": targets,
+            "seen_ids": seen,
+        }
