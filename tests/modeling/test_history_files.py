@@ -156,10 +156,12 @@ def test_a_kill_while_saving_leaves_a_whole_state(tmp_path):
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout.readline() == b"written\n"
-        deadline = time.monotonic() + 60
-        while not [path for path in tmp_path.glob(".writing-*") if path.stat().st_size]:  # in the midst of a write
-            assert time.monotonic() < deadline
-        process.send_signal(signal.SIGKILL)
+        try:
+            deadline = time.monotonic() + 60
+            while not [path for path in tmp_path.glob(".writing-*") if path.stat().st_size]:  # in the midst of a write
+                assert time.monotonic() < deadline
+        finally:
+            process.send_signal(signal.SIGKILL)
     from vlm2rec_hf import tiny_vlm
 
     model, processor = tiny_vlm(processor_options={"max_history": 40})

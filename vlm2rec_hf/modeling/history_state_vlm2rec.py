@@ -94,7 +94,8 @@ class HistoryState:
         """Memory of keys, values, vision features and vectors.
 
         Keys and values are per view `users * capacity * layers * 2 * kv_heads * head_dim * bytes`, where `capacity` is
-        the longest row so far, plus a quarter or 64 tokens at most; a row is at most `max_history` items long.
+        what the widest run so far needed (its longest kept row and its longest new part), plus a quarter or 64 tokens
+        at most; a row is at most `max_history` items long.
         """
         features = {id(one): one for one in self._features()}.values()
         parts = [part for one in features for part in (one.tokens, *one.layers)] + list(self._vectors.values())
