@@ -62,14 +62,15 @@ def test_pushed_and_pulled_with_and_without_the_package(published, hub, hub_envi
     expected = vectors(published.pixrec, published.processing_class)
     where = {"pretrained_model_name_or_path": REPO, "revision": "v1.0"}
     model, processor = AutoModel.from_pretrained(**where), AutoProcessor.from_pretrained(**where)
-    assert type(model) is PixRecModel and torch.equal(vectors(model, processor), expected)
+    assert type(model) is PixRecModel
+    assert (vectors(model, processor) - expected).abs().max() < 1e-6
     assert model.loaded_from[0] == REPO and len(model.loaded_from[1]) == 40
     told = json.loads(files["training.json"])
     assert told["method"] == "PixRec" and told["objective"] == "pixrec" and told["loss"]["beta"] == 0.125
     command = [sys.executable, "-c", STRANGER, REPO]
     run = subprocess.run(command, cwd=tmp_path, env=hub_environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert torch.equal(torch.load(tmp_path / "found.pt", weights_only=True), expected)
+    assert torch.equal(torch.load(tmp_path / "found.pt", weights_only=True), vectors(model, processor))
 
 
 def test_the_cards_snippet_runs_and_names_the_paper(published, hub):
@@ -90,8 +91,13 @@ def test_adapters_name_their_base_and_its_commit(published, hub, tmp_path, demo_
     config = json.loads(files["config.json"])
     assert config["base_model"] == REPO and config["base_model_revision"] == base.loaded_from[1]
     # A new version of the base changes nothing for the adapter.
-    with torch.no_grad():
-        base.item_projection.weight.zero_()
+    published.pixrec.get_input_embeddings().weight.data.mul_(1.5)
+    published.save_model(tmp_path / "model")
+    publish_model(tmp_path / "model", REPO, tag="v2.0")
+    assert (
+        vectors(PixRecModel.from_pretrained(REPO), published.processing_class)
+        - vectors(PixRecModel.from_pretrained(REPO, revision="v1.0"), published.processing_class)
+    ).abs().max() > 1e-3
     again = AutoModel.from_pretrained(ADAPTER, revision="v1.0")
     expected = vectors(run.pixrec, published.processing_class)
-    assert (vectors(again, published.processing_class) - expected).abs().max() < 1e-6 and expected[0].any()
+    assert (vectors(again, published.processing_class) - expected).abs().max() < 1e-6

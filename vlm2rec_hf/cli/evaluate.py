@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments
-from vlm2rec_hf.cli.common import load_embedder, model_type_of, open_dataset, parse, require, say
+from vlm2rec_hf.cli.common import given, load_embedder, model_type_of, open_dataset, parse, require, say
 
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
@@ -27,11 +27,12 @@ def main(argv: Sequence[str]) -> None:
     from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
 
-    data, models, options = parse("evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments), argv)
-    command = OTHER_MODELS.get(model_type_of(models) or "")
+    named = given(argv, "model", "model_revision")
+    command = OTHER_MODELS.get(model_type_of(named["model"], named["model_revision"]) or "")
     if command is not None:
         importlib.import_module(f"vlm2rec_hf.cli.{command}").main(argv)
         return
+    data, models, options = parse("evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments), argv)
     output = Path(require(options.output, "--output", "the folder of the report"))
     options.cut_offs()
     dataset = open_dataset(data)
