@@ -13,7 +13,7 @@ from vlm2rec_hf.evaluation.report import Report
 
 SIZES = ["--hidden_size", "32", "--vision_hidden_size", "32", "--image_size", "28"]
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-EMBEDDERS = [path for path in RECIPES if not path.stem.startswith(("dmesr_", "head_", "paper_dmesr_", "pixrec_"))]
+EMBEDDERS = [path for path in RECIPES if "method:" not in path.read_text() and not path.stem.startswith("head_")]
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,23 @@ def check_config(path: Path) -> None:
         raise ValueError(f"`--config` {str(path)!r} must hold `option: value` lines, got {type(content).__name__}.")
 
 
+def given(argv: Sequence[str], *names: str) -> dict[str, str | None]:
+    """A few options before the real parsing: from the command line, else from the `--config` file, else `None`."""
+    import argparse
+
+    import yaml
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in (*names, "config"):
+        parser.add_argument(f"--{name}")
+    found = vars(parser.parse_known_args(list(argv))[0])
+    content = {}
+    if found["config"] is not None:
+        check_config(Path(found["config"]))
+        content = yaml.safe_load(Path(found["config"]).read_text(encoding="utf-8"))
+    return {name: found[name] if found[name] is not None else content.get(name) for name in names}
+
+
 def _column_mapping(text: str) -> dict[str, str]:
     """`user=user_id,sku=item_id` as a mapping."""
     pairs = [pair.split("=") for pair in text.split(",")]
@@ -177,16 +194,14 @@ def load_embedder(arguments: ModelArguments) -> tuple[VLM2RecEmbedder, VLM2RecPr
     return model, VLM2RecProcessor.from_backbone(where, revision=revision, fusion=arguments.fusion)
 
 
-def model_type_of(arguments: ModelArguments) -> str | None:
+def model_type_of(where: str | None, revision: str | None = None) -> str | None:
     """`model_type` of a saved model or Hub id; `None` where none is named or it has no readable `config.json`."""
     from transformers import PreTrainedConfig
 
-    if not arguments.model or (
-        Path(arguments.model).exists() and not (Path(arguments.model) / "config.json").is_file()
-    ):
+    if not where or (Path(where).exists() and not (Path(where) / "config.json").is_file()):
         return None
     try:
-        found, _ = PreTrainedConfig.get_config_dict(arguments.model, revision=arguments.model_revision or "main")
+        found, _ = PreTrainedConfig.get_config_dict(where, revision=revision or "main")
     except OSError:
         return None  # whoever loads the model says what is wrong with it
     return found.get("model_type")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments, VisionCacheArguments
-from vlm2rec_hf.cli.common import load_embedder, model_type_of, open_dataset, parse, require, say
+from vlm2rec_hf.cli.common import given, load_embedder, model_type_of, open_dataset, parse, require, say
 
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
@@ -28,13 +28,14 @@ def main(argv: Sequence[str]) -> None:
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
     from vlm2rec_hf.modeling.vision_cache import VisionCache
 
-    data, models, options, cached = parse(
-        "evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments, VisionCacheArguments), argv
-    )
-    command = OTHER_MODELS.get(model_type_of(models) or "")
+    named = given(argv, "model", "model_revision")
+    command = OTHER_MODELS.get(model_type_of(named["model"], named["model_revision"]) or "")
     if command is not None:
         importlib.import_module(f"vlm2rec_hf.cli.{command}").main(argv)
         return
+    data, models, options, cached = parse(
+        "evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments, VisionCacheArguments), argv
+    )
     cache = VisionCache(cached.vision_cache, dtype=cached.vision_cache_dtype) if cached.vision_cache else None
     output = Path(require(options.output, "--output", "the folder of the report"))
     options.cut_offs()

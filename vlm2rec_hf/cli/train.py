@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from pathlib import Path
 
 METHODS = {"vlm2rec": "train_vlm2rec", "pixrec": "train_pixrec", "dmesr": "train_dmesr"}
 """`--method` -> module of this package with a `main(argv)`."""
@@ -24,17 +23,6 @@ def main(argv: Sequence[str]) -> None:
 
 def chosen_method(argv: Sequence[str]) -> str:
     """`--method` of a command line, else `method:` of its `--config` file, else "vlm2rec"."""
-    import argparse
+    from vlm2rec_hf.cli.common import given
 
-    import yaml
-
-    from vlm2rec_hf.cli.common import check_config
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--method")
-    parser.add_argument("--config")
-    known, _ = parser.parse_known_args(list(argv))
-    if known.method is None and known.config is not None:
-        check_config(Path(known.config))
-        known.method = yaml.safe_load(Path(known.config).read_text(encoding="utf-8")).get("method")
-    return known.method or "vlm2rec"
+    return given(argv, "method")["method"] or "vlm2rec"

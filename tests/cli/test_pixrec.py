@@ -1,0 +1,140 @@
+"""`vlm2rec train --method pixrec` and `vlm2rec evaluate` of what it made."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from vlm2rec_hf import PixRecModel, make_demo_shop
+from vlm2rec_hf.cli.main import main
+from vlm2rec_hf.evaluation.report import Report
+
+ROOT = Path(__file__).parents[2]
+SIZES = ["--hidden_size", "32", "--vision_hidden_size", "32", "--image_size", "28", "--vocab_size", "400"]
+RECIPES = sorted((ROOT / "recipes").glob("pixrec_*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pixrec") / "shop"
+    make_demo_shop(60, n_users=60).dataset().save(folder)
+    return folder
+
+
+def command(shop, output, *more):
+    return [
+        "train", "--method", "pixrec", "--dataset", str(shop), "--tiny", "qwen2_vl", *SIZES, "--max_steps", "2",
+        "--per_device_train_batch_size", "8", "--output_dir", str(output), "--use_cpu", "true", "--save_strategy",
+        "no", "--max_users", "20", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(shop, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    assert main(command(shop, folder, "--warm_up_steps", "2", "--warm_up_batch_size", "16")) == 0
+    return folder
+
+
+def test_train_leaves_a_model_a_card_and_an_honest_report(trained):
+    report = Report.load(trained / "evaluation")
+    assert report.methods == ["pixrec"] and report.views("pixrec") == ["both"] and len(report) == 20
+    assert set(report.floors) == {"popularity", "repeat_last", "transitions"}
+    with_seen = report.facts["with_seen"]
+    assert set(with_seen) == {"pixrec", "popularity", "repeat_last", "transitions"}
+    # Only with the items of the past as candidates does repeat-last repeat anything.
+    assert report.floors["repeat_last"]["hit@10"]["mean"] == report.floors["popularity"]["hit@10"]["mean"]
+    assert with_seen["repeat_last"] != with_seen["popularity"]
+    assert "pixrec" in (trained / "README.md").read_text()
+    told = json.loads((trained / "training.json").read_text())
+    assert told["warm_up"]["steps"] == 2 and told["steps"] == 2
+    assert PixRecModel.from_pretrained(trained).config.projection_dim == 128
+
+
+def test_evaluate_repeats_what_train_reported(trained, shop, tmp_path, capsys):
+    line = ["evaluate", "--dataset", str(shop), "--model", str(trained), "--output", str(tmp_path / "report")]
+    assert main([*line, "--max_users", "20", "--eval_max_history", "5"]) == 0
+    first, second = Report.load(trained / "evaluation"), Report.load(tmp_path / "report")
+    assert first.ranks("pixrec").tolist() == second.ranks("pixrec").tolist()
+    printed = capsys.readouterr().out
+    assert "popularity (floor)" in printed and "repeat-last" in printed and "| repeat_last |" in printed
+
+
+def test_the_ablation_reads_no_picture_and_says_so(shop, tmp_path):
+    assert main(command(shop, tmp_path / "text", "--pictures", "false")) == 0
+    report = Report.load(tmp_path / "text" / "evaluation")
+    assert report.methods == ["pixrec-text"] and report.views("pixrec-text") == ["text"]
+    settings = json.loads((tmp_path / "text" / "processor_config.json").read_text())
+    assert settings["pictures"] is False
+
+
+def test_ranking_by_generated_text(trained, shop, tmp_path, capsys):
+    pytest.importorskip("bm25s", reason="the optional library bm25s (extra `pixrec`) is not installed")
+    line = ["evaluate", "--dataset", str(shop), "--model", str(trained), "--output", str(tmp_path / "report")]
+    line += ["--max_users", "10", "--generate_users", "4", "--beams", "2", "--max_new_tokens", "3"]
+    assert main(line) == 0
+    found = Report.load(tmp_path / "report").facts["generated"]
+    assert found["n_examples"] == 4 and set(found["generation"]) == set(found["towers"])
+    assert len(found["first_texts"]) == 4 and "By generated text" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--lora", "true"], "--lora"),
+        (["--per_device_train_batch_size", "1"], "per_device_train_batch_size"),
+        (["--item_columns", "title,colour"], "colour"),
+        (["--beams", "0"], "beams"),
+        (["--model", "x"], "exactly one"),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_exit_code_2(shop, tmp_path, capsys, more, message):
+    assert main(command(shop, tmp_path / "out", *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_parse(recipe, tmp_path):
+    from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments, WarmUpArguments
+    from vlm2rec_hf.cli.common import parse
+    from vlm2rec_hf.cli.pixrec_models import PixRecArguments
+    from vlm2rec_hf.cli.train import chosen_method
+    from vlm2rec_hf.trainers.pixrec_args import PixRecTrainingArguments
+
+    kinds = (
+        DataArguments, ModelArguments, WarmUpArguments, EvaluateArguments, PixRecArguments, PixRecTrainingArguments
+    )  # fmt: skip
+    options = ["--config", str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"]
+    data, models, *_, training = parse("train", "", kinds, options)
+    assert chosen_method(options) == "pixrec" and data.k_core == 5
+    assert (models.model is None) != (models.tiny is None)
+    assert (training.alpha, training.beta, training.temperature, training.max_history) == (0.125, 0.125, 0.5, 5)
+
+
+def test_the_guides_commands_run_in_small(tmp_path, monkeypatch):
+    """Every command of docs/pixrec.md on data that is there, with fewer steps."""
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "pixrec.md").read_text(encoding="utf-8")
+    (snippet,) = [s for s in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if '.save("shop")' in s]
+    exec(compile(re.sub(r"make_demo_shop\(.*?\)", "make_demo_shop(60, n_users=60)", snippet), "pixrec.md", "exec"), {})
+    ran = 0
+    for block in re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL):
+        for line in block.replace("\\\n", " ").strip().splitlines():
+            words = shlex.split(line)
+            if words[0] != "vlm2rec" or "shop" not in words:
+                continue
+            if words[1] == "train":
+                words += ["--max_steps", "2", *SIZES]
+            if "--generate_users" in words:
+                try:
+                    import bm25s  # noqa: F401
+                except ImportError:
+                    continue
+                words += ["--generate_users", "3", "--max_new_tokens", "2"]
+            assert main(words[1:]) == 0, line
+            ran += 1
+    assert ran >= 3

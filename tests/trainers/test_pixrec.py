@@ -1,0 +1,333 @@
+"""`PixRecTrainer`: what moves, what is logged, batches, resuming, adapters, validation."""
+
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+
+from tests.trainers.test_resume import StopAt, losses
+from tests.trainers.test_training import moved, snapshot
+from vlm2rec_hf import (
+    DescribedItems,
+    PixRecModel,
+    PixRecTrainer,
+    PixRecTrainingArguments,
+    PreparedCatalogue,
+    evaluate_pixrec,
+    pixrec_lora_config,
+)
+from vlm2rec_hf.trainers.pixrec_batches import DistinctTargetSampler
+
+TERMS = {"generation", "item_item", "user_item"}
+
+
+@pytest.fixture
+def trainer(tiny_pix, demo_dataset, tmp_path):
+    """`trainer(model, processor, peft_config=..., **arguments)`: on the demo shop, quiet, on the CPU; all optional."""
+
+    def make(model=None, processor=None, peft_config=None, dataset=demo_dataset, pictures=True, **options):
+        if model is None:
+            model, processor = tiny_pix(pictures=pictures)
+        settings = {
+            "output_dir": str(tmp_path / "run"), "max_steps": 2, "per_device_train_batch_size": 8, "max_history": 3,
+            "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "learning_rate": 1e-3,
+            "eval_users": 10,
+        }  # fmt: skip
+        arguments = PixRecTrainingArguments(**{**settings, **options})
+        return PixRecTrainer(
+            model, arguments, train_dataset=dataset, processing_class=processor, peft_config=peft_config
+        )
+
+    return make
+
+
+def test_every_term_is_logged_and_they_sum_to_the_loss(trainer):
+    run = trainer(alpha=0.2, beta=-0.1)
+    run.train()
+    records = [record for record in run.state.log_history if "loss" in record]
+    assert len(records) == 2
+    for record in records:
+        assert TERMS | {"generation_nll", "item_item_nce", "user_item_nce", "negatives"} <= set(record)
+        assert record["loss"] == pytest.approx(sum(record[term] for term in TERMS), rel=1e-4)
+        assert record["user_item"] == pytest.approx(-0.1 * record["user_item_nce"], rel=1e-4)
+        assert record["generation"] == pytest.approx(0.9 * record["generation_nll"], rel=1e-4)
+        assert record["negatives"] > 1
+    assert (run.pixrec.config.alpha, run.pixrec.config.beta) == (0.2, -0.1)
+
+
+def test_everything_moves_but_the_vision_tower(trainer):
+    run = trainer(learning_rate=1e-2)
+    before = snapshot(run.model)
+    run.train()
+    vision = {name for name in before if ".visual." in name}
+    assert vision and run.catalogue.has_cached_features
+    assert moved(before, run.model) == set(before) - vision
+
+
+def test_the_vision_tower_moves_when_it_is_asked_to(trainer):
+    run = trainer(freeze_vision=False, learning_rate=1e-2)
+    before = snapshot(run.model)
+    run.train()
+    assert not run.catalogue.has_cached_features
+    assert any(".visual." in name for name in moved(before, run.model))
+
+
+def test_training_lowers_each_term(trainer):
+    run = trainer(max_steps=30, per_device_train_batch_size=16, logging_steps=10, learning_rate=5e-3, temperature=0.1)
+    run.train()
+    records = [record for record in run.state.log_history if "loss" in record]
+    for term in TERMS:
+        assert records[-1][term] < 0.97 * records[0][term], (term, records)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_resume_equals_an_unbroken_run(trainer, tmp_path, lora):
+    def start(folder):
+        config = pixrec_lora_config(r=2, dropout=0.1) if lora else None
+        options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 5, "max_grad_norm": 1.0}
+        return trainer(output_dir=str(tmp_path / folder), peft_config=config, **options)
+
+    whole = start("whole")
+    whole.train()
+    broken = start("broken")
+    broken.add_callback(StopAt(3))
+    broken.train()
+    assert broken.state.global_step == 3
+    resumed = start("broken")
+    resumed.train(resume_from_checkpoint=True)
+    assert losses(resumed) == losses(whole)
+    ours, theirs = dict(resumed.model.named_parameters()), dict(whole.model.named_parameters())
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_resuming_in_a_later_epoch_takes_that_epochs_order(trainer, tmp_path):
+    per_epoch = len(trainer().examples) // 128
+
+    def start(folder):
+        return trainer(
+            output_dir=str(tmp_path / folder), per_device_train_batch_size=128, max_history=1, max_steps=per_epoch + 2,
+            save_strategy="steps", save_steps=per_epoch + 1, eval_users=None,
+        )  # fmt: skip
+
+    whole = start("whole")
+    whole.train()
+    resumed = start("whole")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{per_epoch + 1}"))
+    assert losses(resumed) == losses(whole) and whole.state.epoch > 1
+
+
+def test_adapters_and_projections_move_and_load_back_with_their_base(trainer, tiny_pix, tmp_path):
+    model, processor = tiny_pix()
+    model.save_pretrained(tmp_path / "base")
+    model = PixRecModel.from_pretrained(tmp_path / "base")
+    config = pixrec_lora_config(r=4, dropout=0.0)
+    run = trainer(model, processor, peft_config=config, learning_rate=1e-2, max_steps=3)
+    before = snapshot(run.model)
+    run.train()
+    changed = moved(before, run.model)
+    assert changed == {name for name in before if "lora_" in name or ".modules_to_save." in name}
+    assert {name.split(".")[-4] for name in changed if "modules_to_save" in name} == {
+        "user_projection", "item_projection"
+    }  # fmt: skip
+    assert not any("visual" in name for name in changed)
+    histories = [["red tent", "blue mug"], ["Alpina lamp 3"]]
+    expected = run.pixrec.encode_histories(histories, processor)
+    run.save_model(tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+    again = AutoModel.from_pretrained(tmp_path / "adapter")
+    assert (again.encode_histories(histories, processor) - expected).abs().max() < 1e-6
+    assert (
+        PixRecModel.from_pretrained(tmp_path / "base").encode_histories(histories, processor) - expected
+    ).abs().max() > 1e-4
+    # A loaded adapter is trained further, and nothing else of it.
+    further = trainer(again, processor, learning_rate=1e-2)
+    before = snapshot(further.model)
+    further.train()
+    changed = moved(before, further.model)
+    assert changed and all("lora_" in name or ".modules_to_save." in name for name in changed)
+    with pytest.raises(ValueError, match="already holds an adapter"):
+        trainer(again, processor, peft_config=config)
+
+
+def test_an_adapter_on_a_raw_backbone_finds_it_again(trainer, tiny_pix, tmp_path):
+    from transformers import AutoModelForImageTextToText
+
+    model, processor = tiny_pix()
+    whole = AutoModelForImageTextToText.from_config(model.config.vlm_config)
+    whole.save_pretrained(tmp_path / "raw")
+    model = PixRecModel.from_backbone(str(tmp_path / "raw"), projection_dim=9)
+    run = trainer(model, processor, peft_config=pixrec_lora_config(r=2), learning_rate=1e-2)
+    run.train()
+    run.save_model(tmp_path / "adapter")
+    again = PixRecModel.from_pretrained(tmp_path / "adapter")
+    assert again.config.projection_dim == 9
+    expected = run.pixrec.encode_items(["red tent"], processor)
+    assert (again.encode_items(["red tent"], processor) - expected).abs().max() < 1e-6
+
+
+def test_accumulation_and_checkpointing_run(trainer):
+    run = trainer(gradient_accumulation_steps=2, gradient_checkpointing=True, peft_config=pixrec_lora_config(r=2))
+    before = snapshot(run.model)
+    run.train()
+    assert run.state.global_step == 2 and moved(before, run.model)
+
+
+def test_without_pictures_none_is_read(trainer):
+    run = trainer(pictures=False)
+    run.train()
+    batch = run.data_collator([run.train_dataset[i] for i in range(4)])
+    assert not {"pixel_values", "image_features"} & {*batch, *batch["items"]}
+    assert run.training_facts()["objective"] == "pixrec-text"
+
+
+def test_evaluation_ranks_the_validation_split(trainer, demo_dataset):
+    run = trainer(eval_users=None)
+    metrics = run.evaluate()
+    examples = demo_dataset.examples("validation", max_history=3)
+    found = evaluate_pixrec(run.pixrec, run.catalogue, examples).metrics()
+    assert {name: metrics[f"eval_{name}"] for name in found} == pytest.approx(found)
+    assert set(found) == {f"{name}@{k}" for name in ("hit", "ndcg", "mrr") for k in (10, 20)}
+
+
+def test_the_ranking_never_sees_the_target(trainer, demo_dataset):
+    """Other targets, the same histories: other ranks, the same vectors and the same top items."""
+    import dataclasses
+
+    run = trainer()
+    examples = demo_dataset.examples("test", max_history=3).take(np.arange(20))
+    changed = examples.sequences.items.copy()
+    changed[examples.position] = (changed[examples.position] + 7) % demo_dataset.n_items
+    others = dataclasses.replace(examples, sequences=dataclasses.replace(examples.sequences, items=changed))
+    first = evaluate_pixrec(run.pixrec, run.catalogue, examples, exclude_seen=False)
+    second = evaluate_pixrec(run.pixrec, run.catalogue, others, exclude_seen=False)
+    assert torch.equal(first.users, second.users) and np.array_equal(first.ranking.top_items, second.ranking.top_items)
+    assert not np.array_equal(first.ranking.ranks, second.ranking.ranks)
+
+
+def test_training_reads_no_validation_and_no_test_interaction(trainer, demo_dataset):
+    run = trainer()
+    examples = run.examples.examples
+    assert (examples.sequences.split[examples.position] == 0).all()
+    first_held_out = {u: p for u, p in zip(*_held_out(demo_dataset), strict=True)}
+    for user, position in zip(examples.user.tolist(), examples.position.tolist(), strict=True):
+        assert position < first_held_out[user]
+    assert 1 <= min(map(len, examples.histories())) and max(map(len, examples.histories())) == 3
+
+
+def _held_out(dataset):
+    validation = dataset.examples("validation")
+    return validation.user.tolist(), validation.position.tolist()
+
+
+def test_early_stopping_keeps_the_best(trainer, tmp_path):
+    run = trainer(
+        max_steps=12, early_stopping_patience=2, learning_rate=1e-12, eval_strategy="steps", eval_steps=1,
+        save_strategy="steps", save_steps=1,
+    )  # fmt: skip
+    run.train()
+    assert run.state.global_step == 3  # nothing gets better: the first is the best, two more are allowed
+    assert run.state.best_global_step == 1
+    run.save_model(tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "training.json").read_text())["weights_of_step"] == 1
+
+
+def test_the_models_forward_is_its_own_again(trainer):
+    run = trainer()
+    assert "forward" not in vars(run.pixrec)
+    batch = run.data_collator([run.train_dataset[0], run.train_dataset[1]])
+    assert batch["items"]["input_ids"].shape[0] == len(set(batch["target_ids"].tolist()))
+    total, outputs = run.compute_loss(run.model, batch, return_outputs=True)
+    assert total.requires_grad and math.isfinite(float(total.detach())) and len(outputs.item_embeddings)
+
+
+class TestDistinctTargetSampler:
+    def test_each_batch_has_distinct_targets_and_each_example_comes_once(self):
+        targets = np.random.default_rng(0).zipf(1.6, size=4000) % 300
+        sampler = DistinctTargetSampler(targets, 16, seed=3)
+        order = list(sampler)
+        assert sorted(order) == list(range(4000)) and len(sampler) == 4000
+        batches = [order[i : i + 16] for i in range(0, 4000, 16)]
+        repeats = [16 - len({int(targets[i]) for i in batch}) for batch in batches]
+        # The commonest item stands in far more examples than there are batches; until only its are left, none repeats.
+        assert max(Counter(targets.tolist()).values()) > len(batches)
+        first = next(i for i, n in enumerate(repeats) if n)
+        assert first > len(batches) * 0.3 and not any(repeats[:first])
+
+    def test_epochs_differ_and_come_again(self):
+        sampler = DistinctTargetSampler(np.arange(50), 8, seed=1)
+        first = list(sampler)
+        sampler.set_epoch(1)
+        second = list(sampler)
+        assert first != second
+        sampler.set_epoch(0)
+        assert list(sampler) == first
+        assert list(DistinctTargetSampler(np.arange(50), 8, seed=2)) != first
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("options", "name"),
+        [({"per_device_train_batch_size": 1}, "per_device_train_batch_size"), ({"temperature": 0.0}, "temperature"),
+         ({"max_history": 0}, "max_history"), ({"eval_users": 0}, "eval_users"), ({"beta": math.inf}, "beta"),
+         ({"packing": True}, "packing"), ({"dataset_kwargs": {}}, "dataset_kwargs"),
+         ({"early_stopping_patience": 0}, "early_stopping_patience")],
+    )  # fmt: skip
+    def test_bad_arguments(self, options, name):
+        with pytest.raises(ValueError, match=f"`{name}`"):
+            PixRecTrainingArguments(use_cpu=True, save_strategy="no", **options)
+
+    def test_wrong_models_and_datasets(self, tiny, tiny_pix, demo_dataset, trainer):
+        model, processor = tiny_pix()
+        with pytest.raises(ValueError, match="`train_dataset`"):
+            PixRecTrainer(model, processing_class=processor)
+        with pytest.raises(ValueError, match="`model` must be a PixRecModel"):
+            trainer(*tiny()[:1], processor)
+        with pytest.raises(ValueError, match="`processing_class`"):
+            trainer(model, tiny()[1])
+        with pytest.raises(ValueError, match="`per_device_train_batch_size`"):
+            trainer(per_device_train_batch_size=10**6)
+
+
+class TestDescribedItems:
+    @pytest.fixture
+    def dataset(self):
+        from vlm2rec_hf import RecDataset
+
+        interactions = [{"user_id": "u", "item_id": str(i), "timestamp": i} for i in range(4)]
+        items = [
+            {"item_id": "0", "title": "red tent", "category": ["Camping", "Tents"], "brand": "Alpina", "price": 30.0},
+            {"item_id": "1", "title": "blue mug", "category": None, "brand": " ", "price": None},
+            {"item_id": "2", "title": None, "category": ["Lamps"], "brand": None, "price": 7.5},
+            {"item_id": "3", "title": None, "category": None, "brand": None, "price": float("nan")},
+        ]
+        import pyarrow as pa
+
+        return RecDataset.from_tables(pa.Table.from_pylist(interactions), pa.Table.from_pylist(items))
+
+    def test_what_is_missing_is_left_out(self, dataset):
+        texts = list(DescribedItems(dataset).texts())
+        assert texts == [
+            "red tent, category: Camping / Tents, brand: Alpina, price: 30",
+            "blue mug",
+            "category: Lamps, price: 7.5",
+            None,
+        ]
+        assert list(DescribedItems(dataset, ["brand"]).texts()) == ["brand: Alpina", "blue mug", None, None]
+        with pytest.raises(ValueError, match="`columns`.*colour"):
+            DescribedItems(dataset, ["title", "colour"])
+
+    def test_without_such_columns_it_is_the_items_text(self, demo_dataset):
+        items = DescribedItems(demo_dataset)
+        assert items.columns == () and list(items.texts()) == demo_dataset.item_texts()
+        assert items[3]["image"] is not None
+        assert DescribedItems(demo_dataset, pictures=False)[3]["image"] is None
+
+    def test_a_catalogue_reads_it(self, dataset, tiny_pix):
+        _, processor = tiny_pix()
+        catalogue = PreparedCatalogue(DescribedItems(dataset), processor)
+        assert processor.tokenizer.decode(catalogue[1].text) == "blue mug"
+        assert [catalogue.is_empty(i) for i in range(4)] == [False, False, False, True]
