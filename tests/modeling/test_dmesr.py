@@ -154,7 +154,8 @@ def test_what_is_saved_is_what_the_model_knows_now(tmp_path):
     model.save_pretrained(tmp_path / "one")
     with torch.no_grad():
         model.fusion.fine.up.weight.mul_(2.0)
-    model.save_pretrained(tmp_path / "two", state_dict=model.state_dict())
+    gathered = {name: value.clone() for name, value in model.state_dict().items()}  # as distributed trainers pass it
+    model.save_pretrained(tmp_path / "two", state_dict=gathered)
     found = [DMESRModel.from_pretrained(tmp_path / name).item_vectors() for name in ("one", "two")]
     assert not torch.allclose(*found, atol=1e-3) and torch.equal(found[1], model.item_vectors())
 
@@ -198,6 +199,9 @@ def test_new_items_are_recommendable_at_once(loaded, representation, tmp_path):
     scores = dict(zip(after.item_ids, after.scores, strict=True))
     if representation == "content":
         assert scores["new"] == pytest.approx(scores["i9"], abs=1e-4)
+    else:
+        ids, vectors = model.item_embedding.weight, model.item_vectors()
+        assert torch.allclose(vectors[N] - ids[:N].mean(dim=0), vectors[9] - ids[9], atol=1e-6)
     model.save_pretrained(tmp_path / "more")
     again = AutoModel.from_pretrained(tmp_path / "more")
     assert again.config.n_items == N + 1 and again.recommend([["i4", "new"]], k=4) == model.recommend(
