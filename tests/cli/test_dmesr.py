@@ -145,3 +145,19 @@ def test_recipes_name_options_that_exist(recipe, tmp_path):
     _, model, described, training = parse("train", "", kinds, [*words, "--use_cpu", "true", "--bf16", "false"])
     assert bool(described.text_encoder) != recipe.name.startswith("paper_")  # those train on what was encoded before
     assert model.encoder == "sasrec" and 0.01 <= training.alignment_weight <= 0.1
+
+
+def test_the_plain_head_gets_the_same_budget(tmp_path):
+    import yaml
+
+    from vlm2rec_hf.cli.arguments import DataArguments
+    from vlm2rec_hf.cli.common import parse
+    from vlm2rec_hf.cli.train_head import HeadArguments
+    from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
+
+    plain = RECIPES / "head_ml1m.yaml"
+    words = ["--config", str(plain), "--dataset", "x", "--output_dir", str(tmp_path)]
+    _, head, _ = parse("train-head", "", (DataArguments, HeadArguments, SeqRecTrainingArguments), words)
+    assert head.item_representation == "id"
+    ours, theirs = (yaml.safe_load(path.read_text()) for path in (RECIPES / "dmesr_ml1m.yaml", plain))
+    assert {name: ours[name] for name in theirs} == theirs

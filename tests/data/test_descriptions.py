@@ -60,6 +60,13 @@ def test_a_sentence_transformer_encodes_descriptions_and_tokens(dataset, transfo
     assert found.facts["model"] == "org/bert" and found.facts["dataset_fingerprint"] == dataset.fingerprint
 
 
+def test_filling_on_the_left_is_no_token(dataset, transformer, monkeypatch):
+    right = encode_descriptions(dataset, transformer)
+    monkeypatch.setattr(transformer.tokenizer, "padding_side", "left")
+    left = encode_descriptions(dataset, transformer)
+    assert torch.equal(left.fine_present, right.fine_present) and torch.allclose(left.fine, right.fine, atol=2e-3)
+
+
 def test_texts_are_cut_and_long_ones_do_not_widen(dataset, transformer):
     found = encode_descriptions(dataset, transformer, max_fine_tokens=3)
     assert found.fine.shape == (6, 3, 12) and found.fine_present.all()

@@ -174,13 +174,17 @@ class _Encode:
     def _call(self, texts: list[str], what: str) -> Any:
         if not self.typed:
             return self.encoder.encode(texts, output_value=what, batch_size=self.batch_size)
-        inputs, options = [{"text": text} for text in texts], {"batch_size": self.batch_size}
-        options["show_progress_bar"] = False
+        inputs, batch_size = [{"text": text} for text in texts], self.batch_size
         if what == "sentence_embedding":
-            return self.encoder.encode_document(inputs, **options)
-        found = self.encoder.encode_document(inputs, output_value=None, convert_to_numpy=False, **options)
-        # Some tokenizers fill up on the left, so the mask and not the length tells which states are tokens'.
-        return [one["token_embeddings"][one["attention_mask"].bool()].float().cpu().numpy() for one in found]
+            return self.encoder.encode_document(inputs, batch_size=batch_size, show_progress_bar=False)
+        # The library cuts off the filling on the right only; where it stands on the left, there must be none.
+        tokenizer = getattr(self.encoder, "tokenizer", None)
+        if getattr(getattr(tokenizer, "tokenizer", tokenizer), "padding_side", "right") == "left":
+            batch_size = 1
+        found = self.encoder.encode_document(
+            inputs, output_value=what, convert_to_numpy=False, batch_size=batch_size, show_progress_bar=False
+        )
+        return [states.float().cpu().numpy() for states in found]
 
 
 def _text(value: Any) -> str | None:
