@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import time
 
 import numpy as np
@@ -97,6 +98,21 @@ def test_what_cannot_be_pickled_is_said_where_processes_start_afresh(tiny):
             model.encode_items(Local(["tent"]), processor, workers=1)
     finally:
         multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_every_way_to_start_a_process(tiny, start):
+    model, processor = tiny()
+    items = many_items(6)
+    feed = Feed(Lazy(items), "item", processor, 4, 1, prepare=lambda raw: model)
+    assert len(pickle.dumps(feed.pieces)) < 10**7
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(start, force=True)
+    try:
+        found = model.encode_items(Lazy(items), processor, workers=1, batch_size=4)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert largest_difference(found, model.encode_items(items, processor)) < 1e-5
 
 
 def test_workers_must_be_a_number(tiny):

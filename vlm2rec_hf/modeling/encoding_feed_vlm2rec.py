@@ -29,7 +29,7 @@ class Feed:
         processor: prepares them.
         piece: examples per piece.
         workers: processes that prepare ahead; 0: the calling process does, when a piece is asked for.
-        prepare: raw items -> prepared ones, in the calling process; by default `prepare_distinct`.
+        prepare: raw items -> prepared ones, in the calling process; by default, and in workers, `prepare_distinct`.
 
     Attributes:
         waits: seconds that the caller waited for each piece.
@@ -46,7 +46,8 @@ class Feed:
     ) -> None:
         if not isinstance(workers, int) or workers < 0:
             raise ValueError(f"`workers` must be a whole number of at least 0, got {workers!r}.")
-        self.pieces = _Pieces(source, role, processor, piece, prepare)
+        # What another process gets must not hold this one's model, which `prepare` knows.
+        self.pieces = _Pieces(source, role, processor, piece, None if workers else prepare)
         self.workers = min(workers, len(self.pieces))
         self.waits: list[float] = []
 
