@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VIEWS = ("text", "image", "both")
+from .encoding_vlm2rec import VIEWS
+
 CHUNK = 1 << 22
 SETTINGS = (
     "backbone_type", "fusion", "user_instruction", "history_template", "max_history", "max_item_tokens",

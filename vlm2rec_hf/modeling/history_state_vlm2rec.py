@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from .encoding_vlm2rec import VIEWS, Encoding
 from .families_vlm2rec import ImageFeatures, RowPrefix
 from .fusion_vlm2rec import fuse, last_token_pool, unit
 from .history_cache_vlm2rec import KeyValueBank
-from .history_checks_vlm2rec import VIEWS, check_fit, checked_views, weights_stamp
+from .history_checks_vlm2rec import check_fit, checked_views, weights_stamp
 from .history_items_vlm2rec import evaluating, joined_features, kept_items
 from .history_rows_vlm2rec import HistoryRow, RowLayout, UserHistory, groups_of_like_length
 from .processing_vlm2rec import VLM2RecProcessor
@@ -151,7 +152,7 @@ class HistoryState:
         for place, history in zip(places, recent, strict=True):
             self._histories[place].extend([next(prepared) for _ in history], self._layouts, self.max_history)
 
-    def embedding(self, users: Sequence[User] | None = None) -> Any:
+    def embedding(self, users: Sequence[User] | None = None) -> Encoding:
         """Vectors of the users' histories as they are now.
 
         Args:
@@ -165,8 +166,6 @@ class HistoryState:
         Raises:
             ValueError: unknown users, or weights that are not those that the state was started with.
         """
-        from .modeling_vlm2rec import Encoding
-
         places = self._places_of(self.users if users is None else list(users))
         self._check_weights()
         with evaluating(self.model):
@@ -178,7 +177,7 @@ class HistoryState:
         width = self.model.config.hidden_size
         histories = [self._histories[place] for place in places]
         return Encoding(
-            **{view: found[view] if view in found else torch.full((len(places), width), torch.nan) for view in VIEWS},
+            **{view: found.get(view, torch.full((len(places), width), torch.nan)) for view in VIEWS},
             has_text=torch.tensor([history.has_text for history in histories], dtype=torch.bool),
             has_image=torch.tensor([history.has_image for history in histories], dtype=torch.bool),
         )
