@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vlm2rec_hf.modeling import encoding_rows_vlm2rec
 from vlm2rec_hf.modeling.encoding_budget_vlm2rec import PassBudget
 from vlm2rec_hf.modeling.encoding_feed_vlm2rec import picture_key
 from vlm2rec_hf.modeling.processing_vlm2rec import PreparedItem
@@ -161,6 +162,19 @@ def test_pictures_of_histories_pass_once_in_a_chunk_and_in_the_next(tiny, shop, 
     assert sum(counts.patches) == distinct
     apart = torch.cat([model.encode_histories([history], processor).both for history in histories])
     assert (found.both - apart).abs().max() < 1e-5
+
+
+def test_features_that_were_let_go_are_made_again(tiny, shop, monkeypatch):
+    model, processor = tiny()
+    with_picture = [item for item in shop if "image" in item][:4]
+    histories = [[with_picture[i % 4], f"tent {i}"] for i in range(40)]
+    counts = Counts(model)
+    expected = model.encode_histories([[*history, "x"] for history in histories], processor, batch_size=1)
+    once = sum(counts.patches)
+    monkeypatch.setattr(encoding_rows_vlm2rec, "KEPT_FEATURE_BYTES", 1)
+    found = model.encode_histories([[*history, "x"] for history in histories], processor, batch_size=1)
+    assert sum(counts.patches) > 2 * once  # one for each chunk that needs it
+    assert largest_difference(found, expected) < 1e-5
 
 
 def test_prepared_pictures_without_a_key_are_told_apart_though_objects_come_and_go(tiny, shop):

@@ -41,16 +41,16 @@ class PictureFeatures:
     Args:
         model: whose tower.
         budget: limits of a pass.
-        forget: drop the features at the end of every chunk, because rows are remembered instead.
-        limit: bytes of features kept from one chunk to the next, the newest.
+        forget: drop the features at the end of every chunk, because rows are remembered instead; else the newest
+            `KEPT_FEATURE_BYTES` stay.
 
     Attributes:
         grids: grids of the pictures whose pixels are not needed any more.
         passed: pictures that went through the tower.
     """
 
-    def __init__(self, model: Any, budget: PassBudget, forget: bool, limit: int = KEPT_FEATURE_BYTES) -> None:
-        self.model, self.budget, self.forget, self.limit = model, budget, forget, limit
+    def __init__(self, model: Any, budget: PassBudget, forget: bool) -> None:
+        self.model, self.budget, self.forget = model, budget, forget
         self.grids: dict[Any, tuple[int, ...]] = {}
         self.passed = 0
         self.bytes = 0
@@ -89,7 +89,7 @@ class PictureFeatures:
 
     def end_chunk(self) -> None:
         """Let go of what need not be kept."""
-        while self._kept and (self.forget or self.bytes > self.limit):
+        while self._kept and (self.forget or self.bytes > KEPT_FEATURE_BYTES):
             key, features = self._kept.popitem(last=False)
             self.bytes -= _bytes(features)
             if not self.forget:
