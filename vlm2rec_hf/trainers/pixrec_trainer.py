@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, PreTrainedModel, ProcessorMixin, TrainerCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel, ProcessorMixin, TrainerCallback, set_seed
 from trl import SFTTrainer
 
 from ..modeling.hub_loading import hub_arguments
@@ -116,6 +116,8 @@ class PixRecTrainer(PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # typ
             )
         if args.early_stopping_patience is not None:
             callbacks = [*(callbacks or []), EarlyStoppingCallback(args.early_stopping_patience)]
+        if peft_config is not None:
+            set_seed(args.seed)  # the adapters' random start belongs to the run; TRL 1.10 does not see to it
         forward = vars(inner).get("forward")
         super().__init__(
             model=model,  # type: ignore[arg-type]
