@@ -1,6 +1,5 @@
 """`PixRecModel` (arXiv 2601.06458): user and item vectors, and the next item's text, from one backbone."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,16 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoModelForImageTextToText, PreTrainedModel
-from transformers.dynamic_module_utils import custom_object_save
+from transformers import AutoModel, AutoModelForImageTextToText
 from transformers.utils import ModelOutput
 
-from .adapter_repos_vlm2rec import find_adapter_repo, load_with_adapter
+from .backbone_model_vlm2rec import BackboneModel
 from .configuration_pixrec import PixRecConfig
-from .families_vlm2rec import family_of
 from .fusion_vlm2rec import unit
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
-from .modeling_vlm2rec import VLM2RecEmbedder
 from .processing_pixrec import PixRecProcessor
 from .processing_vlm2rec import PreparedItem, check_list
 from .states_pixrec import masked_mean, next_token_nll
@@ -41,7 +37,7 @@ class PixRecOutput(ModelOutput):
     token_nll: Tensor | None = None
 
 
-class PixRecModel(PreTrainedModel):
+class PixRecModel(BackboneModel):
     """One vision-language model read in three ways: history, target behind it, target alone.
 
     v_U is the mean of the final-norm states of the history's tokens, v_{T|U} that of the target's tokens behind the
@@ -52,54 +48,16 @@ class PixRecModel(PreTrainedModel):
 
     config: PixRecConfig
     config_class = PixRecConfig
-    base_model_prefix = ""
-    input_modalities = ["image", "text"]
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    loaded_from: tuple[str, str | None] | None = None
-    """As `VLM2RecEmbedder.loaded_from`."""
-
-    # What depends on the backbone alone is the embedder's.
-    encode_images: Any = VLM2RecEmbedder.encode_images
-    freeze_vision: Any = VLM2RecEmbedder.freeze_vision
-    get_input_embeddings: Any = VLM2RecEmbedder.get_input_embeddings
-    holds_adapter: Any = VLM2RecEmbedder.holds_adapter
-    set_input_embeddings: Any = VLM2RecEmbedder.set_input_embeddings
-    vision_parameters: Any = VLM2RecEmbedder.vision_parameters
-    _gather_images: Any = VLM2RecEmbedder._gather_images
 
     def __init__(self, config: PixRecConfig) -> None:
         super().__init__(config)
-        self.family = family_of(config.vlm_config.model_type)  # type: ignore[union-attr]
-        self.vlm = AutoModel.from_config(config.vlm_config)
+        self.set_up_backbone(AutoModel.from_config(config.vlm_config))
         vocabulary = config.get_text_config().vocab_size
         # A tied head has no weights of its own, so there is nothing to tie, save twice or load in the wrong order.
         self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, vocabulary, bias=False)
         self.user_projection = nn.Linear(config.hidden_size, config.projection_dim)
         self.item_projection = nn.Linear(config.hidden_size, config.projection_dim)
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> "PixRecModel":
-        """Load a model, or an adapter with the base its `config.json` names; as `VLM2RecEmbedder.from_pretrained`."""
-        require_safetensors(kwargs)
-        adapter = find_adapter_repo(pretrained_model_name_or_path, kwargs)
-        if adapter is not None:
-            return load_with_adapter(cls, adapter, kwargs)
-        where, hub = str(pretrained_model_name_or_path), hub_arguments(kwargs)
-        with_info = kwargs.pop("output_loading_info", False)
-        commit = hub_commit(where, **hub)
-        if commit is not None:
-            kwargs["revision"] = commit  # every file of one version, whatever is published meanwhile
-        loaded: Any = super().from_pretrained(where, *model_args, **kwargs, output_loading_info=True)
-        model, info = loaded
-        refuse_random_weights("pretrained_model_name_or_path", where, info)
-        model.loaded_from = (where, commit)
-        return (model, info) if with_info else model  # type: ignore[return-value]
 
     @classmethod
     def from_backbone(cls, backbone: str, *, seed: int = 0, **kwargs: Any) -> "PixRecModel":
@@ -151,7 +109,7 @@ class PixRecModel(PreTrainedModel):
         config._attn_implementation = vlm.config._attn_implementation
         with torch.device("meta"):
             model = cls(config)
-        model.vlm = vlm
+        model.set_up_backbone(vlm)
         weight = vlm.get_input_embeddings().weight
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -162,20 +120,6 @@ class PixRecModel(PreTrainedModel):
             model.user_projection = _fresh(model.user_projection, config, weight)
             model.item_projection = _fresh(model.item_projection, config, weight)
         return model
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save; beside an adapter, which the library saves without its configuration, also `config.json`."""
-        if self.holds_adapter:
-            os.makedirs(save_directory, exist_ok=True)
-            if self._auto_class is not None:
-                custom_object_save(self, save_directory, config=self.config)  # type: ignore[arg-type]
-            self.config.save_pretrained(save_directory)
-        super().save_pretrained(save_directory, *args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load weights; whatever they are, they are no longer those of `loaded_from`."""
-        self.loaded_from = None
-        return super().load_state_dict(*args, **kwargs)
 
     def get_output_embeddings(self) -> nn.Module | None:
         """The language-model head; `None` where it is the token embedding."""
