@@ -187,6 +187,8 @@ def test_bad_calls_are_refused(tiny_pix):
         model.encode_histories([[]], processor)
     with pytest.raises(TypeError, match="`items`"):
         model.encode_items("red tent", processor)
+    with pytest.raises(ValueError, match="`conversation`"):
+        processor.apply_chat_template([{"role": "user", "content": "x"}])
     with pytest.raises(ValueError, match="`projection_dim`"):
         PixRecConfig(projection_dim=0)
     with pytest.raises(ValueError, match="`temperature`"):

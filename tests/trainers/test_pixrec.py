@@ -12,11 +12,9 @@ from transformers import AutoModel
 from tests.trainers.test_resume import StopAt, losses
 from tests.trainers.test_training import moved, snapshot
 from vlm2rec_hf import (
-    DescribedItems,
     PixRecModel,
     PixRecTrainer,
     PixRecTrainingArguments,
-    PreparedCatalogue,
     evaluate_pixrec,
     pixrec_lora_config,
 )
@@ -114,7 +112,16 @@ def test_resuming_in_a_later_epoch_takes_that_epochs_order(trainer, tmp_path):
         )  # fmt: skip
 
     whole = start("whole")
+    order, collate = [], whole.data_collator
+
+    def watched(rows):
+        order.append([row["example"] for row in rows])
+        return collate(rows)
+
+    whole.data_collator = watched
     whole.train()
+    assert order[0] != order[per_epoch]  # each epoch has an order of its own
+    assert order[0] == list(DistinctTargetSampler(whole.examples.examples.targets, 128, whole.args.seed))[:128]
     resumed = start("whole")
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{per_epoch + 1}"))
     assert losses(resumed) == losses(whole) and whole.state.epoch > 1
@@ -235,6 +242,40 @@ def test_early_stopping_keeps_the_best(trainer, tmp_path):
     assert json.loads((tmp_path / "model" / "training.json").read_text())["weights_of_step"] == 1
 
 
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_the_loss_is_that_of_each_example_on_its_own(trainer, mask_seen):
+    """Rows laid out one by one and put together by hand: repeated targets and seen items land where they belong."""
+    run = trainer(mask_seen=mask_seen, learning_rate=0.0)
+    examples = [run.examples[i] for i in range(40)]
+    twice = next(i for i in range(40) if examples[i]["target"] in [e["target"] for e in examples[:i]])
+    first = next(i for i in range(40) if examples[i]["target"] == examples[twice]["target"])
+    seen = next(
+        (i, j) for i in range(40) for j in range(40)
+        if examples[j]["target"] in examples[i]["seen"] and examples[j]["target"] != examples[i]["target"]
+    )  # fmt: skip
+    chosen = list(dict.fromkeys([seen[0], twice, first, *seen, 3, 17]))
+    model, processor = run.pixrec.eval(), run.processing_class
+    users, targets, items, nll = [], [], [], []
+    for row in (examples[i] for i in chosen):
+        target = run.catalogue[row["target"]]
+        found = model(**processor.collate_sequences([[run.catalogue[int(i)] for i in row["history"]]], [target]))
+        users.append(found.user_embeddings)
+        targets.append(found.target_embeddings)
+        nll.append(found.token_nll)
+        items.append(model(**processor.collate([[target]], "item")).target_embeddings)
+    longest = max(len(examples[i]["seen"]) for i in chosen)
+    history = torch.tensor([[*examples[i]["seen"], *[-1] * (longest - len(examples[i]["seen"]))] for i in chosen])
+    ids = torch.tensor([examples[i]["target"] for i in chosen])
+    parts = [torch.cat(part) for part in (users, targets, items, nll)]
+    expected = run.loss(*parts, target_ids=ids, history_ids=history if mask_seen else None)
+    without = run.loss(*parts, target_ids=ids, history_ids=None if mask_seen else history)
+    batch = run.data_collator([{"example": i} for i in chosen])
+    assert len(batch["items"]["input_ids"]) < len(chosen)
+    found = run.compute_loss(model, batch)
+    assert float(found.detach()) == pytest.approx(float(expected.total.detach()), abs=2e-6)
+    assert abs(float(expected.total.detach()) - float(without.total.detach())) > 1e-4
+
+
 def test_the_models_forward_is_its_own_again(trainer):
     run = trainer()
     assert "forward" not in vars(run.pixrec)
@@ -290,44 +331,3 @@ class TestRefusals:
             trainer(model, tiny()[1])
         with pytest.raises(ValueError, match="`per_device_train_batch_size`"):
             trainer(per_device_train_batch_size=10**6)
-
-
-class TestDescribedItems:
-    @pytest.fixture
-    def dataset(self):
-        from vlm2rec_hf import RecDataset
-
-        interactions = [{"user_id": "u", "item_id": str(i), "timestamp": i} for i in range(4)]
-        items = [
-            {"item_id": "0", "title": "red tent", "category": ["Camping", "Tents"], "brand": "Alpina", "price": 30.0},
-            {"item_id": "1", "title": "blue mug", "category": None, "brand": " ", "price": None},
-            {"item_id": "2", "title": None, "category": ["Lamps"], "brand": None, "price": 7.5},
-            {"item_id": "3", "title": None, "category": None, "brand": None, "price": float("nan")},
-        ]
-        import pyarrow as pa
-
-        return RecDataset.from_tables(pa.Table.from_pylist(interactions), pa.Table.from_pylist(items))
-
-    def test_what_is_missing_is_left_out(self, dataset):
-        texts = list(DescribedItems(dataset).texts())
-        assert texts == [
-            "red tent, category: Camping / Tents, brand: Alpina, price: 30",
-            "blue mug",
-            "category: Lamps, price: 7.5",
-            None,
-        ]
-        assert list(DescribedItems(dataset, ["brand"]).texts()) == ["brand: Alpina", "blue mug", None, None]
-        with pytest.raises(ValueError, match="`columns`.*colour"):
-            DescribedItems(dataset, ["title", "colour"])
-
-    def test_without_such_columns_it_is_the_items_text(self, demo_dataset):
-        items = DescribedItems(demo_dataset)
-        assert items.columns == () and list(items.texts()) == demo_dataset.item_texts()
-        assert items[3]["image"] is not None
-        assert DescribedItems(demo_dataset, pictures=False)[3]["image"] is None
-
-    def test_a_catalogue_reads_it(self, dataset, tiny_pix):
-        _, processor = tiny_pix()
-        catalogue = PreparedCatalogue(DescribedItems(dataset), processor)
-        assert processor.tokenizer.decode(catalogue[1].text) == "blue mug"
-        assert [catalogue.is_empty(i) for i in range(4)] == [False, False, False, True]

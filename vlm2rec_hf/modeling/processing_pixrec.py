@@ -108,6 +108,14 @@ class PixRecProcessor(VLM2RecProcessor):
             for i, text in enumerate(texts)
         ]
 
+    def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: PixRec's rows are no conversations.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("`conversation` is nothing PixRecProcessor lays out; call it with items=... or histories=...")
+
     def collate(self, examples: Sequence[Sequence[PreparedItem]], role: str) -> BatchFeature:
         """Rows of items alone (`role="item"`, lists of one) or of histories and the bridge (`role="user"`).
 
