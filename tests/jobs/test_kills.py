@@ -22,7 +22,7 @@ def kill_everywhere(folder, *numbers):
 
 @pytest.mark.timeout(900)  # some 15 s of work, most of it in waiting for the disk
 def test_a_job_killed_before_any_file_operation_goes_on_to_the_same_table(tmp_path):
-    found = kill_everywhere(tmp_path, 0, 16, 1, 5)
+    found = kill_everywhere(tmp_path, 0, 16, 1, 8)
     assert found["operations"] > 40 and found["folder_operations"] > 5
     assert found["killed_with_table"] >= 2  # between the table's appearance and the end of clearing up
 

@@ -45,6 +45,7 @@ def test_a_killed_command_takes_its_workers_along_and_goes_on(shop, undisturbed,
     assert "24 items x 32 dimensions" in printed and "2 image:not_an_image" in printed
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_share_the_work(shop, undisturbed, tmp_path):
     output = tmp_path / "items"
     both = [start(shop, output, "--shard_size", 1) for _ in range(2)]
@@ -60,6 +61,7 @@ def dies():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_stops_the_job_with_its_cause(dataset, tmp_path):
     job = small_job(tmp_path / "items.parquet", dataset, None)
     object.__setattr__(job, "load_model", dies)

@@ -40,11 +40,13 @@ class Counts:
 
     def __init__(self, model):
         self.patches, self.rows = [], []
-        model.vlm.visual.register_forward_pre_hook(self._tower, with_kwargs=True)
-        model.vlm.language_model.register_forward_pre_hook(self._rows, with_kwargs=True)
+        tower = model.family.vision_modules(model.vlm)[0]
+        tower.register_forward_pre_hook(self._tower, with_kwargs=True)
+        model.family.language_model(model.vlm).register_forward_pre_hook(self._rows, with_kwargs=True)
 
     def _tower(self, module, args, kwargs):
-        self.patches.append(len(args[0] if args else kwargs["hidden_states"]))
+        pixels = args[0] if args else kwargs.get("hidden_states", kwargs.get("pixel_values"))
+        self.patches.append(len(pixels))
 
     def _rows(self, module, args, kwargs):
         self.rows.append(tuple(kwargs["inputs_embeds"].shape[:2]))

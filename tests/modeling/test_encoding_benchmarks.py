@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +20,7 @@ def printed(script, *options):
     return json.loads(line)
 
 
+@pytest.mark.slow
 def test_encode_throughput_compares_vectors_and_prints_its_line():
     options = "--items 14 --repeats 1 --threads 1 --workers 1 --hidden-size 32 --vision-hidden-size 32 --image-size 84"
     result = printed("encode_throughput.py", *options.split(), "--layers", "1", "--vision-layers", "1")
@@ -32,6 +34,7 @@ def test_encode_throughput_compares_vectors_and_prints_its_line():
     assert result["met"] == (result["ratio"] >= result["bar"])
 
 
+@pytest.mark.slow
 def test_real_shapes_runs_tiny_and_skips_without_a_device():
     options = "--tiny --items 6 --histories 3 --history 2 --batch 2 --image-size 84 --peak-tflops 1"
     result = printed("real_shapes.py", *options.split())

@@ -9,7 +9,7 @@ from vlm2rec_hf.modeling import encoding_budget_vlm2rec
 from vlm2rec_hf.modeling.backbones import tiny_vlm
 from vlm2rec_hf.modeling.encoding_budget_vlm2rec import free_memory, safe_tokens, token_bytes
 
-from ..conftest import FAMILIES
+from ..conftest import FAMILIES, picture
 from .test_encoding import Counts, largest_difference, many_items
 
 
@@ -35,8 +35,9 @@ def test_the_estimate_is_above_the_peak_and_near_it(family, implementation, monk
         text, vision = (token_bytes(sizes, 4) for sizes in model.family.sizes(model.vlm))
     ids = torch.randint(0, 200, (8, 512))
     mask = torch.ones_like(ids)
-    grid = torch.tensor([[1, 16, 32]] * 4)
-    pixels = torch.rand(4 * 512, 3 * 2 * model.config.vlm_config.vision_config.patch_size**2)
+    prepared = processor.prepare_items([picture(i, (448, 448)) for i in range(4)])
+    grid = torch.tensor([item.grid for item in prepared])
+    pixels = torch.cat([item.pixel_values for item in prepared])
     for each, tokens, run in (
         (text, ids.numel(), lambda: model._pooled(ids, mask, None)),
         (vision, len(pixels), lambda: model.encode_images(pixels, grid)),

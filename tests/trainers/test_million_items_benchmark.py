@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_its_json_line():
     """Both ways must agree on the losses (the script raises otherwise), on catalogues small enough for a test."""
     command = [sys.executable, str(ROOT / "benchmarks" / "million_items.py"), "--json", "--items", "900"]

@@ -39,8 +39,8 @@ def test_loss_gradients_and_evaluation_are_those_without_a_cache(tiny, trainer, 
         assert run.catalogue.has_cached_features == (way != "plain")
         found[way] = (*step(run), run.evaluate())
     plain, exact, short = found["plain"], found["float32"], found["bfloat16"]
-    assert "pixel_values" in plain[2]["users"] and "image_features" in exact[2]["users"]
-    assert ("deepstack_features" in exact[2]["users"]) == (family == "qwen3_vl")
+    assert "pixel_values" in plain[2]["pictures"] and "image_features" in exact[2]["pictures"]
+    assert ("deepstack_features" in exact[2]["pictures"]) == (family == "qwen3_vl")
     assert exact[0] == pytest.approx(plain[0], abs=1e-5) and short[0] == pytest.approx(plain[0], abs=0.05)
     assert plain[1].keys() == exact[1].keys() and len(plain[1]) > 10
     assert max((plain[1][name] - exact[1][name]).abs().max() for name in plain[1]) < 1e-5

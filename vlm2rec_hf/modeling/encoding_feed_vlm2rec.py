@@ -3,7 +3,6 @@
 import hashlib
 import multiprocessing
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,7 +70,7 @@ class Feed:
             else:
                 try:
                     shipped = iter(loader)
-                except (pickle.PicklingError, TypeError, AttributeError) as error:
+                except Exception as error:  # what cannot be pickled fails in as many ways as there are classes
                     raise ValueError(
                         f"`workers={self.workers}`: what is encoded cannot be handed to another process "
                         f"({error}); pass a sequence that can be pickled (a class of a module, no open files), or "

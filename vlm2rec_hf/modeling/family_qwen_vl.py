@@ -68,6 +68,7 @@ class QwenVLFamily(BackboneFamily):
     ) -> Tensor:
         """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
         placeholders = input_ids == vlm.config.image_token_id
+        embedded = _embedded(vlm, input_ids, placeholders, images)
         positions = _positions(vlm, attention_mask, placeholders, images)
         extra: dict[str, Any] = {}
         if prefix is not None:
@@ -75,7 +76,7 @@ class QwenVLFamily(BackboneFamily):
             attention_mask = torch.cat([prefix.mask, attention_mask], dim=-1)
             extra["past_key_values"] = prefix.cache
         output = vlm.language_model(
-            **_embedded(vlm, input_ids, placeholders, images),
+            **embedded,
             # Behind a right-padded causal row nothing real ever looks at the padding, so no mask is needed: that
             # leaves the attention kernel its fast causal path.
             attention_mask=None if is_right_padded(attention_mask) else attention_mask,
