@@ -162,15 +162,16 @@ def main() -> None:
                     if options.repeats > 1:
                         side()  # warm
                 found[name][f"threads_{threads}"] = in_turn(sides, options.repeats, say)
-    first = found["with_variants"][f"threads_{options.threads[0]}"]
+    threads = f"threads_{options.threads[0]}"
+    both = {"pictures shared": found["with_variants"][threads], "all differ": found["all_pictures_differ"][threads]}
+    ratio = {name: one["ours"]["ratio"] for name, one in both.items()}
     result = {
         "claim": "`encode_items` over sentence-transformers' encode of the same model and items, mixed lengths",
-        "ours": first["ours"]["seconds"],
-        "other": first["sentence_transformers"]["seconds"],
-        "ratio": first["ours"]["ratio"],
-        "cpu_ratio": first["ours"]["cpu_ratio"],
+        "ours": {name: one["ours"]["seconds"] for name, one in both.items()},
+        "other": {name: one["sentence_transformers"]["seconds"] for name, one in both.items()},
+        "ratio": ratio,
         "bar": BAR,
-        "unit": "s",
+        "unit": "s; a picture shared by two items on average, or by none",
         "items": options.items,
         "threads": options.threads[0],
         "model": {
@@ -181,7 +182,7 @@ def main() -> None:
             "image_size": options.image_size,
         },
         **found,
-        "met": first["ours"]["ratio"] >= BAR,
+        "met": min(ratio.values()) >= BAR,
     }
     print(json.dumps(result))
 

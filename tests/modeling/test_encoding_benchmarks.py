@@ -31,7 +31,7 @@ def test_encode_throughput_compares_vectors_and_prints_its_line():
     for side in ("ours", "ours_with_workers", "sentence_transformers"):
         assert shared["threads_1"][side]["seconds"] > 0
         assert shared["threads_1"][side]["largest_difference"] < 1e-5
-    assert result["met"] == (result["ratio"] >= result["bar"])
+    assert result["met"] == (min(result["ratio"].values()) >= result["bar"])
 
 
 @pytest.mark.slow
