@@ -184,7 +184,7 @@ class VisionCache:
                 left = left[store.missing(keys[left])]
                 if not len(left):
                     return StoredPictures(store, keys, present)
-                bar.total += len(left)
+                bar.total = (bar.total or 0) + len(left)
         raise OSError(
             f"The vision cache in `folder` {str(store.folder)!r} lost {len(left):,} pictures right after they were "
             "written; is another process deleting its files, or is the disk failing?"
