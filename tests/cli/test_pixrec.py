@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vlm2rec_hf import PixRecModel, make_demo_shop
 from vlm2rec_hf.cli.main import main
@@ -138,3 +139,30 @@ def test_the_guides_commands_run_in_small(tmp_path, monkeypatch):
             assert main(words[1:]) == 0, line
             ran += 1
     assert ran >= 3
+
+
+def test_a_raw_backbone_brings_its_own_picture_rules(tiny_pix, tmp_path):
+    from transformers import AutoModelForImageTextToText
+
+    from vlm2rec_hf.cli.arguments import ModelArguments
+    from vlm2rec_hf.cli.pixrec_models import load_pixrec
+
+    model, processor = tiny_pix("smolvlm")
+    AutoModelForImageTextToText.from_config(model.config.vlm_config).save_pretrained(tmp_path)
+    processor.tokenizer.save_pretrained(tmp_path)
+    # As a published checkpoint has it: without what the library's image processor does not hold.
+    del processor.image_processor.patch_size, processor.image_processor.scale_factor
+    processor.image_processor.save_pretrained(tmp_path)
+    found, its = load_pixrec(ModelArguments(model=str(tmp_path)), projection_dim=5)
+    vectors = found.eval().encode_items([{"text": "red tent", "image": Image.new("RGB", (28, 28), "red")}], its)
+    assert vectors.shape == (1, 5) and bool(vectors.isfinite().all())
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    from vlm2rec_hf.cli.arguments import ModelArguments
+    from vlm2rec_hf.cli.pixrec_models import load_pixrec
+
+    with pytest.raises(ValueError, match="`--model` .* holds no config.json"):
+        load_pixrec(ModelArguments(model=str(tmp_path)))
+    with pytest.raises(ValueError, match="`--model` is required"):
+        load_pixrec(ModelArguments())

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlm2rec_hf import make_demo_shop
 from vlm2rec_hf.data.dataset import RecDataset
 from vlm2rec_hf.data.interaction_log import sort_order
 from vlm2rec_hf.data.splits import cold_choice
@@ -245,3 +246,15 @@ def test_sort_order_is_the_stable_order(rows):
     order = sort_order(keys[0], keys[1:])
     expected = sorted(range(len(rows)), key=lambda i: rows[i])
     assert (list(range(len(rows))) if order is None else order.tolist()) == expected
+
+
+def test_spread_examples_hold_both_ends_and_no_row_twice():
+    examples = make_demo_shop(60, n_users=30).dataset().examples("test")
+    everyone = examples.user.tolist()
+    for count in (2, 7, 29):
+        users = examples.spread(count).user.tolist()
+        assert len(users) == len(set(users)) == count
+        assert (users[0], users[-1]) == (everyone[0], everyone[-1]) and users == sorted(users)
+        places = np.array([everyone.index(user) for user in users])
+        assert np.ptp(np.diff(places)) <= 1
+    assert examples.spread(None) is examples and examples.spread(31) is examples

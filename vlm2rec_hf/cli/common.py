@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from vlm2rec_hf.cli.arguments import DataArguments, ModelArguments
     from vlm2rec_hf.data.dataset import RecDataset
     from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
@@ -157,16 +159,37 @@ def load_embedder(arguments: ModelArguments) -> tuple[VLM2RecEmbedder, VLM2RecPr
     Raises:
         ValueError: no model named, or nothing loadable there.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
-    from vlm2rec_hf.modeling.hub_loading import hub_commit
     from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
     from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
 
+    where, options = locate_model(arguments)
+    revision = options["revision"]
+    if (Path(where) / "adapter_config.json").is_file():
+        return AutoModel.from_pretrained(where, **options).eval(), VLM2RecProcessor.from_pretrained(where)
+    if config_at(where, revision).model_type == "vlm2rec":
+        model = VLM2RecEmbedder.from_pretrained(where, **options).eval()
+        return model, VLM2RecProcessor.from_pretrained(where, revision=revision)
+    model = VLM2RecEmbedder.from_backbone(where, fusion=arguments.fusion, **options)
+    return model, VLM2RecProcessor.from_backbone(where, revision=revision, fusion=arguments.fusion)
+
+
+def locate_model(arguments: ModelArguments) -> tuple[str, dict[str, Any]]:
+    """Where a model lies, and how to load it.
+
+    Returns:
+        Folder or Hub id, and options of `from_pretrained`. Their `revision` is one commit for the model and its
+        processor, whatever is published meanwhile.
+
+    Raises:
+        ValueError: no model named, or the Hub has no such model.
+    """
+    from vlm2rec_hf.modeling.hub_loading import hub_commit
+
     where = arguments.model
     if not where:
-        raise ValueError("`--model` is required: a folder or Hub id of an embedder.")
-    # One commit for the model and its processor, whatever is published meanwhile.
+        raise ValueError("`--model` is required: a folder or Hub id of a model.")
     revision = arguments.model_revision or "main"
     if not Path(where).exists():
         try:
@@ -178,20 +201,23 @@ def load_embedder(arguments: ModelArguments) -> tuple[VLM2RecEmbedder, VLM2RecPr
     options: dict[str, Any] = {"revision": revision, "dtype": arguments.model_dtype}
     if arguments.attn_implementation:
         options["attn_implementation"] = arguments.attn_implementation
-    options = {name: value for name, value in options.items() if value is not None}
-    if (Path(where) / "adapter_config.json").is_file():
-        return AutoModel.from_pretrained(where, **options).eval(), VLM2RecProcessor.from_pretrained(where)
+    return where, {name: value for name, value in options.items() if value is not None}
+
+
+def config_at(where: str, revision: str) -> PreTrainedConfig:
+    """The configuration of a model folder or Hub id.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from transformers import AutoConfig
+
     if Path(where).exists() and not (Path(where) / "config.json").is_file():
         raise ValueError(f"`--model` {where!r} holds no config.json: it is no saved model.")
     try:
-        config = AutoConfig.from_pretrained(where, revision=revision)
+        return AutoConfig.from_pretrained(where, revision=revision)
     except OSError as error:
         raise ValueError(f"`--model` {where!r} is neither a folder nor a model that the Hub has: {error}") from error
-    if config.model_type == "vlm2rec":
-        model = VLM2RecEmbedder.from_pretrained(where, **options).eval()
-        return model, VLM2RecProcessor.from_pretrained(where, revision=revision)
-    model = VLM2RecEmbedder.from_backbone(where, fusion=arguments.fusion, **options)
-    return model, VLM2RecProcessor.from_backbone(where, revision=revision, fusion=arguments.fusion)
 
 
 def model_type_of(where: str | None, revision: str | None = None) -> str | None:
@@ -218,6 +244,13 @@ def model_version(where: str, revision: str | None = None) -> str:
     if Path(where).is_dir():
         return f"sha256:{weights_fingerprint(Path(where))}"
     return hub_commit(where, revision=revision or "main") or ""
+
+
+def weights_of(where: str) -> dict[str, Any]:
+    """The fact `weights` of a report on a model folder; nothing for a Hub id."""
+    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
+
+    return {"weights": weights_fingerprint(Path(where))} if Path(where).is_dir() else {}
 
 
 def say(text: str) -> None:

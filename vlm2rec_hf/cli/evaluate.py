@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments, VisionCacheArguments
-from vlm2rec_hf.cli.common import given, load_embedder, model_type_of, open_dataset, parse, require, say
+from vlm2rec_hf.cli.common import given, load_embedder, model_type_of, open_dataset, parse, require, say, weights_of
 
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
@@ -24,7 +22,6 @@ OTHER_MODELS = {"pixrec": "evaluate_pixrec"}
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     from vlm2rec_hf.cli.training_data import warning_about
-    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
     from vlm2rec_hf.modeling.vision_cache import VisionCache
 
@@ -47,9 +44,7 @@ def main(argv: Sequence[str]) -> None:
     processor.max_history = options.eval_max_history
     catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
     catalogue.cache_features(model, cache, show_progress=True)
-    facts = {"model": str(models.model)}
-    if Path(str(models.model)).is_dir():
-        facts["weights"] = weights_fingerprint(Path(str(models.model)))
+    facts = {"model": str(models.model), **weights_of(str(models.model))}
     report = evaluate(model, catalogue, dataset, options, facts=facts)
     say(f"Report in {output}.")
     report.save(output)
@@ -68,9 +63,7 @@ def evaluate(
     from vlm2rec_hf.evaluation.embedder import evaluate_embedder
     from vlm2rec_hf.evaluation.embedder_report import add_embedder, start_report
 
-    examples = dataset.examples(options.eval_split, max_history=options.eval_max_history)
-    if options.max_users is not None and options.max_users < len(examples):
-        examples = examples.take(np.linspace(0, len(examples) - 1, options.max_users).astype(np.int64))
+    examples = dataset.examples(options.eval_split, max_history=options.eval_max_history).spread(options.max_users)
     found = evaluate_embedder(
         model,
         catalogue,

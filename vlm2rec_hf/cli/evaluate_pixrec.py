@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments
-from vlm2rec_hf.cli.common import open_dataset, parse, require, say
-from vlm2rec_hf.cli.pixrec_models import PixRecArguments, load_pixrec, print_report, report_pixrec, weights_of
+from vlm2rec_hf.cli.common import open_dataset, parse, require, say, weights_of
+from vlm2rec_hf.cli.pixrec_models import PixRecArguments, load_pixrec, print_report, report_pixrec
 
 
 def main(argv: Sequence[str]) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from vlm2rec_hf.cli.arguments import DataArguments, ModelArguments
 from vlm2rec_hf.cli.common import load_embedder, open_dataset, parse, require, say
 from vlm2rec_hf.cli.training_data import read_training_facts
@@ -30,6 +28,7 @@ class MergeArguments:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command. The adapter's folder is left as it is; nothing is written if the vectors change."""
+    from vlm2rec_hf.data.sequences import spread_rows
     from vlm2rec_hf.modeling.merge_adapters import merge_adapters
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
     from vlm2rec_hf.modeling.sentence_transformer import write_sentence_transformer_files
@@ -44,12 +43,12 @@ def main(argv: Sequence[str]) -> None:
     catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
     usable = [i for i in range(len(catalogue)) if not catalogue.is_empty(i)]
     examples = dataset.examples("train", max_history=processor.max_history)
-    histories = [examples.history(row) for row in _spread(len(examples), options.probes)]
+    histories = [examples.history(row) for row in spread_rows(len(examples), options.probes)]
     full = [[catalogue[int(i)] for i in history if not catalogue.is_empty(int(i))] for history in histories]
     merged = merge_adapters(
         model,
         processor,
-        [catalogue[usable[i]] for i in _spread(len(usable), options.probes)],
+        [catalogue[usable[i]] for i in spread_rows(len(usable), options.probes)],
         [history for history in full if history],
         tolerance=options.tolerance,
     )
@@ -69,8 +68,3 @@ def main(argv: Sequence[str]) -> None:
         f"{merged.difference:.2e} (allowed {merged.tolerance:g})."
     )
     print(f"Merged model -> {output}")
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` indices, evenly spread over `range(count)`."""
-    return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))] if count else []

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from vlm2rec_hf.cli.arguments import EvaluateArguments, ModelArguments, WarmUpArguments
-from vlm2rec_hf.cli.common import build_model, say
+from vlm2rec_hf.cli.common import build_model, config_at, locate_model, say
 
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
@@ -104,31 +101,16 @@ def load_pixrec(models: ModelArguments, **for_a_backbone: Any) -> tuple[PixRecMo
     Raises:
         ValueError: no model named, or nothing loadable there.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
-
-    from vlm2rec_hf.modeling.hub_loading import hub_commit
     from vlm2rec_hf.modeling.modeling_pixrec import PixRecModel
     from vlm2rec_hf.modeling.processing_pixrec import PixRecProcessor
 
-    where = str(models.model)
-    revision = models.model_revision or "main"
-    try:
-        revision = hub_commit(where, revision=revision) or revision
-        config = AutoConfig.from_pretrained(where, revision=revision)
-    except OSError as error:
-        raise ValueError(f"`--model` {where!r} is neither a folder nor a model that the Hub has: {error}") from error
-    options: dict[str, Any] = {"revision": revision, "dtype": models.model_dtype}
-    if models.attn_implementation:
-        options["attn_implementation"] = models.attn_implementation
-    if config.model_type == "pixrec":
+    where, options = locate_model(models)
+    revision = options["revision"]
+    if config_at(where, revision).model_type == "pixrec":
         model = PixRecModel.from_pretrained(where, **options).eval()
         return model, PixRecProcessor.from_pretrained(where, revision=revision)
     model = PixRecModel.from_backbone(where, **for_a_backbone, **options)
-    return model, PixRecProcessor(
-        AutoImageProcessor.from_pretrained(where, revision=revision),
-        AutoTokenizer.from_pretrained(where, revision=revision),
-        backbone_type=config.model_type,
-    )
+    return model, PixRecProcessor.from_backbone(where, revision=revision)
 
 
 def report_pixrec(
@@ -146,12 +128,13 @@ def report_pixrec(
     """
     from vlm2rec_hf.evaluation.embedder_report import start_report
     from vlm2rec_hf.evaluation.floors import rank_floors
-    from vlm2rec_hf.evaluation.pixrec import evaluate_pixrec, ranking_metrics
+    from vlm2rec_hf.evaluation.metrics import ranking_metrics
+    from vlm2rec_hf.evaluation.pixrec import evaluate_pixrec
     from vlm2rec_hf.evaluation.ranking import rank_targets
     from vlm2rec_hf.evaluation.scorers import VectorScorer
 
     ks, exclude_seen = options.cut_offs(), not options.include_seen
-    examples = _spread(dataset.examples(options.eval_split, max_history=options.eval_max_history), options.max_users)
+    examples = dataset.examples(options.eval_split, max_history=options.eval_max_history).spread(options.max_users)
     found = evaluate_pixrec(
         model,
         catalogue,
@@ -193,12 +176,13 @@ def _by_generation(
     ks: tuple[int, ...],
     exclude_seen: bool,
 ) -> dict[str, Any]:
+    from vlm2rec_hf.data.sequences import spread_rows
     from vlm2rec_hf.evaluation.generated import rank_generated
-    from vlm2rec_hf.evaluation.pixrec import ranking_metrics
+    from vlm2rec_hf.evaluation.metrics import ranking_metrics
     from vlm2rec_hf.evaluation.ranking import rank_targets
     from vlm2rec_hf.evaluation.scorers import VectorScorer
 
-    rows = _spread_rows(len(examples), own.generate_users)
+    rows = spread_rows(len(examples), own.generate_users)
     some = examples.take(rows)
     say(f"Generating the next item's text for {len(some)} users with {own.beams} beams ...")
     generated = rank_generated(
@@ -227,18 +211,3 @@ def _table(rows: dict[str, dict[str, float]]) -> str:
     lines = ["| method | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     lines += ["| " + " | ".join([name, *(f"{row[n]:.4f}" for n in names)]) + " |" for name, row in rows.items()]
     return "\n".join(lines)
-
-
-def _spread_rows(count: int, wanted: int) -> np.ndarray:
-    return np.linspace(0, count - 1, min(wanted, count)).astype(np.int64)
-
-
-def _spread(examples: Examples, wanted: int | None) -> Examples:
-    return examples if wanted is None else examples.take(_spread_rows(len(examples), wanted))
-
-
-def weights_of(where: str) -> dict[str, Any]:
-    """The fact `weights` of a report on a model folder; nothing for a Hub id."""
-    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
-
-    return {"weights": weights_fingerprint(Path(where))} if Path(where).is_dir() else {}

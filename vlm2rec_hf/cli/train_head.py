@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from vlm2rec_hf.cli.arguments import DataArguments, EncoderArguments
 from vlm2rec_hf.cli.common import open_dataset, parse, require, say
 from vlm2rec_hf.cli.item_vectors import ItemVectors, encode_item_vectors, read_item_vectors, view_names
@@ -156,9 +154,7 @@ def test_examples(dataset: RecDataset, max_length: int, max_users: int | None = 
     examples = dataset.examples("test", max_history=max_length)
     if len(examples) == 0:
         raise ValueError("`--dataset` has no test interactions with a history; choose another `--split`.")
-    if max_users is not None and max_users < len(examples):
-        examples = examples.take(np.linspace(0, len(examples) - 1, max_users).astype(np.int64))
-    return examples
+    return examples.spread(max_users)
 
 
 def build_head(

@@ -35,7 +35,7 @@ class CatalogueItems(Sequence["Item"]):
 
     def image_source(self, index: int) -> bytes | None:
         """Hash of an item's picture file, without decoding it; `None` without one. See `image_digest`."""
-        cell = self._dataset.items[range(len(self))[index]].get(IMAGE)
+        cell = self._dataset.items[self._rows[index]].get(IMAGE)
         return image_digest(cell["bytes"]) if cell is not None and cell["bytes"] else None
 
     def texts(self) -> Iterator[str | None]:

@@ -95,9 +95,20 @@ class Examples:
         """The examples at `rows`, in that order."""
         return Examples(self.sequences, self.user[rows], self.position[rows], self.max_history)
 
+    def spread(self, count: int | None) -> Examples:
+        """At most `count` examples, evenly spread over these, the first and the last among them; all for `None`."""
+        if count is None or count >= len(self):
+            return self
+        return self.take(spread_rows(len(self), count))
+
     def histories(self) -> Iterator[np.ndarray]:
         """Every example's history in order."""
         return (self.history(i) for i in range(len(self)))
+
+
+def spread_rows(n: int, count: int) -> np.ndarray:
+    """At most `count` of the indices below `n`, evenly spread, the ends among them: `(min(n, count),)` int64."""
+    return np.linspace(0, n - 1, min(n, count)).astype(np.int64)
 
 
 def make_examples(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vlm2rec_hf.evaluation.metrics import hit_at_k, mrr_at_k, ndcg_at_k
+from vlm2rec_hf.evaluation.encoding_inputs import ChosenRows, check_ranked, history_items
+from vlm2rec_hf.evaluation.metrics import ranking_metrics
 from vlm2rec_hf.evaluation.modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
 from vlm2rec_hf.evaluation.sharing import encoded_by_all
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from vlm2rec_hf.modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
     from vlm2rec_hf.modeling.processing_vlm2rec import PreparedItem
-
-METRICS = {"hit": hit_at_k, "ndcg": ndcg_at_k, "mrr": mrr_at_k}
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,9 @@ class EmbedderEvaluation:
     def metrics(self, ks: Sequence[int] = (10, 20)) -> dict[str, float]:
         """Means over users, named like `text_hit@10`, `both_ndcg@20`."""
         return {
-            f"{view}_{name}@{k}": float(metric(ranking.ranks, k).mean())
+            f"{view}_{name}": value
             for view, ranking in self.rankings.items()
-            for name, metric in METRICS.items()
-            for k in ks
+            for name, value in ranking_metrics(ranking, ks).items()
         }
 
 
@@ -82,13 +80,7 @@ def evaluate_embedder(
     Raises:
         ValueError: a catalogue of another size than the examples', features of another vision tower, or no examples.
     """
-    if len(catalogue) != examples.sequences.n_items:
-        raise ValueError(
-            f"`catalogue` holds {len(catalogue)} items, but `examples` were cut from a catalogue of "
-            f"{examples.sequences.n_items}; prepare the items of the same dataset."
-        )
-    if len(examples) == 0:
-        raise ValueError("`examples` is empty: no user of this split has a history and a target.")
+    check_ranked(catalogue, examples)
     options = {"batch_size": batch_size, "vision_cache": vision_cache, "show_progress": show_progress, **options}
     if across_processes:
         items = encoded_by_all(len(catalogue), lambda rows: encode_catalogue(model, catalogue, rows, **options))
@@ -145,7 +137,7 @@ def encode_catalogue(
     catalogue.check_features(model)
     chosen = list(range(len(catalogue))) if rows is None else [int(row) for row in rows]
     usable = [place for place, row in enumerate(chosen) if not catalogue.is_empty(row)]
-    source = _Chosen(catalogue if vision_cache is None else catalogue.items, [chosen[place] for place in usable])
+    source = ChosenRows(catalogue if vision_cache is None else catalogue.items, [chosen[place] for place in usable])
     encoded = model.encode_items(source, catalogue.processor, vision_cache=vision_cache, **options)
     return _spread(encoded, usable, len(chosen))
 
@@ -171,13 +163,12 @@ def encode_users(
         ValueError: the catalogue holds features of another vision tower.
     """
     catalogue.check_features(model)
-    # Each item of the catalogue is prepared once, however many histories it stands in.
-    used = np.unique(np.concatenate([np.zeros(0, np.int64), *examples.histories()])).tolist()
+    used = history_items(examples)
     if vision_cache is None:
         prepared = {i: catalogue[i] for i in used}
     else:
         usable = [i for i in used if not catalogue.is_empty(i)]
-        made = vision_cache.prepare(model, catalogue.processor, _Chosen(catalogue.items, usable))
+        made = vision_cache.prepare(model, catalogue.processor, ChosenRows(catalogue.items, usable))
         prepared = dict(zip(usable, made, strict=True))
     histories = [
         [prepared[int(i)] for i in history if int(i) in prepared and _says_something(prepared[int(i)])]
@@ -186,19 +177,6 @@ def encode_users(
     known = [i for i, history in enumerate(histories) if history]
     encoded = model.encode_histories([histories[i] for i in known], catalogue.processor, **options)
     return _spread(encoded, known, len(histories))
-
-
-class _Chosen(Sequence):
-    """Some entries of a sequence, still read lazily."""
-
-    def __init__(self, source: Sequence[Any], rows: Sequence[int]) -> None:
-        self._source, self._rows = source, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._source[self._rows[index]]
 
 
 def _says_something(item: PreparedItem) -> bool:

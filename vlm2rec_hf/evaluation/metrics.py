@@ -7,10 +7,14 @@ paired tests need the values, not the mean).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.evaluation.ranking import Ranking
 
 
 def _check_ranks(ranks: ArrayLike, k: int) -> np.ndarray:
@@ -96,6 +100,12 @@ RANK_METRICS: dict[str, Callable[[ArrayLike, int], np.ndarray]] = {
     "ndcg": ndcg_at_k,
     "mrr": mrr_at_k,
 }
+
+
+def ranking_metrics(ranking: Ranking, ks: Sequence[int] = (10, 20)) -> dict[str, float]:
+    """Means over users of one ranking: `hit@k`, `ndcg@k` and `mrr@k` for each of `ks`."""
+    names = [f"{metric}@{k}" for metric in ("hit", "ndcg", "mrr") for k in ks]
+    return {name: float(rank_metric(name, ranking.ranks).mean()) for name in names}
 
 
 def rank_metric(name: str, ranks: ArrayLike) -> np.ndarray:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vlm2rec_hf.evaluation.embedder import METRICS
+from vlm2rec_hf.evaluation.encoding_inputs import ChosenRows, check_ranked, history_items
+from vlm2rec_hf.evaluation.metrics import ranking_metrics
 from vlm2rec_hf.evaluation.ranking import Ranking, rank_targets
 from vlm2rec_hf.evaluation.scorers import VectorScorer
 
@@ -39,11 +39,6 @@ class PixRecEvaluation:
         return ranking_metrics(self.ranking, ks)
 
 
-def ranking_metrics(ranking: Ranking, ks: Sequence[int] = (10, 20)) -> dict[str, float]:
-    """Means over users of one ranking, named like `hit@10`, `ndcg@20`."""
-    return {f"{name}@{k}": float(metric(ranking.ranks, k).mean()) for name, metric in METRICS.items() for k in ks}
-
-
 def evaluate_pixrec(
     model: PixRecModel,
     catalogue: PreparedCatalogue,
@@ -68,33 +63,14 @@ def evaluate_pixrec(
     Raises:
         ValueError: a catalogue of another size than the examples', or no examples.
     """
-    if len(catalogue) != examples.sequences.n_items:
-        raise ValueError(
-            f"`catalogue` holds {len(catalogue)} items, but `examples` were cut from a catalogue of "
-            f"{examples.sequences.n_items}; prepare the items of the same dataset."
-        )
-    if len(examples) == 0:
-        raise ValueError("`examples` is empty: no user of this split has a history and a target.")
+    check_ranked(catalogue, examples)
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress": show_progress}
     usable = [i for i in range(len(catalogue)) if not catalogue.is_empty(i)]
     items = torch.zeros(len(catalogue), model.config.projection_dim)
-    items[usable] = model.encode_items(_Rows(catalogue, usable), catalogue.processor, **options)  # type: ignore[arg-type]
+    items[usable] = model.encode_items(ChosenRows(catalogue, usable), catalogue.processor, **options)  # type: ignore[arg-type]
     users = model.encode_histories(_Histories(catalogue, examples), catalogue.processor, **options)  # type: ignore[arg-type]
     ranking = rank_targets(VectorScorer(users, items, normalize=True), examples, k=k, exclude_seen=exclude_seen)
     return PixRecEvaluation(ranking, users, items)
-
-
-class _Rows(Sequence):
-    """Some items of a catalogue, read lazily."""
-
-    def __init__(self, catalogue: PreparedCatalogue, rows: Sequence[int]) -> None:
-        self._catalogue, self._rows = catalogue, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._catalogue[self._rows[index]]
 
 
 class _Histories(Sequence):
@@ -102,8 +78,7 @@ class _Histories(Sequence):
 
     def __init__(self, catalogue: PreparedCatalogue, examples: Examples) -> None:
         self._examples = examples
-        used = np.unique(np.concatenate([np.zeros(0, np.int64), *examples.histories()]))
-        self._prepared = {int(i): catalogue[int(i)] for i in used}
+        self._prepared = {i: catalogue[i] for i in history_items(examples)}
 
     def __len__(self) -> int:
         return len(self._examples)

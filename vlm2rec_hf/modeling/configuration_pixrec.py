@@ -3,11 +3,12 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+
+from .configuration_backbone_vlm2rec import BackboneConfig
 
 
 @strict
-class PixRecConfig(PreTrainedConfig):
+class PixRecConfig(BackboneConfig):
     r"""Configuration of a `PixRecModel` (arXiv 2601.06458): a backbone with its language-model head and projections.
 
     The numbers of the objective stand here too, so that a saved model says how it was trained; `PixRecTrainer` writes
@@ -31,41 +32,20 @@ class PixRecConfig(PreTrainedConfig):
     """
 
     model_type = "pixrec"
-    # The plain form: `sub_configs_defaults` replaces it from transformers 5.20 on, but older ones do not know it.
-    sub_configs = {"vlm_config": PreTrainedConfig}
-
-    vlm_config: dict | PreTrainedConfig | None = None
     projection_dim: int = 128
     tie_word_embeddings: bool | None = None
     temperature: float | int = 0.5
     alpha: float | int = 0.125
     beta: float | int = 0.125
-    initializer_range: float | int = 0.02
-    base_model: str | None = None
-    base_model_revision: str | None = None
 
     def __post_init__(self, **kwargs) -> None:  # noqa: ANN003 - signature is the library's
-        if self.vlm_config is None:
-            self.vlm_config = AutoConfig.for_model("qwen2_vl")
-        elif isinstance(self.vlm_config, dict):
-            options = dict(self.vlm_config)
-            self.vlm_config = AutoConfig.for_model(options.pop("model_type", "qwen2_vl"), **options)
+        super().__post_init__(**kwargs)
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(getattr(self.vlm_config, "tie_word_embeddings", True))
-        super().__post_init__(**kwargs)
         if self.projection_dim < 1:
             raise ValueError(f"`projection_dim` must be at least 1, got {self.projection_dim}.")
         if not self.temperature > 0:
             raise ValueError(f"`temperature` must be above 0, got {self.temperature}.")
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the backbone's states, from which the projections lead to `projection_dim`."""
-        return self.get_text_config().hidden_size
-
-    def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:  # noqa: ANN002, ANN003
-        """Configuration of the language model inside the backbone."""
-        return self.vlm_config.get_text_config(*args, **kwargs)  # type: ignore[union-attr]
 
     def backbone_options(self) -> dict[str, Any]:
         """What `PixRecModel.from_backbone` needs to build the same architecture on a raw backbone."""

@@ -3,13 +3,14 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+
+from .configuration_backbone_vlm2rec import BackboneConfig
 
 FUSIONS = ("external", "internal")
 
 
 @strict
-class VLM2RecConfig(PreTrainedConfig):
+class VLM2RecConfig(BackboneConfig):
     r"""Configuration of a `VLM2RecEmbedder`: a vision-language backbone plus how its states become one vector.
 
     Args:
@@ -33,33 +34,12 @@ class VLM2RecConfig(PreTrainedConfig):
     """
 
     model_type = "vlm2rec"
-    # The plain form: `sub_configs_defaults` replaces it from transformers 5.20 on, but older ones do not know it.
-    sub_configs = {"vlm_config": PreTrainedConfig}
-
-    vlm_config: dict | PreTrainedConfig | None = None
     fusion: str = "external"
-    initializer_range: float | int = 0.02
-    base_model: str | None = None
-    base_model_revision: str | None = None
 
     def __post_init__(self, **kwargs) -> None:  # noqa: ANN003 - signature is the library's
-        if self.vlm_config is None:
-            self.vlm_config = AutoConfig.for_model("qwen2_vl")
-        elif isinstance(self.vlm_config, dict):
-            options = dict(self.vlm_config)
-            self.vlm_config = AutoConfig.for_model(options.pop("model_type", "qwen2_vl"), **options)
         super().__post_init__(**kwargs)
         if self.fusion not in FUSIONS:
             raise ValueError(f"`fusion` must be one of {FUSIONS}, got {self.fusion!r}.")
-
-    @property
-    def hidden_size(self) -> int:
-        """Length of an embedding."""
-        return self.get_text_config().hidden_size
-
-    def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:  # noqa: ANN002, ANN003
-        """Configuration of the language model inside the backbone."""
-        return self.vlm_config.get_text_config(*args, **kwargs)  # type: ignore[union-attr]
 
     def backbone_options(self) -> dict[str, Any]:
         """What `VLM2RecEmbedder.from_backbone` needs to build the same architecture on a raw backbone."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from ..columns import TITLE
+from ..evaluation.metrics import ranking_metrics
 from ..modeling.base_seqrec import MASK, PADDING, CatalogueRecommender
 from ..modeling.modeling_seqrec import SequentialRecommender
 from .checkpoints import CompleteCheckpoints
@@ -234,15 +235,6 @@ def rank_head(
     with torch.no_grad():
         scorer = VectorScorer(users.float(), head.item_vectors().float(), device=users.device)
     return rank_targets(scorer, examples, k=k, exclude_seen=exclude_seen)
-
-
-def ranking_metrics(ranking: Ranking) -> dict[str, float]:
-    """Means over users: `hit@10`, `ndcg@10`, `mrr@10` and the same at 20."""
-    from ..evaluation.embedder import METRICS
-
-    return {
-        f"{name}@{k}": float(metric(ranking.ranks, k).mean()) for name, metric in METRICS.items() for k in (10, 20)
-    }
 
 
 def _counts(items: np.ndarray, starts: np.ndarray, stops: np.ndarray, n_items: int) -> np.ndarray:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
     from vlm2rec_hf.data.sequences import Examples
@@ -58,6 +56,4 @@ def validation_examples(dataset: RecDataset, max_history: int, users: int | None
         raise ValueError(
             "`eval_dataset` has no validation split; call `leave_one_out()` or `temporal_split(...)` on it first."
         )
-    if users is not None and users < len(examples):
-        examples = examples.take(np.linspace(0, len(examples) - 1, users).astype(np.int64))
-    return examples
+    return examples.spread(users)
