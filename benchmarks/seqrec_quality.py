@@ -84,7 +84,7 @@ def run_seed(args: argparse.Namespace, recipe: dict[str, Any], dataset: Any, see
     trainer.save_model(str(folder / "head"))
     found = {
         "seed": seed,
-        "test": ranking_metrics(ranking),
+        "test": ranking_metrics(ranking.ranks),
         "validation": trainer.state.best_metric,
         "best_step": trainer.state.best_global_step,
         "epochs": trainer.state.epoch,

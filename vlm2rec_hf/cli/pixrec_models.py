@@ -149,7 +149,7 @@ def report_pixrec(
     report.add(options.method, found.ranking, view=view, train_counts=examples.sequences.train_counts())
     rankings = {options.method: rank_targets(VectorScorer(found.users, found.items), examples, exclude_seen=False)}
     rankings |= rank_floors(examples, exclude_seen=False)
-    report.facts["with_seen"] = {name: ranking_metrics(ranking, ks) for name, ranking in rankings.items()}
+    report.facts["with_seen"] = {name: ranking_metrics(ranking.ranks, ks) for name, ranking in rankings.items()}
     if own.generate_users:
         report.facts["generated"] = _by_generation(model, catalogue, examples, found, own, ks, exclude_seen)
     return report
@@ -200,8 +200,8 @@ def _by_generation(
         "beams": own.beams,
         "max_new_tokens": own.max_new_tokens,
         "n_examples": len(some),
-        "generation": ranking_metrics(generated.ranking, ks),
-        "towers": ranking_metrics(towers, ks),
+        "generation": ranking_metrics(generated.ranking.ranks, ks),
+        "towers": ranking_metrics(towers.ranks, ks),
         "first_texts": [texts[0][0] for texts in generated.beams[:5]],
     }
 

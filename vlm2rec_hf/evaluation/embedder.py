@@ -44,7 +44,7 @@ class EmbedderEvaluation:
         return {
             f"{view}_{name}": value
             for view, ranking in self.rankings.items()
-            for name, value in ranking_metrics(ranking, ks).items()
+            for name, value in ranking_metrics(ranking.ranks, ks).items()
         }
 
 

@@ -8,13 +8,9 @@ paired tests need the values, not the mean).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
-
-if TYPE_CHECKING:
-    from vlm2rec_hf.evaluation.ranking import Ranking
 
 
 def _check_ranks(ranks: ArrayLike, k: int) -> np.ndarray:
@@ -102,10 +98,10 @@ RANK_METRICS: dict[str, Callable[[ArrayLike, int], np.ndarray]] = {
 }
 
 
-def ranking_metrics(ranking: Ranking, ks: Sequence[int] = (10, 20)) -> dict[str, float]:
-    """Means over users of one ranking: `hit@k`, `ndcg@k` and `mrr@k` for each of `ks`."""
+def ranking_metrics(ranks: ArrayLike, ks: Sequence[int] = (10, 20)) -> dict[str, float]:
+    """Means over examples of `hit@k`, `ndcg@k` and `mrr@k` for each of `ks`; `ranks` as in `rank_metric`."""
     names = [f"{metric}@{k}" for metric in ("hit", "ndcg", "mrr") for k in ks]
-    return {name: float(rank_metric(name, ranking.ranks).mean()) for name in names}
+    return {name: float(rank_metric(name, ranks).mean()) for name in names}
 
 
 def rank_metric(name: str, ranks: ArrayLike) -> np.ndarray:

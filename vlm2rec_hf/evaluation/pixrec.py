@@ -36,7 +36,7 @@ class PixRecEvaluation:
 
     def metrics(self, ks: Sequence[int] = (10, 20)) -> dict[str, float]:
         """Means over users, named like `hit@10`, `ndcg@20`."""
-        return ranking_metrics(self.ranking, ks)
+        return ranking_metrics(self.ranking.ranks, ks)
 
 
 def evaluate_pixrec(

@@ -6,7 +6,7 @@ wherever it stands (alone, or anywhere in a history) and can be computed once pe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -148,7 +148,7 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
             raise ValueError(f"`end_token` {self.end_token!r} is not in the tokenizer's vocabulary.")
 
     @classmethod
-    def from_backbone(cls, backbone: str, *, revision: str | None = None, **options: Any) -> "VLM2RecProcessor":
+    def from_backbone(cls, backbone: str, *, revision: str | None = None, **options: Any) -> Self:
         """Build a processor from the files of a raw vision-language checkpoint.
 
         Args:

@@ -182,7 +182,7 @@ class SeqRecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: igno
         examples = eval_dataset if isinstance(eval_dataset, Examples) else self.validation
         if examples is None:
             raise ValueError("`eval_dataset` must be `Examples` where training holds no validation users out.")
-        found = ranking_metrics(rank_head(self.head, examples))
+        found = ranking_metrics(rank_head(self.head, examples).ranks)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         metrics[f"{metric_key_prefix}_runtime"] = time.perf_counter() - start
         self.log(metrics)
