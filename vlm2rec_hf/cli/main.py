@@ -17,6 +17,7 @@ COMMANDS = {
     "prepare": "read interactions and items, check, filter and split them, save a dataset",
     "train": "train a model on a prepared dataset: an embedder, or another --method",
     "evaluate": "rank a dataset's test users with an embedder, by view, beside the floors",
+    "compare": "several evaluations in one table, with paired tests between their methods",
     "embed": "write the vectors of a dataset's items",
     "describe": "let a vision-language model write descriptions of the items into a dataset",
     "merge": "merge an adapter into its base, checked on real items",

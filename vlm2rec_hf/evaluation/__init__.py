@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlm2rec_hf.evaluation.floors import FLOORS, PopularityScorer, RepeatLastScorer, TransitionScorer, rank_floors
+    from vlm2rec_hf.evaluation.joining import join_reports
     from vlm2rec_hf.evaluation.metrics import (
         coverage_at_k,
         hit_at_k,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "floors": ("FLOORS", "PopularityScorer", "RepeatLastScorer", "TransitionScorer", "rank_floors"),
+    "joining": ("join_reports",),
     "metrics": (
         "coverage_at_k",
         "hit_at_k",
@@ -86,6 +88,7 @@ __all__ = [
     "evaluate_views",
     "hit_at_k",
     "holm",
+    "join_reports",
     "make_slices",
     "margins",
     "modality_gap",

@@ -153,6 +153,35 @@ class Report:
         self.floors[name] = self._summaries(ranking, train_counts)[0]
         self._ranks[name, FLOOR_VIEW] = np.asarray(ranking.ranks, dtype=np.int64)
 
+    def take_over(
+        self, other: Report, method: str, view: str, order: np.ndarray, *, name: str, view_name: str | None = None
+    ) -> None:
+        """Add a method (or, with `view="floor"`, a floor) of another report on the same examples.
+
+        Args:
+            other: that report.
+            method: its name there.
+            view: its view there.
+            order: `(n,)` rows of `other` in the order of this report's examples.
+            name: its name here.
+            view_name: its view here, if another.
+
+        Raises:
+            ValueError: names already taken here, or unknown there.
+        """
+        key = (name, FLOOR_VIEW if view == FLOOR_VIEW else view_name or view)
+        if key in self._ranks:
+            raise ValueError(f"`method` {key[0]!r}, view {key[1]!r} is in the report already; choose another name.")
+        self._ranks[key] = other.ranks(method, view)[order]
+        if view == FLOOR_VIEW:
+            self.floors[name] = other.floors[method]
+            return
+        self.metrics.setdefault(name, {})[key[1]] = other.metrics[method][view]
+        by_slice = other.slice_metrics.get(method, {}).get(view, {})
+        self.slice_metrics.setdefault(name, {})[key[1]] = {
+            part: found for part, found in by_slice.items() if part in self.slices
+        }
+
     def _check(self, method: str, view: str, ranking: Ranking | SampledRanking) -> None:
         if (method, view) in self._ranks:
             raise ValueError(f"`method` {method!r}, view {view!r} is in the report already; choose another name.")

@@ -242,13 +242,8 @@ def compare(
     Raises:
         ValueError: protocols or examples that differ (the message says in what), unknown methods, nothing in common.
     """
-    if report_a.protocol.fingerprint != report_b.protocol.fingerprint:
-        differing = report_a.protocol.differences(report_b.protocol)
-        listed = "; ".join(f"{name}: {ours!r} against {theirs!r}" for name, (ours, theirs) in differing.items())
-        raise ValueError(
-            f"`report_a` and `report_b` answer different questions ({listed}); evaluate both under one protocol."
-        )
-    order = _match_examples(report_a, report_b)
+    require_one_protocol(report_a, report_b)
+    order = match_examples(report_a, report_b)
     if methods is None:
         shared = [method for method in report_a.methods if method in report_b.methods]
         if not shared and len(report_a.methods) == len(report_b.methods) == 1:
@@ -283,8 +278,30 @@ def default_metrics(cut_offs: Iterable[int]) -> list[str]:
     return [f"{name}@{k}" for k in cut_offs for name in ("hit", "ndcg")]
 
 
-def _match_examples(report_a: Report, report_b: Report) -> np.ndarray:
-    """Rows of `report_b` in the order of `report_a`'s examples."""
+def require_one_protocol(
+    report_a: Report, report_b: Report, names: tuple[str, str] = ("report_a", "report_b")
+) -> None:
+    """Refuse reports that answer different questions.
+
+    Raises:
+        ValueError: protocols that differ; the message says in what.
+    """
+    if report_a.protocol.fingerprint != report_b.protocol.fingerprint:
+        differing = report_a.protocol.differences(report_b.protocol)
+        listed = "; ".join(f"{name}: {ours!r} against {theirs!r}" for name, (ours, theirs) in differing.items())
+        raise ValueError(
+            f"`{names[0]}` and `{names[1]}` answer different questions ({listed}); evaluate both under one protocol."
+        )
+
+
+def match_examples(
+    report_a: Report, report_b: Report, names: tuple[str, str] = ("report_a", "report_b")
+) -> np.ndarray:
+    """Rows of `report_b` in the order of `report_a`'s examples: `(n,)` int64.
+
+    Raises:
+        ValueError: other users or targets.
+    """
     ours = list(zip(report_a.user_ids.tolist(), report_a.item_ids.tolist(), strict=True))
     theirs = list(zip(report_b.user_ids.tolist(), report_b.item_ids.tolist(), strict=True))
     if ours == theirs:
@@ -293,7 +310,7 @@ def _match_examples(report_a: Report, report_b: Report) -> np.ndarray:
     sort_theirs = sorted(range(len(theirs)), key=theirs.__getitem__)
     if [ours[i] for i in sort_ours] != [theirs[i] for i in sort_theirs]:
         raise ValueError(
-            f"`report_a` and `report_b` hold different examples ({len(ours)} and {len(theirs)}, "
+            f"`{names[0]}` and `{names[1]}` hold different examples ({len(ours)} and {len(theirs)}, "
             f"{len(set(ours) & set(theirs))} in common); evaluate both on the same users and targets."
         )
     order = np.empty(len(ours), dtype=np.int64)

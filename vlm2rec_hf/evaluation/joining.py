@@ -1,0 +1,70 @@
+"""Several saved reports as one, so that one table and one correction cover all of their methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from vlm2rec_hf.evaluation.report import FLOOR_VIEW, Report
+from vlm2rec_hf.evaluation.significance import match_examples, require_one_protocol
+
+
+def join_reports(reports: Mapping[str, Report], *, view: str = "both") -> Report:
+    """One report with one row per method, floors included.
+
+    Args:
+        reports: label -> report. A report's only method is called by the label; of several each is called
+            `"label method"`.
+        view: which view of a method is taken; of a method without it, its only view. It is what all rows of the new
+            report are called; `facts["views"]` says which each one was.
+
+    Returns:
+        A report over the examples of the first one, in its order and with its slices. Numbers and intervals are taken
+        over as they stand; `max_history` is `None` where the reports differ in it.
+
+    Raises:
+        ValueError: no report, protocols or examples that differ, slices or floors of one name that differ, or a method
+            with several views of which none is `view`.
+    """
+    if not reports:
+        raise ValueError("`reports` is empty; name at least one.")
+    first_label, first = next(iter(reports.items()))
+    protocol = first.protocol
+    if any(report.protocol.max_history != protocol.max_history for report in reports.values()):
+        protocol = replace(protocol, max_history=None)
+    joined = Report(
+        protocol,
+        user_ids=first.user_ids,
+        item_ids=first.item_ids,
+        slices=first.slices,
+        facts={"views": {}, "max_history": {label: report.protocol.max_history for label, report in reports.items()}},
+        n_resamples=first.n_resamples,
+    )
+    for label, report in reports.items():
+        require_one_protocol(first, report, (first_label, label))
+        order = match_examples(first, report, (first_label, label))
+        for name in set(first.slices) & set(report.slices):
+            if not np.array_equal(first.slices[name], report.slices[name][order]):
+                raise ValueError(f"`reports` {first_label!r} and {label!r} mean different examples by slice {name!r}.")
+        for method in report.methods:
+            name = label if len(report.methods) == 1 else f"{label} {method}"
+            taken = _view_of(report, method, view, label)
+            joined.take_over(report, method, taken, order, name=name, view_name=view)
+            joined.facts["views"][name] = taken
+        for floor in report.floors:
+            if floor not in joined.floors:
+                joined.take_over(report, floor, FLOOR_VIEW, order, name=floor)
+            elif not np.array_equal(joined.ranks(floor, FLOOR_VIEW), report.ranks(floor, FLOOR_VIEW)[order]):
+                raise ValueError(f"`reports` {first_label!r} and {label!r} rank differently by the floor {floor!r}.")
+    return joined
+
+
+def _view_of(report: Report, method: str, view: str, label: str) -> str:
+    views = report.views(method)
+    if view in views:
+        return view
+    if len(views) == 1:
+        return views[0]
+    raise ValueError(f"`view` must be one of {views} for method {method!r} of {label!r}, got {view!r}.")
