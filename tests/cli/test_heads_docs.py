@@ -26,7 +26,7 @@ def test_command_lines_run(tmp_path, monkeypatch, capsys):
         assert words[0] == "vlm2rec"
         assert main(words[1:]) == 0, line
         n_run += 1
-    assert n_run >= 9
+    assert n_run >= 11
     for head in ("by-id", "content", "frozen", "started"):
         assert (tmp_path / "heads" / head / "catalogue.parquet").is_file()
         assert (tmp_path / "heads" / head / "evaluation" / "report.json").is_file()

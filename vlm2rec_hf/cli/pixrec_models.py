@@ -49,7 +49,12 @@ class PixRecArguments:
 
     def columns(self) -> list[str] | None:
         """The item columns as a list."""
-        return [name.strip() for name in self.item_columns.split(",")] if self.item_columns else None
+        return column_names(self.item_columns)
+
+
+def column_names(text: str | None) -> list[str] | None:
+    """`title,brand` as a list; `None` for the default columns."""
+    return [name.strip() for name in text.split(",")] if text else None
 
 
 def build_pixrec(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm2rec_hf.cli.arguments import DataArguments
-from vlm2rec_hf.cli.common import open_dataset, parse, require, say
+from vlm2rec_hf.cli.common import model_type_of, open_dataset, parse, require, say
+from vlm2rec_hf.cli.encoded_catalogue import ENCODERS, EncodedArguments, EncodedCatalogue, encoded_catalogue
 from vlm2rec_hf.cli.recommendation_page import ShownItem, check_new, page, write_page
 
 if TYPE_CHECKING:
@@ -24,10 +25,13 @@ HISTORY_SHOWN = 60
 
 @dataclass
 class RecommendArguments:
-    """Which head, for whom, and how it is shown."""
+    """Which model, for whom, and how it is shown."""
 
-    model: str = field(default="", metadata={"help": "Folder or Hub id of a head."})
-    model_revision: str | None = field(default=None, metadata={"help": "Tag, branch or commit of the head."})
+    model: str = field(
+        default="",
+        metadata={"help": "Folder or Hub id of a head, or (with --dataset) embedder or PixRec model."},
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Tag, branch or commit of the model."})
     history: str | None = field(
         default=None, metadata={"help": "Item ids, oldest first, separated by commas; '' is a user without any."}
     )
@@ -49,15 +53,24 @@ def main(argv: Sequence[str]) -> None:
     """Run the command. Pictures come from the dataset, titles too where it has them, else from the head."""
     from transformers.utils.logging import disable_progress_bar
 
-    data, options = parse("recommend", __doc__ or "", (DataArguments, RecommendArguments), argv)
-    require(options.model, "--model", "the folder or Hub id of a head")
+    data, options, encoded = parse(
+        "recommend", __doc__ or "", (DataArguments, RecommendArguments, EncodedArguments), argv
+    )
+    require(options.model, "--model", "the folder or Hub id of a head or an embedder")
     if options.user is not None and not data.dataset:
         raise ValueError("`--user` needs `--dataset`, the data that the user is in.")
     if options.html is not None:
         check_new(Path(options.html))
     disable_progress_bar()
-    head = load_head(options.model, options.model_revision)
     dataset = open_dataset(data) if data.dataset else None
+    kind = model_type_of(options.model, options.model_revision)
+    head: CatalogueRecommender | EncodedCatalogue
+    if kind in ENCODERS:
+        if dataset is None:
+            raise ValueError(f"`--dataset` is required: the {kind} model {options.model!r} knows no items of its own.")
+        head = encoded_catalogue(str(kind), options.model, options.model_revision, dataset, encoded)
+    else:
+        head = load_head(options.model, options.model_revision)
     history = split_ids(options.history) if options.history is not None else items_of_user(dataset, options.user)
     (found,) = head.recommend(
         [history],
@@ -101,7 +114,8 @@ def load_head(where: str, revision: str | None = None) -> CatalogueRecommender:
         raise ValueError(f"`--model` {where!r} is neither a folder nor a model that the Hub has: {error}") from error
     if not isinstance(config, SeqRecConfig):
         raise ValueError(
-            f"`--model` {where!r} is a {config.model_type} model, not a head; train one with `vlm2rec train-head`."
+            f"`--model` {where!r} is a {config.model_type} model, not a head or an embedder; train a head with "
+            "`vlm2rec train-head`."
         )
     head = AutoModel.from_pretrained(where, revision=revision or "main").eval()
     if head.catalogue is None:

@@ -65,12 +65,18 @@ def evaluate_pixrec(
     """
     check_ranked(catalogue, examples)
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress": show_progress}
-    usable = [i for i in range(len(catalogue)) if not catalogue.is_empty(i)]
-    items = torch.zeros(len(catalogue), model.config.projection_dim)
-    items[usable] = model.encode_items(ChosenRows(catalogue, usable), catalogue.processor, **options)  # type: ignore[arg-type]
+    items = encode_pixrec_catalogue(model, catalogue, **options)
     users = model.encode_histories(_Histories(catalogue, examples), catalogue.processor, **options)  # type: ignore[arg-type]
     ranking = rank_targets(VectorScorer(users, items, normalize=True), examples, k=k, exclude_seen=exclude_seen)
     return PixRecEvaluation(ranking, users, items)
+
+
+def encode_pixrec_catalogue(model: PixRecModel, catalogue: PreparedCatalogue, **options: Any) -> Tensor:
+    """v_T of every item: `(n_items, p)`, zero for items with neither text nor picture; `options` of `encode_items`."""
+    usable = [i for i in range(len(catalogue)) if not catalogue.is_empty(i)]
+    items = torch.zeros(len(catalogue), model.config.projection_dim)
+    items[usable] = model.encode_items(ChosenRows(catalogue, usable), catalogue.processor, **options)  # type: ignore[arg-type]
+    return items
 
 
 class _Histories(Sequence):
