@@ -119,12 +119,7 @@ def encode_pictures(
     grid = torch.tensor(grids, device=device)
     images = model.encode_images(torch.cat(list(pixel_values)).to(device), grid)
     sizes = model.family.tokens_per_image(model.config.vlm_config, grid).tolist()
-    tokens = images.tokens.cpu().split(sizes)
-    layers = [layer.cpu().split(sizes) for layer in images.layers]
-    return [
-        ImageFeatures(tokens[row], torch.tensor([grids[row]]), tuple(layer[row] for layer in layers))
-        for row in range(len(grids))
-    ]
+    return images.to("cpu").split(sizes)
 
 
 def _tower(model: VLM2RecEmbedder) -> nn.ModuleList:
