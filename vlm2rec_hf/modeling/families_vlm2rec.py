@@ -62,7 +62,7 @@ class ImageFeatures:
         )
 
     def clone(self) -> "ImageFeatures":
-        """A copy that owns its memory: what `split` gives keeps the whole batch alive, and makes every pickle as large."""
+        """A copy that owns its memory: what `split` gives keeps the whole batch alive, and is pickled with it."""
         return ImageFeatures(self.tokens.clone(), self.grid.clone(), tuple(layer.clone() for layer in self.layers))
 
     @property

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from .families_vlm2rec import ImageFeatures
@@ -71,14 +70,6 @@ def preprocessing_settings(processor: VLM2RecProcessor) -> dict[str, Any]:
     images = processor.image_processor
     settings = {name: value for name, value in images.to_dict().items() if name not in _NOT_CONTENT}
     return {"class": type(images).__name__, "max_aspect": MAX_ASPECT, **settings}
-
-
-def picture_key(image: Image.Image) -> bytes:
-    """Hash of a picture's size and RGB pixels, 20 bytes: the same picture has one key whatever file it came from."""
-    rgb = image.convert("RGB")
-    digest = hashlib.blake2b(f"{rgb.width}x{rgb.height}:".encode(), digest_size=DIGEST_BYTES)
-    digest.update(rgb.tobytes())
-    return digest.digest()
 
 
 @contextlib.contextmanager
