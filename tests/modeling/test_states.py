@@ -126,3 +126,21 @@ def test_the_progress_bar_is_off_unless_asked_for(tiny, capsys):
     assert capsys.readouterr().err == ""
     model.encode_items(["a"] * 3, processor, show_progress=True)
     assert "Items" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("n_layers", [0, 2])
+def test_features_split_by_picture_and_joined_again(n_layers):
+    tokens = torch.randn(6, 4)
+    whole = ImageFeatures(tokens, torch.arange(9).view(3, 3), tuple(tokens + i for i in range(1, n_layers + 1)))
+    parts = whole.split([1, 2, 3])
+    assert [len(part.tokens) for part in parts] == [1, 2, 3]
+    assert torch.equal(parts[2].tokens, tokens[3:]) and torch.equal(parts[2].grid, whole.grid[2:])
+    joined = ImageFeatures.joined(parts)
+    assert torch.equal(joined.tokens, tokens) and torch.equal(joined.grid, whole.grid)
+    assert len(joined.layers) == n_layers
+    assert all(torch.equal(a, b) for a, b in zip(joined.layers, whole.layers, strict=True))
+    assert parts[1].nbytes == 2 * 4 * 4 * (1 + n_layers)
+    own = parts[1].clone()
+    assert all(part.untyped_storage().nbytes() == part.nbytes for part in (own.tokens, own.grid, *own.layers))
+    moved = whole.to("meta")
+    assert all(part.is_meta for part in (moved.tokens, moved.grid, *moved.layers))

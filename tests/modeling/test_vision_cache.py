@@ -10,8 +10,9 @@ from PIL import Image
 
 from vlm2rec_hf import PreparedCatalogue, VisionCache, evaluate_embedder
 from vlm2rec_hf.modeling import vision_cache, vision_tower
+from vlm2rec_hf.modeling.encoding_feed_vlm2rec import picture_key
 from vlm2rec_hf.modeling.picture_reader import PictureReader
-from vlm2rec_hf.modeling.vision_tower import picture_key, preprocessing_fingerprint, tower_fingerprint
+from vlm2rec_hf.modeling.vision_tower import preprocessing_fingerprint, tower_fingerprint
 
 from ..conftest import FAMILIES, picture
 
@@ -26,8 +27,7 @@ def passed(monkeypatch):
         sizes.append(len(grids))
         return encode(model, pixels, grids)
 
-    for module in ("vision_cache", "prepared_catalogue"):
-        monkeypatch.setattr(f"vlm2rec_hf.modeling.{module}.encode_pictures", counting)
+    monkeypatch.setattr("vlm2rec_hf.modeling.vision_cache.encode_pictures", counting)
     return sizes
 
 
@@ -123,6 +123,8 @@ def test_what_a_picture_is():
     assert picture_key(wide) != picture_key(tall) and len(picture_key(wide)) == 20
     grey = Image.fromarray(np.full((5, 5), 7, np.uint8))
     assert picture_key(grey) == picture_key(grey.convert("RGB"))
+    # Caches on disk hold these keys.
+    assert picture_key(Image.new("RGB", (3, 2), (1, 2, 3))).hex() == "292f05b3cca3c897be2276f4ffd548059fdfda20"
 
 
 def test_other_weights_settings_and_dtypes_are_other_keys(tiny, tmp_path, passed):

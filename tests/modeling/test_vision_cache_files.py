@@ -14,9 +14,9 @@ from vlm2rec_hf import VisionCache
 from vlm2rec_hf.modeling import vision_cache
 from vlm2rec_hf.modeling import vision_cache_files as files
 from vlm2rec_hf.modeling.backbones import tiny_vlm
+from vlm2rec_hf.modeling.encoding_feed_vlm2rec import picture_key
 from vlm2rec_hf.modeling.families_vlm2rec import ImageFeatures
 from vlm2rec_hf.modeling.vision_cache_store import FeatureStore, MissingPicture
-from vlm2rec_hf.modeling.vision_tower import picture_key
 
 from ..conftest import picture
 

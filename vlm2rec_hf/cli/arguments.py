@@ -81,6 +81,10 @@ class WarmUpArguments:
     warm_up_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
     warm_up_target: str = field(default="semantic", metadata={"help": "semantic or identity."})
 
+    def facts(self) -> dict[str, Any]:
+        """What a model's card and `training.json` tell of the warm-up."""
+        return {name.removeprefix("warm_up_"): value for name, value in vars(self).items()}
+
 
 @dataclass
 class EvaluateArguments:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         peft_config=pixrec_lora_config(models.lora_r, models.lora_alpha, models.lora_dropout) if lora else None,
     )
     if warm.warm_up_steps:
-        trainer.warm_up = {name.removeprefix("warm_up_"): value for name, value in vars(warm).items()}
+        trainer.warm_up = warm.facts()
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     where = str(training.output_dir)
     trainer.save_model(where)

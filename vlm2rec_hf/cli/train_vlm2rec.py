@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
         peft_config=default_lora_config(models.lora_r, models.lora_alpha, models.lora_dropout) if lora else None,
     )
     if warm.warm_up_steps:
-        trainer.warm_up = {name.removeprefix("warm_up_"): value for name, value in vars(warm).items()}
+        trainer.warm_up = warm.facts()
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.save_model(training.output_dir)
     facts = {

@@ -206,7 +206,7 @@ def prepare_distinct(
         one = PreparedItem(text=tokens.get(i))
         if item["image"] is not None:
             image = item["image"].convert("RGB")
-            key = picture_key(image)
+            key = ("picture", picture_key(image))
             if known is not None and key in known:
                 pictures[key] = PreparedItem(grid=known[key], key=key)
             elif key not in pictures:
@@ -216,7 +216,9 @@ def prepare_distinct(
     return prepared
 
 
-def picture_key(image: Image.Image) -> tuple[str, bytes]:
-    """A key that equal RGB pictures share, whatever objects they are."""
-    digest = hashlib.blake2b(image.tobytes(), digest_size=16, key=repr(image.size).encode())
-    return ("picture", digest.digest())
+def picture_key(image: Image.Image) -> bytes:
+    """Hash of a picture's size and RGB pixels, 20 bytes: the same picture has one key whatever file it came from."""
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    digest = hashlib.blake2b(f"{rgb.width}x{rgb.height}:".encode(), digest_size=20)
+    digest.update(rgb.tobytes())
+    return digest.digest()

@@ -66,7 +66,7 @@ class PictureFeatures:
             if item.grid is None or item.key in self._kept or (self.forget and item.key in self.grids):
                 continue
             if item.features is not None:
-                self._keep(item, _moved(item.features, self.model.device))
+                self._keep(item, item.features.to(self.model.device))
             elif item.pixel_values is not None:
                 waiting[item.key] = item
         self.budget.run(list(waiting.values()), lambda item: len(item.pixel_values), False, self._pass)  # type: ignore[arg-type]
@@ -77,21 +77,20 @@ class PictureFeatures:
         pixels = torch.cat([item.pixel_values for item in items if item.pixel_values is not None])
         images = model.encode_images(pixels.to(model.device), grid.to(model.device))
         lengths = model.family.tokens_per_image(model.config.vlm_config, grid).tolist()
-        tokens, layers = images.tokens.split(lengths), [layer.split(lengths) for layer in images.layers]
-        for i, item in enumerate(items):
-            self._keep(item, ImageFeatures(tokens[i], grid[i : i + 1], tuple(layer[i] for layer in layers)))
+        for item, features in zip(items, images.split(lengths), strict=True):
+            self._keep(item, features)
         self.passed += len(items)
 
     def _keep(self, item: PreparedItem, features: ImageFeatures) -> None:
         assert item.grid is not None
         self._kept[item.key], self.grids[item.key] = features, item.grid
-        self.bytes += _bytes(features)
+        self.bytes += features.nbytes
 
     def end_chunk(self) -> None:
         """Let go of what need not be kept."""
         while self._kept and (self.forget or self.bytes > KEPT_FEATURE_BYTES):
             key, features = self._kept.popitem(last=False)
-            self.bytes -= _bytes(features)
+            self.bytes -= features.nbytes
             if not self.forget:
                 del self.grids[key]
 
@@ -178,7 +177,7 @@ class RowEncoder:
         model = self.model
         ids, mask = (each.to(model.device) for each in self.processor._pad([row.ids for row in rows]))
         pictures = [self.features[key] for row in rows for key in row.pictures]
-        images = _concatenated(pictures, model.device) if pictures else None
+        images = ImageFeatures.joined(pictures) if pictures else None
         if self.packed:
             states = model.family.run_packed(model.vlm, ids, mask, images)
             pooled = states[torch.cumsum(mask.sum(-1), 0) - 1]
@@ -187,21 +186,3 @@ class RowEncoder:
         self._vectors.append((rows, unit(pooled)))
         self.passes += 1
         self.tokens += sum(len(row.ids) for row in rows) if self.packed else ids.numel()
-
-
-def _bytes(features: ImageFeatures) -> int:
-    return sum(part.nbytes for part in (features.tokens, *features.layers))
-
-
-def _moved(features: ImageFeatures, device: torch.device) -> ImageFeatures:
-    return ImageFeatures(
-        features.tokens.to(device), features.grid.view(1, 3), tuple(layer.to(device) for layer in features.layers)
-    )
-
-
-def _concatenated(pictures: list[ImageFeatures], device: torch.device) -> ImageFeatures:
-    return ImageFeatures(
-        torch.cat([picture.tokens for picture in pictures]),
-        torch.cat([picture.grid for picture in pictures]).to(device),
-        tuple(torch.cat(layers) for layers in zip(*(picture.layers for picture in pictures), strict=True)),
-    )

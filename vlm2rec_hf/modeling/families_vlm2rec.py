@@ -37,6 +37,39 @@ class ImageFeatures:
         rows = torch.repeat_interleave(starts[index], chosen) + within
         return ImageFeatures(self.tokens[rows], self.grid[index], tuple(layer[rows] for layer in self.layers))
 
+    def split(self, lengths: Sequence[int]) -> list["ImageFeatures"]:
+        """One per picture, of `lengths` tokens each; views of these tensors."""
+        layers = [layer.split(lengths) for layer in self.layers]
+        return [
+            ImageFeatures(tokens, self.grid[i : i + 1], tuple(layer[i] for layer in layers))
+            for i, tokens in enumerate(self.tokens.split(lengths))
+        ]
+
+    @staticmethod
+    def joined(features: Sequence["ImageFeatures"]) -> "ImageFeatures":
+        """The pictures of several, which are on one device, one behind the other."""
+        layers = zip(*(one.layers for one in features), strict=True)
+        return ImageFeatures(
+            torch.cat([one.tokens for one in features]),
+            torch.cat([one.grid for one in features]),
+            tuple(torch.cat(layer) for layer in layers),
+        )
+
+    def to(self, device: torch.device | str) -> "ImageFeatures":
+        """The same on `device`."""
+        return ImageFeatures(
+            self.tokens.to(device), self.grid.to(device), tuple(layer.to(device) for layer in self.layers)
+        )
+
+    def clone(self) -> "ImageFeatures":
+        """A copy that owns its memory: what `split` gives keeps the whole batch alive, and is pickled with it."""
+        return ImageFeatures(self.tokens.clone(), self.grid.clone(), tuple(layer.clone() for layer in self.layers))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the features, without the grid's."""
+        return sum(part.nbytes for part in (self.tokens, *self.layers))
+
 
 @dataclass
 class RowPrefix:

@@ -150,8 +150,8 @@ def _item(
     if index is not None and index not in features:
         layers: list[Tensor] = []
         while f"picture.{index}.{len(layers)}" in tensors:
-            layers.append(tensors[f"picture.{index}.{len(layers)}"].to(device))
-        features[index] = ImageFeatures(layers[0], torch.tensor([grid]), tuple(layers[1:]))
+            layers.append(tensors[f"picture.{index}.{len(layers)}"])
+        features[index] = ImageFeatures(layers[0], torch.tensor([grid]), tuple(layers[1:])).to(device)
     return PreparedItem(saved["text"], grid and tuple(grid), features=features.get(index))
 
 

@@ -71,22 +71,10 @@ def _seen(model: Any, items: Sequence[PreparedItem]) -> list[ImageFeatures]:
     with evaluating(model):
         images = model.encode_images(pixels, grid)
     sizes = model.family.tokens_per_image(model.config.vlm_config, grid).tolist()
-    split = [part.split(sizes) for part in (images.tokens, *images.layers)]
-    # `clone`: a split is a view that would keep the whole batch's storage alive.
-    return [
-        ImageFeatures(split[0][i].clone(), grid[i : i + 1].cpu(), tuple(layer[i].clone() for layer in split[1:]))
-        for i in range(len(items))
-    ]
+    return [one.clone() for one in images.split(sizes)]
 
 
 def joined_features(items: Sequence[PreparedItem | None], device: torch.device) -> ImageFeatures | None:
     """Features of the items' pictures in this order, on `device`; `None` where there are none."""
-    features = [item.features for item in items if item is not None and item.features is not None]
-    if not features:
-        return None
-    layers = zip(*(one.layers for one in features), strict=True)
-    return ImageFeatures(
-        torch.cat([one.tokens.to(device) for one in features]),
-        torch.cat([one.grid.to(device).view(1, 3) for one in features]),
-        tuple(torch.cat([layer.to(device) for layer in same]) for same in layers),
-    )
+    features = [item.features.to(device) for item in items if item is not None and item.features is not None]
+    return ImageFeatures.joined(features) if features else None

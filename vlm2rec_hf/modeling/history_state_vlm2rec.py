@@ -99,9 +99,8 @@ class HistoryState:
         at most; a row is at most `max_history` items long.
         """
         features = {id(one): one for one in self._features()}.values()
-        parts = [part for one in features for part in (one.tokens, *one.layers)] + list(self._vectors.values())
-        held = sum(part.numel() * part.element_size() for part in parts)
-        return held + sum(bank.nbytes for bank in self._banks.values())
+        held: tuple[Any, ...] = (*features, *self._vectors.values(), *self._banks.values())
+        return sum(one.nbytes for one in held)
 
     def _features(self) -> Iterable[ImageFeatures]:
         kept = (item for history in self._histories for _, item in history.window)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from .encoding_feed_vlm2rec import picture_key
 from .processing_vlm2rec import VLM2RecProcessor, as_item
-from .vision_tower import picture_key
 
 if TYPE_CHECKING:
     from .vision_cache_store import FeatureStore

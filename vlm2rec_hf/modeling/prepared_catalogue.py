@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 from .families_vlm2rec import ImageFeatures
 from .picture_reader import PictureReader, ReadPicture, typed_or_empty
 from .processing_vlm2rec import PreparedItem, VLM2RecProcessor
-from .vision_cache import StoredPictures, VisionCache
-from .vision_tower import encode_pictures, is_sharded, ready_to_encode, tower_fingerprint
+from .vision_cache import StoredPictures, VisionCache, encode_waiting
+from .vision_tower import is_sharded, ready_to_encode, tower_fingerprint
 
 if TYPE_CHECKING:
     from .modeling_vlm2rec import VLM2RecEmbedder
@@ -127,14 +127,8 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         waiting: dict[bytes, ReadPicture] = {}
         keys: dict[int, bytes] = {}
 
-        def encode() -> None:
-            pixels = [read.pixel_values for read in waiting.values() if read.pixel_values is not None]
-            grids = [read.grid for read in waiting.values() if read.grid is not None]
-            for key, grid, part in zip(waiting, grids, encode_pictures(model, pixels, grids), strict=True):
-                # `clone`: a split is a view that would keep the whole batch's storage alive and grow every pickle.
-                layers = tuple(layer.clone() for layer in part.layers)
-                known[key] = grid, ImageFeatures(part.tokens.clone(), part.grid, layers)
-            waiting.clear()
+        def keep(key: bytes, features: ImageFeatures) -> None:
+            known[key] = tuple(features.grid[0].tolist()), features.clone()
 
         with tqdm(total=len(self), desc="Pictures", disable=not show_progress, leave=False) as bar:
             for batch in reader.batches(batch_size, workers):
@@ -144,10 +138,9 @@ class PreparedCatalogue(Sequence[PreparedItem]):
                         if read.key not in known:
                             waiting.setdefault(read.key, read)
                     if len(waiting) == batch_size:
-                        encode()
+                        encode_waiting(model, waiting, keep)
                 bar.update(len(batch))
-            if waiting:
-                encode()
+            encode_waiting(model, waiting, keep)
         return {index: known[key] for index, key in keys.items()}
 
 

@@ -400,11 +400,10 @@ def _distinct_pictures(slots: Sequence[PreparedItem]) -> dict[str, Any]:
     }
     features = [item.features for item in distinct if item.features is not None]
     if len(features) == len(distinct):
-        data["image_features"] = torch.cat([feature.tokens for feature in features])
-        if features[0].layers:
-            data["deepstack_features"] = torch.stack(
-                [torch.cat([feature.layers[i] for feature in features]) for i in range(len(features[0].layers))]
-            )
+        joined = ImageFeatures.joined(features)
+        data["image_features"] = joined.tokens
+        if joined.layers:
+            data["deepstack_features"] = torch.stack(joined.layers)
     elif features:
         raise ValueError("Some pictures of the batch come as `features` and some as pixels; prepare all in one way.")
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,9 +176,9 @@ class VisionCache:
                             if read.pixel_values is not None and not store.has(read.key):
                                 waiting.setdefault(read.key, read)
                             if len(waiting) == batch_size:
-                                _encode(model, waiting, store)
+                                encode_waiting(model, waiting, store.add)
                         bar.update(len(batch))
-                    _encode(model, waiting, store)
+                    encode_waiting(model, waiting, store.add)
                 store.flush()
                 left = left[present[left]]
                 left = left[store.missing(keys[left])]
@@ -216,22 +216,24 @@ class VisionCache:
                 if read.pixel_values is not None:
                     waiting.setdefault(read.key, read)  # type: ignore[arg-type]
                 if len(waiting) == batch_size:
-                    _encode(model, waiting, store)
-            _encode(model, waiting, store)
+                    encode_waiting(model, waiting, store.add)
+            encode_waiting(model, waiting, store.add)
         for item in prepared:
             if item.key is not None:
                 item.grid, item.features = store.get(item.key)
         return prepared
 
 
-def _encode(model: VLM2RecEmbedder, waiting: dict[bytes, ReadPicture], store: FeatureStore) -> None:
-    """Run what waits through the tower, put it into the store, and leave nothing waiting."""
+def encode_waiting(
+    model: VLM2RecEmbedder, waiting: dict[bytes, ReadPicture], keep: Callable[[bytes, ImageFeatures], None]
+) -> None:
+    """Run what waits through the tower, hand each picture's features to `keep`, and leave nothing waiting."""
     if not waiting:
         return
     pixels = [read.pixel_values for read in waiting.values() if read.pixel_values is not None]
     grids = [read.grid for read in waiting.values() if read.grid is not None]
     for key, features in zip(waiting, encode_pictures(model, pixels, grids), strict=True):
-        store.add(key, features)
+        keep(key, features)
     waiting.clear()
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from .families_vlm2rec import ImageFeatures
@@ -73,14 +72,6 @@ def preprocessing_settings(processor: VLM2RecProcessor) -> dict[str, Any]:
     return {"class": type(images).__name__, "max_aspect": MAX_ASPECT, **settings}
 
 
-def picture_key(image: Image.Image) -> bytes:
-    """Hash of a picture's size and RGB pixels, 20 bytes: the same picture has one key whatever file it came from."""
-    rgb = image.convert("RGB")
-    digest = hashlib.blake2b(f"{rgb.width}x{rgb.height}:".encode(), digest_size=DIGEST_BYTES)
-    digest.update(rgb.tobytes())
-    return digest.digest()
-
-
 @contextlib.contextmanager
 def ready_to_encode(model: VLM2RecEmbedder, device: torch.device | str | None = None) -> Iterator[None]:
     """Put the tower into evaluation mode, and on a device if one is named; as it was afterwards.
@@ -119,12 +110,7 @@ def encode_pictures(
     grid = torch.tensor(grids, device=device)
     images = model.encode_images(torch.cat(list(pixel_values)).to(device), grid)
     sizes = model.family.tokens_per_image(model.config.vlm_config, grid).tolist()
-    tokens = images.tokens.cpu().split(sizes)
-    layers = [layer.cpu().split(sizes) for layer in images.layers]
-    return [
-        ImageFeatures(tokens[row], torch.tensor([grids[row]]), tuple(layer[row] for layer in layers))
-        for row in range(len(grids))
-    ]
+    return images.to("cpu").split(sizes)
 
 
 def _tower(model: VLM2RecEmbedder) -> nn.ModuleList:

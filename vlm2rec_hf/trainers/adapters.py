@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..modeling.backbone_model_vlm2rec import BackboneModel
 from ..modeling.families_vlm2rec import families
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+Model = TypeVar("Model", bound=BackboneModel)
 
 
 def default_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 0.05) -> PeftConfig:
@@ -36,15 +39,47 @@ def is_peft(model: Any) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
-def embedder_of(model: Any) -> VLM2RecEmbedder:
-    """The embedder inside a PEFT model, or the model itself."""
+def inner_model(model: Any, kind: type[Model]) -> Model:
+    """The model of class `kind` inside a PEFT model, or the model itself.
+
+    Raises:
+        ValueError: it is of another class.
+    """
     inner = model.get_base_model() if is_peft(model) else model
-    if not isinstance(inner, VLM2RecEmbedder):
+    if not isinstance(inner, kind):
         raise ValueError(
-            f"`model` must be a VLM2RecEmbedder, got {type(inner).__name__}; raw backbones become one with "
-            "`VLM2RecEmbedder.from_backbone`."
+            f"`model` must be a {kind.__name__}, got {type(inner).__name__}; raw backbones become one with "
+            f"`{kind.__name__}.from_backbone`."
         )
     return inner
+
+
+def embedder_of(model: Any) -> VLM2RecEmbedder:
+    """The embedder inside a PEFT model, or the model itself."""
+    return inner_model(model, VLM2RecEmbedder)
+
+
+def continue_adapter(model: BackboneModel, peft_config: PeftConfig | None, also: str | None = None) -> None:
+    """Of a model that was loaded with an adapter, train the adapter alone; other models stay as they are.
+
+    Args:
+        model: without PEFT's wrapper.
+        peft_config: what the trainer was given.
+        also: parameters with this in their name are trained, too.
+
+    Raises:
+        ValueError: the model holds an adapter and a `peft_config` asks for a fresh one.
+    """
+    if not model.holds_adapter:
+        return
+    if peft_config is not None:
+        merging = ", or merge it first (`merge_adapters`)" if isinstance(model, VLM2RecEmbedder) else ""
+        raise ValueError(
+            "`model` already holds an adapter, which `peft_config` would replace by a fresh one; leave it out to "
+            f"train the adapter further{merging}."
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name or (also is not None and also in name))
 
 
 def wrap_with_adapter(model: Any, config: PeftConfig) -> Any:

@@ -37,6 +37,12 @@ class ExampleDataset(Dataset):
         }
 
 
+def trainable_examples(examples: Examples, catalogue: PreparedCatalogue) -> Examples:
+    """Leave out targets with neither text nor picture: there is no vector to come close to, or to keep away from."""
+    empty = [index for index in range(len(catalogue)) if catalogue.is_empty(index)]
+    return examples.take(np.flatnonzero(~np.isin(examples.targets, empty))) if empty else examples
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Catalogue indices of some users' histories and some items of a batch: what is embedded in one forward pass.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from ..modeling.base_seqrec import PADDING
 from ..modeling.modeling_dmesr import DMESRModel
 from .dmesr_args import DMESRTrainingArguments
 from .seqrec_trainer import SeqRecTrainer
+from .step_metrics import StepMetrics
 
 
 class DMESRTrainer(SeqRecTrainer):
@@ -41,7 +41,7 @@ class DMESRTrainer(SeqRecTrainer):
         self, model: DMESRModel, args: DMESRTrainingArguments | None = None, *positional: Any, **options: Any
     ) -> None:
         super().__init__(model, args or DMESRTrainingArguments(), *positional, **options)
-        self._terms: dict[str, list[Tensor]] = defaultdict(list)
+        self._terms = StepMetrics()
         inputs: Any = model.inputs
         self._same = inputs.same_descriptions()
 
@@ -59,7 +59,7 @@ class DMESRTrainer(SeqRecTrainer):
         """The next-item loss plus the weighted alignment of the batch's items."""
         loss, output = super().compute_loss(model, inputs, return_outputs=True)
         if model.training:
-            self._terms["loss_next_item"].append(loss.detach())
+            self._terms.add("loss_next_item", loss)
         if self.args.alignment_weight > 0:
             items = self._some_items(inputs)
             vectors, present = self.head.description_vectors(items)
@@ -72,7 +72,7 @@ class DMESRTrainer(SeqRecTrainer):
                 soft_temperature=self.args.alignment_temperature,
             )
             if model.training:
-                self._terms["loss_alignment"].append(alignment.detach())
+                self._terms.add("loss_alignment", alignment)
             loss = loss + self.args.alignment_weight * alignment
         return (loss, output) if return_outputs else loss
 
@@ -88,8 +88,7 @@ class DMESRTrainer(SeqRecTrainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the means of both terms since the last log of the training loss."""
         if "loss" in logs:
-            logs = {**logs, **{name: float(torch.stack(values).mean()) for name, values in self._terms.items()}}
-            self._terms.clear()
+            logs = {**logs, **self._terms.means()}
         super().log(logs, *args, **kwargs)
 
     def training_facts(self) -> dict[str, Any]:

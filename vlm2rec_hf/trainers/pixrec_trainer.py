@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +15,16 @@ from ..modeling.hub_loading import hub_arguments
 from ..modeling.modeling_pixrec import PixRecModel
 from ..modeling.prepared_catalogue import PreparedCatalogue
 from ..modeling.processing_pixrec import PixRecProcessor
+from .adapters import continue_adapter, default_lora_config, inner_model
 from .checkpoints import CompleteCheckpoints
-from .collator import ExampleDataset
+from .collator import ExampleDataset, trainable_examples
 from .hub_publishing import PublishesToHub
 from .pixrec_args import PixRecTrainingArguments
 from .pixrec_batches import DistinctTargetSampler, PixRecCollator
+from .ranking_evaluation import RankingEvaluation
+from .step_metrics import StepMetrics
 from .training_facts import dataset_facts
 from .validation import validation_examples
-from .vlm2rec_trainer import _trainable, default_lora_config
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -42,7 +42,7 @@ class _OneCardPerRun(SFTTrainer):
         super(SFTTrainer, self)._save_checkpoint(model, trial)
 
 
-class PixRecTrainer(PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # type: ignore[misc]
+class PixRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # type: ignore[misc]
     """Training of a `PixRecModel` on a `RecDataset`, on top of TRL's `SFTTrainer`.
 
     `SFTTrainer` takes a `datasets.Dataset` and prepares it into flat `input_ids`. An example here is a history, a
@@ -95,8 +95,10 @@ class PixRecTrainer(PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # typ
             raise ValueError("`model_init_kwargs` only applies where `model` is a Hub id or path.")
         if not isinstance(processing_class, PixRecProcessor):
             raise ValueError(f"`processing_class` must be a PixRecProcessor, got {type(processing_class).__name__}.")
-        inner = _pixrec_of(model)
-        _freeze(inner, args, peft_config)
+        inner = inner_model(model, PixRecModel)
+        if args.freeze_vision:
+            inner.freeze_vision()
+        continue_adapter(inner, peft_config, also=".modules_to_save.")
         self.catalogue = catalogue or PreparedCatalogue(_items(train_dataset, processing_class), processing_class)
         self._use_features(inner, args)
         self.loss = args.make_loss()
@@ -105,7 +107,7 @@ class PixRecTrainer(PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # typ
         self.recommendation_eval = eval_dataset
         self._dataset_facts = dataset_facts(train_dataset)
         self.examples = ExampleDataset(
-            _trainable(train_dataset.examples("train", max_history=args.max_history), self.catalogue)
+            trainable_examples(train_dataset.examples("train", max_history=args.max_history), self.catalogue)
         )
         least = args.train_batch_size if args.dataloader_drop_last else 2
         if len(self.examples) < least:
@@ -135,13 +137,13 @@ class PixRecTrainer(PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # typ
         vars(inner).pop("forward", None)
         if forward is not None:
             vars(inner)["forward"] = forward
-        self._metrics: Any = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._recorded = {"train": StepMetrics(), "eval": StepMetrics()}
         self.model_accepts_loss_kwargs = False
 
     @property
     def pixrec(self) -> PixRecModel:
         """The model being trained, adapters included, without PEFT's and accelerate's wrappers."""
-        return _pixrec_of(self.accelerator.unwrap_model(self.model))
+        return inner_model(self.accelerator.unwrap_model(self.model), PixRecModel)
 
     def compute_loss(
         self,
@@ -161,22 +163,19 @@ class PixRecTrainer(PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # typ
             target_ids=inputs["target_ids"],
             history_ids=inputs["seen_ids"] if self.args.mask_seen else None,
         )
-        log = self._metrics["train" if model.training else "eval"]
+        recorded = self._recorded["train" if model.training else "eval"]
         for name, value in (*output.terms.items(), *output.diagnostics.items()):
-            log[name].append(value.detach())
+            recorded.add(name, value)
         return (output.total, found) if return_outputs else output.total
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def validation_metrics(self, eval_dataset: Any = None) -> dict[str, float]:
         """Rank the validation split over the full catalogue by tower similarity.
 
         Returns:
-            `eval_hit@10`, `eval_ndcg@10`, `eval_mrr@20`, ... and `eval_runtime` in seconds.
+            `hit@10`, `ndcg@10`, `mrr@20`, ...
         """
         from ..evaluation.pixrec import evaluate_pixrec
 
-        start = time.perf_counter()
         dataset = eval_dataset if eval_dataset is not None else self.recommendation_eval
         processor: Any = self.catalogue.processor
         catalogue = self.catalogue if dataset is self.recommendation_eval else None
@@ -186,22 +185,12 @@ class PixRecTrainer(PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # typ
             validation_examples(dataset, self.args.max_history, self.args.eval_users),
             batch_size=self.args.per_device_eval_batch_size,
         )
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.metrics().items()}
-        metrics[f"{metric_key_prefix}_runtime"] = time.perf_counter() - start
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return found.metrics()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what was recorded since the last log."""
         mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-        recorded = self._metrics[mode]
-        means = {name: float(torch.stack(values).float().mean()) for name, values in recorded.items() if values}
-        # What the base class would average stays out of its way: it goes by the model's mode, which lies here.
-        aside, self._metrics = self._metrics, {"train": defaultdict(list), "eval": defaultdict(list)}
-        recorded.clear()
-        super().log({**logs, **means}, start_time)
-        self._metrics = aside
+        super().log({**logs, **self._recorded[mode].means()}, start_time)
 
     def training_facts(self) -> dict[str, Any]:
         """What `training.json` holds: base, data, objective, arguments, versions."""
@@ -212,10 +201,6 @@ class PixRecTrainer(PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # typ
             "objective": method_name(processor),
             "loss": self.loss.get_config_dict(),
         }
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not estimated: the library's rule of thumb does not fit nested batches."""
-        return 0
 
     def _use_features(self, model: PixRecModel, args: PixRecTrainingArguments) -> None:
         """Picture features in place of pixels, where the tower is frozen."""
@@ -253,33 +238,8 @@ def _items(dataset: RecDataset, processor: PixRecProcessor) -> Any:
     return DescribedItems(dataset, pictures=processor.pictures)
 
 
-def _freeze(model: PixRecModel, args: PixRecTrainingArguments, peft_config: Any) -> None:
-    if args.freeze_vision:
-        model.freeze_vision()
-    if not model.holds_adapter:
-        return
-    if peft_config is not None:
-        raise ValueError(
-            "`model` already holds an adapter, which `peft_config` would replace by a fresh one; leave it out to "
-            "train the adapter further."
-        )
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name or ".modules_to_save." in name)
-
-
 def _row_numbers(count: int) -> Any:
     """The dataset that `SFTTrainer` asks for."""
     from datasets import Dataset
 
     return Dataset.from_dict({"example": range(count)})
-
-
-def _pixrec_of(model: Any) -> PixRecModel:
-    """The model inside a PEFT model, or the model itself."""
-    inner = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
-    if not isinstance(inner, PixRecModel):
-        raise ValueError(
-            f"`model` must be a PixRecModel, got {type(inner).__name__}; raw backbones become one with "
-            "`PixRecModel.from_backbone`."
-        )
-    return inner

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from ..modeling.base_seqrec import MASK, PADDING, CatalogueRecommender
 from ..modeling.modeling_seqrec import SequentialRecommender
 from .checkpoints import CompleteCheckpoints
 from .hub_publishing import PublishesToHub
+from .ranking_evaluation import RankingEvaluation
 from .seqrec_args import SeqRecTrainingArguments
 from .seqrec_windows import EpochLoader, LengthBatches, Windows, choose_users, train_stops
 from .training_facts import dataset_facts
@@ -30,7 +30,7 @@ MASK_LAST = 0.5
 """Chance that a row's newest item is masked (bert4rec): that is what is asked when recommending (our choice)."""
 
 
-class SeqRecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ignore[misc]
+class SeqRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Trainer):  # type: ignore[misc]
     """Trains a sequential head: every place of a user's sequence predicts its next item, once per epoch.
 
     Batches hold rows of similar length, only real targets are scored, and with the default loss they are scored
@@ -163,35 +163,21 @@ class SeqRecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: igno
         loss = self.loss(states, output.item_vectors, labels.flatten()[places])
         return (loss, output) if return_outputs else loss
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def validation_metrics(self, eval_dataset: Any = None) -> dict[str, float]:
         """Rank the validation users' held-out items over the full catalogue, seen items left out.
 
         Args:
             eval_dataset: `Examples` to rank instead.
-            ignore_keys: not used.
-            metric_key_prefix: of the names.
 
         Returns:
-            `eval_hit@10`, `eval_ndcg@10`, `eval_mrr@10`, the same at 20, and `eval_runtime` in seconds.
+            `hit@10`, `ndcg@10`, `mrr@10` and the same at 20.
         """
         from ..data.sequences import Examples
 
-        start = time.perf_counter()
         examples = eval_dataset if isinstance(eval_dataset, Examples) else self.validation
         if examples is None:
             raise ValueError("`eval_dataset` must be `Examples` where training holds no validation users out.")
-        found = ranking_metrics(rank_head(self.head, examples).ranks)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        metrics[f"{metric_key_prefix}_runtime"] = time.perf_counter() - start
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not estimated: the library's rule of thumb is for language models."""
-        return 0
+        return ranking_metrics(rank_head(self.head, examples).ranks)
 
 
 def mask_items(input_ids: Tensor, probability: float) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, set_seed
@@ -19,14 +18,15 @@ from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 from ..modeling.prepared_catalogue import PreparedCatalogue
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from ..modeling.sentence_transformer import suits_sentence_transformers, write_sentence_transformer_files
-from .adapters import default_lora_config, embedder_of, is_peft, wrap_with_adapter
+from .adapters import continue_adapter, default_lora_config, embedder_of, is_peft, wrap_with_adapter
 from .checkpoints import CompleteCheckpoints
-from .collator import Chunk, ContrastiveCollator, ExampleDataset
+from .collator import Chunk, ContrastiveCollator, ExampleDataset, trainable_examples
 from .data_parallel import needs_every_parameter, zero_of
 from .frozen_vision import cache_features, keeps_features, other_catalogue, unfreeze_vision
 from .gradient_cache import GradientCache
 from .hub_publishing import PublishesToHub
 from .prefetch import prefetched
+from .ranking_evaluation import RankingEvaluation
 from .step_metrics import StepMetrics
 from .step_views import rows_of, views_of, watch_gradients
 from .training_facts import adapter_facts, dataset_facts
@@ -36,14 +36,13 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
     from ..data.dataset import RecDataset
-    from ..data.sequences import Examples
 
 __all__ = ["VLM2RecTrainer", "default_lora_config"]
 
 Evaluator = Callable[[nn.Module], dict[str, float]]
 
 
-class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ignore[misc]
+class VLM2RecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Trainer):  # type: ignore[misc]
     """Contrastive training of an embedder on a `RecDataset`.
 
     Every user's history is encoded next to the targets of the batch; all targets are candidates, except those equal
@@ -103,14 +102,7 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
             )
         if not args.freeze_vision and not is_peft(model) and not embedder.holds_adapter:
             unfreeze_vision(embedder)
-        if embedder.holds_adapter:
-            if peft_config is not None:
-                raise ValueError(
-                    "`model` already holds an adapter, which `peft_config` would replace by a fresh one; leave it out "
-                    "to train the adapter further, or merge it first (`merge_adapters`)."
-                )
-            for name, parameter in embedder.named_parameters():
-                parameter.requires_grad_("lora_" in name)
+        continue_adapter(embedder, peft_config)
         if peft_config is not None:
             set_seed(args.seed)  # the adapters' random start belongs to the run, as everything after it does
             model = wrap_with_adapter(model, peft_config)
@@ -134,7 +126,7 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
         eval_dataset = eval_dataset if eval_dataset is not None else train_dataset
         self.recommendation_eval = eval_dataset
         self._dataset_facts = dataset_facts(train_dataset)
-        examples = _trainable(train_dataset.examples("train", max_history=args.max_history), self.catalogue)
+        examples = trainable_examples(train_dataset.examples("train", max_history=args.max_history), self.catalogue)
         if len(examples) == 0:
             raise ValueError(
                 "`train_dataset` has no training example: a user needs two training interactions, the second one with "
@@ -284,39 +276,30 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
             views.text, views.image, views.has_text & ~(drop & drop_text), views.has_image & ~(drop & ~drop_text)
         )
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def validation_metrics(self, eval_dataset: Any = None) -> dict[str, float]:
         """Rank the validation split over the full catalogue, in all three views.
 
         Returns:
-            `eval_text_hit@10`, `eval_image_ndcg@10`, `eval_both_mrr@20`, ... and `eval_runtime` in seconds.
+            `text_hit@10`, `image_ndcg@10`, `both_mrr@20`, ...
         """
         from .validation import rank_validation
 
-        start = time.perf_counter()
         dataset = eval_dataset if eval_dataset is not None else self.recommendation_eval
         model = self.accelerator.unwrap_model(self.model)
         if self.evaluator is not None:
-            found = self.evaluator(model)
-        else:
-            embedder, items = embedder_of(model), self.catalogue
-            if dataset is not self.recommendation_eval:
-                items = other_catalogue(dataset.catalogue_items(), items, embedder, self.args)
-            found = rank_validation(
-                embedder,
-                dataset,
-                items,
-                max_history=self.args.max_history,
-                users=self.args.eval_users,
-                batch_size=self.args.per_device_eval_batch_size,
-                across_processes=self.shares_evaluation,
-            )
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        metrics[f"{metric_key_prefix}_runtime"] = time.perf_counter() - start
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+            return self.evaluator(model)
+        embedder, items = embedder_of(model), self.catalogue
+        if dataset is not self.recommendation_eval:
+            items = other_catalogue(dataset.catalogue_items(), items, embedder, self.args)
+        return rank_validation(
+            embedder,
+            dataset,
+            items,
+            max_history=self.args.max_history,
+            users=self.args.eval_users,
+            batch_size=self.args.per_device_eval_batch_size,
+            across_processes=self.shares_evaluation,
+        )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the means of what was recorded since the last log."""
@@ -345,13 +328,3 @@ class VLM2RecTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # type: ign
 
     def _trained(self) -> VLM2RecEmbedder:
         return self.embedder
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not estimated: the library's rule of thumb does not fit nested batches."""
-        return 0
-
-
-def _trainable(examples: Examples, catalogue: PreparedCatalogue) -> Examples:
-    """Leave out targets with neither text nor picture: there is no vector to come close to, or to keep away from."""
-    empty = [index for index in range(len(catalogue)) if catalogue.is_empty(index)]
-    return examples.take(np.flatnonzero(~np.isin(examples.targets, empty))) if empty else examples
