@@ -113,6 +113,10 @@ def test_recipes_parse(recipe, tmp_path):
     assert chosen_method(options) == "pixrec" and data.k_core == 5
     assert (models.model is None) != (models.tiny is None)
     assert (training.alpha, training.beta, training.temperature, training.max_history) == (0.125, 0.125, 0.5, 5)
+    if models.model is not None:  # the comment's other backbone
+        (words,) = re.findall(r"the same with (--model .*): the", recipe.read_text(encoding="utf-8"))
+        _, models, *_, training = parse("train", "", kinds, [*options, *words.split()])
+        assert models.model == "google/paligemma2-3b-pt-224" and training.gradient_accumulation_steps == 4
 
 
 def test_the_guides_commands_run_in_small(tmp_path, monkeypatch):

@@ -153,6 +153,8 @@ def test_a_raw_backbone_keeps_its_weights_and_its_head(tiny_pix, family, tied, t
     batch = processor.collate_sequences([processor.prepare_items(["red tent"])], processor.prepare_items(["blue mug"]))
     ids, labels = batch["input_ids"], batch["labels"]
     kinds = {"mm_token_type_ids": torch.zeros_like(ids)}
+    if family == "paligemma":
+        kinds = {"token_type_ids": torch.ones_like(ids)}  # a suffix: causal
     logits = whole(input_ids=ids, attention_mask=batch["attention_mask"], **kinds).logits
     expected = torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="none"

@@ -83,6 +83,9 @@ class BackboneFamily:
     model_types: tuple[str, ...] = ()
     language_model_name: str = ""
     """Attribute of the backbone that holds its language model; adapters are put there."""
+    windows_by_place: bool = False
+    """Whether `run` behind a prefix counts sliding-window attention in tokens of the row; without it, in slots of the
+    cache, which is wrong where rows of different lengths share one."""
     chat_image: str = ""
     """What stands for a picture in the text that the backbone's chat template writes."""
 
@@ -265,9 +268,10 @@ def read_sizes(text: Any, vision: Any) -> tuple[Sizes, ...]:
 def families() -> tuple[type[BackboneFamily], ...]:
     """All families there are."""
     from .family_idefics3 import Idefics3Family
+    from .family_paligemma import PaliGemmaFamily
     from .family_qwen_vl import QwenVLFamily
 
-    return (QwenVLFamily, Idefics3Family)
+    return (QwenVLFamily, Idefics3Family, PaliGemmaFamily)
 
 
 def family_of(model_type: str) -> BackboneFamily:
