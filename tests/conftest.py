@@ -15,7 +15,7 @@ from . import HF_HOME, HUB
 torch.set_num_threads(1)
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-FAMILIES = (*QWEN, "smolvlm", "idefics3")
+FAMILIES = (*QWEN, "smolvlm", "idefics3", "paligemma")
 
 
 @pytest.fixture(scope="session")
@@ -38,12 +38,21 @@ def tiny():
 
 
 def needs_image_processor(family):
-    """Skip where the library cannot load the family's image processor (5.17 without torchvision, for Idefics3)."""
+    """Skip where the library cannot load the family's image processor (5.17 without torchvision, for all but Qwen)."""
     import transformers
 
-    names = {"smolvlm": "SmolVLMImageProcessorPil", "idefics3": "Idefics3ImageProcessorPil"}
+    names = {
+        "smolvlm": "SmolVLMImageProcessorPil", "idefics3": "Idefics3ImageProcessorPil",
+        "paligemma": "SiglipImageProcessorPil",
+    }  # fmt: skip
     if family in names and getattr(getattr(transformers, names[family]), "is_dummy", False):
         pytest.skip(f"transformers {transformers.__version__} loads {names[family]} only beside torchvision")
+
+
+def needs_attention(family, implementation):
+    """Skip what a family's language model cannot do: Gemma 2 caps attention scores, which SDPA does not."""
+    if (family, implementation) == ("paligemma", "sdpa"):
+        pytest.skip("Gemma 2 has no SDPA; test_paligemma.py runs PaliGemma's Gemma with it")
 
 
 @pytest.fixture(scope="session")

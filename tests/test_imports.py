@@ -105,8 +105,8 @@ def test_copied_files_stand_alone():
                     top = name.split(".")[0]
                     assert top in THIRD_PARTY_OF_COPIED or top in sys.stdlib_module_names, f"{path.name}: {name}"
     assert {path.stem for path in copied} >= {
-        "fusion_vlm2rec", "families_vlm2rec", "family_qwen_vl", "family_idefics3", "catalogue_seqrec",
-        "encoders_seqrec",
+        "fusion_vlm2rec", "families_vlm2rec", "family_qwen_vl", "family_idefics3", "family_paligemma",
+        "catalogue_seqrec", "encoders_seqrec",
     }  # fmt: skip
     ours_alone = {"backbones", "backbones_pixrec", "generation_pixrec", "prepared_catalogue", "auto"}
     assert not {path.stem for path in copied} & ours_alone

@@ -12,8 +12,11 @@ from vlm2rec_hf import PixRecModel, make_demo_shop
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.evaluation.report import Report
 
+from ..conftest import needs_image_processor
+
 ROOT = Path(__file__).parents[2]
 SIZES = ["--hidden_size", "32", "--vision_hidden_size", "32", "--image_size", "28", "--vocab_size", "400"]
+pytestmark = pytest.mark.xdist_group("pixrec-cli")  # one process trains the models for all
 RECIPES = sorted((ROOT / "recipes").glob("pixrec_*.yaml"))
 
 
@@ -24,18 +27,20 @@ def shop(tmp_path_factory):
     return folder
 
 
-def command(shop, output, *more):
+def command(shop, output, *more, family="qwen2_vl"):
     return [
-        "train", "--method", "pixrec", "--dataset", str(shop), "--tiny", "qwen2_vl", *SIZES, "--max_steps", "2",
+        "train", "--method", "pixrec", "--dataset", str(shop), "--tiny", family, *SIZES, "--max_steps", "2",
         "--per_device_train_batch_size", "8", "--output_dir", str(output), "--use_cpu", "true", "--save_strategy",
         "no", "--max_users", "20", *more,
     ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def trained(shop, tmp_path_factory):
+@pytest.fixture(scope="module", params=["qwen2_vl", "smolvlm"])
+def trained(request, shop, tmp_path_factory):
+    needs_image_processor(request.param)
     folder = tmp_path_factory.mktemp("trained") / "model"
-    assert main(command(shop, folder, "--warm_up_steps", "2", "--warm_up_batch_size", "16")) == 0
+    line = command(shop, folder, "--warm_up_steps", "2", "--warm_up_batch_size", "16", family=request.param)
+    assert main(line) == 0
     return folder
 
 
@@ -114,6 +119,10 @@ def test_recipes_parse(recipe, tmp_path):
     assert chosen_method(options) == "pixrec" and data.k_core == 5
     assert (models.model is None) != (models.tiny is None)
     assert (training.alpha, training.beta, training.temperature, training.max_history) == (0.125, 0.125, 0.5, 5)
+    if models.model is not None:  # the comment's other backbone
+        (words,) = re.findall(r"the same with (--model .*): the", recipe.read_text(encoding="utf-8"))
+        _, models, *_, training = parse("train", "", kinds, [*options, *words.split()])
+        assert models.model == "google/paligemma2-3b-pt-224" and training.gradient_accumulation_steps == 4
 
 
 def test_the_guides_commands_run_in_small(tmp_path, monkeypatch):

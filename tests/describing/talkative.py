@@ -11,7 +11,8 @@ def save_talkative(folder, family):
     save_tiny_backbone(folder, family, ["red tent", "blue mug"], hidden_size=32, vision_hidden_size=32)
     model = AutoModelForImageTextToText.from_pretrained(folder)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
+        for name, parameter in model.named_parameters():
+            # Gemma's embeddings are large beside its layers' outputs as it is: larger, it would repeat the last word.
+            if parameter.ndim > 1 and not (family == "paligemma" and "embed_tokens" in name):
                 parameter.mul_(8)
     model.save_pretrained(folder)

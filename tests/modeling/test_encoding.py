@@ -11,7 +11,7 @@ from vlm2rec_hf.modeling.encoding_budget_vlm2rec import PassBudget
 from vlm2rec_hf.modeling.encoding_feed_vlm2rec import picture_key
 from vlm2rec_hf.modeling.processing_vlm2rec import PreparedItem
 
-from ..conftest import FAMILIES, picture
+from ..conftest import FAMILIES, needs_attention, picture
 
 VIEWS = ("both", "text", "image")
 
@@ -78,6 +78,7 @@ def test_vectors_do_not_depend_on_passes_or_packing(tiny, shop, family, fusion):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_packed_row_equals_padded_rows(tiny, shop, family, implementation):
     """The layout that flash attention gets, under the block mask that the other implementations make of it."""
+    needs_attention(family, implementation)
     model, processor = tiny(family)
     model.set_attn_implementation(implementation)
     counts = Counts(model)

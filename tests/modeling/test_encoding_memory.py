@@ -9,7 +9,7 @@ from vlm2rec_hf.modeling import encoding_budget_vlm2rec
 from vlm2rec_hf.modeling.backbones import tiny_vlm
 from vlm2rec_hf.modeling.encoding_budget_vlm2rec import free_memory, safe_tokens, token_bytes
 
-from ..conftest import FAMILIES, picture
+from ..conftest import FAMILIES, needs_attention, picture
 from .test_encoding import Counts, largest_difference, many_items
 
 
@@ -26,6 +26,7 @@ def peak_bytes(model, run):
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_estimate_is_above_the_peak_and_near_it(family, implementation, monkeypatch):
+    needs_attention(family, implementation)
     model, processor = tiny_vlm(family, ["tent"], hidden_size=128, vision_hidden_size=128, image_size=448)
     model.set_attn_implementation(implementation)
     text, vision = (token_bytes(sizes, 4) for sizes in model.family.sizes(model.vlm))

@@ -15,7 +15,8 @@ VIEWS = ("both", "text", "image")
 
 def free_size(processor):
     """Let pictures keep their own shape, so that they move positions by other amounts than they have tokens."""
-    processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
+    if processor.backbone_type != "paligemma":  # squares only
+        processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
     return processor
 
 

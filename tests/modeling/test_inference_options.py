@@ -7,7 +7,7 @@ from torch.nn.functional import cosine_similarity
 
 from vlm2rec_hf.modeling.family_qwen_vl import PatchProjection
 
-from ..conftest import FAMILIES, QWEN
+from ..conftest import FAMILIES, QWEN, needs_attention
 from .test_encoding import largest_difference, many_items
 
 VIEWS = ("both", "text", "image")
@@ -22,6 +22,7 @@ def shop():
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_and_number_type(tiny, shop, family, implementation, dtype):
+    needs_attention(family, implementation)
     model, processor = tiny(family)
     histories = [shop[:4], shop[4:5], shop[5:11]]
     exact = model.encode_items(shop, processor), model.encode_histories(histories, processor)

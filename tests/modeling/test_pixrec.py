@@ -16,8 +16,9 @@ def rows(processor, history=HISTORY, targets=TARGETS):
     return processor.collate_sequences(prepared, processor.prepare_items(targets))
 
 
-def test_a_row_is_history_bridge_target(tiny_pix):
-    _, processor = tiny_pix(history_template="{number}: {text} | ")
+@pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
+def test_a_row_is_history_bridge_target(tiny_pix, family):
+    model, processor = tiny_pix(family, history_template="{number}: {text} | ")
     batch = rows(processor)
     decode = processor.tokenizer.decode
     for row, text in enumerate(("Alpina lamp 3", "blue tent", "")):
@@ -32,7 +33,7 @@ def test_a_row_is_history_bridge_target(tiny_pix):
             assert torch.equal(ids[labels != -100], predicted)  # aligned; the model shifts
         else:
             assert not len(predicted)  # a picture alone is nothing to write
-    image = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    image = model.config.vlm_config.image_token_id
     assert not (batch["labels"] == image).any()
     assert not (batch["history_mask"] & batch["target_mask"]).any()
     assert not ((batch["history_mask"] | batch["target_mask"]) & ~batch["attention_mask"].bool()).any()
@@ -54,8 +55,9 @@ def test_nothing_after_the_history_reaches_its_vector(tiny_pix, family):
     assert (changed.target_embeddings - found.target_embeddings).abs().max() > 1e-5  # v_{T|U} does see the history
 
 
-def test_the_first_token_to_write_sees_no_picture_of_the_target(tiny_pix):
-    model, processor = tiny_pix()
+@pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
+def test_the_first_token_to_write_sees_no_picture_of_the_target(tiny_pix, family):
+    model, processor = tiny_pix(family)
     one, other = ({"text": "Alpina lamp 3", "image": picture(seed)} for seed in (3, 9))
     first, second = (model(**rows(processor, targets=[target])) for target in (one, other))
     assert (first.token_nll - second.token_nll).abs().max() < 1e-6
@@ -86,16 +88,18 @@ def test_only_the_most_recent_items_are_read(tiny_pix):
     assert torch.equal(model.encode_histories([HISTORY], processor), model.encode_histories([HISTORY[1:]], processor))
 
 
-def test_one_call_for_both_batches_equals_two(tiny_pix):
-    model, processor = tiny_pix()
+@pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
+def test_one_call_for_both_batches_equals_two(tiny_pix, family):
+    model, processor = tiny_pix(family)
     items = dict(processor.collate([[item] for item in processor.prepare_items(TARGETS)], "item"))
     found = model(**rows(processor), items=items)
     assert torch.equal(found.item_embeddings, model(**items).target_embeddings)
 
 
-def test_pictures_off_is_as_if_there_were_none(tiny_pix):
-    model, with_pictures = tiny_pix()
-    _, without = tiny_pix(pictures=False)
+@pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
+def test_pictures_off_is_as_if_there_were_none(tiny_pix, family):
+    model, with_pictures = tiny_pix(family)
+    _, without = tiny_pix(family, pictures=False)
     assert torch.equal(
         model.encode_items(HISTORY[:2], without), model.encode_items(["red tent", "blue mug"], with_pictures)
     )
@@ -153,6 +157,8 @@ def test_a_raw_backbone_keeps_its_weights_and_its_head(tiny_pix, family, tied, t
     batch = processor.collate_sequences([processor.prepare_items(["red tent"])], processor.prepare_items(["blue mug"]))
     ids, labels = batch["input_ids"], batch["labels"]
     kinds = {"mm_token_type_ids": torch.zeros_like(ids)}
+    if family == "paligemma":
+        kinds = {"token_type_ids": torch.ones_like(ids)}  # a suffix: causal
     logits = whole(input_ids=ids, attention_mask=batch["attention_mask"], **kinds).logits
     expected = torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="none"
@@ -162,8 +168,9 @@ def test_a_raw_backbone_keeps_its_weights_and_its_head(tiny_pix, family, tied, t
     assert torch.equal(again.user_projection.weight, made.user_projection.weight)  # new, and yet the same
 
 
-def test_gradients_reach_what_each_output_is_made_of(tiny_pix):
-    model, processor = tiny_pix()
+@pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
+def test_gradients_reach_what_each_output_is_made_of(tiny_pix, family):
+    model, processor = tiny_pix(family)
     model.freeze_vision()
 
     def reached(name):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -21,15 +22,18 @@ from vlm2rec_hf import (
 from vlm2rec_hf.trainers.pixrec_batches import DistinctTargetSampler
 
 TERMS = {"generation", "item_item", "user_item"}
+VISION = r"\.(visual|vision_model|connector)\."
 
 
 @pytest.fixture
 def trainer(tiny_pix, demo_dataset, tmp_path):
     """`trainer(model, processor, peft_config=..., **arguments)`: on the demo shop, quiet, on the CPU; all optional."""
 
-    def make(model=None, processor=None, peft_config=None, dataset=demo_dataset, pictures=True, **options):
+    def make(
+        model=None, processor=None, peft_config=None, dataset=demo_dataset, pictures=True, family="qwen2_vl", **options
+    ):
         if model is None:
-            model, processor = tiny_pix(pictures=pictures)
+            model, processor = tiny_pix(family, pictures=pictures)
         settings = {
             "output_dir": str(tmp_path / "run"), "max_steps": 2, "per_device_train_batch_size": 8, "max_history": 3,
             "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "learning_rate": 1e-3,
@@ -57,21 +61,23 @@ def test_every_term_is_logged_and_they_sum_to_the_loss(trainer):
     assert (run.pixrec.config.alpha, run.pixrec.config.beta) == (0.2, -0.1)
 
 
-def test_everything_moves_but_the_vision_tower(trainer):
-    run = trainer(learning_rate=1e-2)
+@pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
+def test_everything_moves_but_the_vision_tower(trainer, family):
+    run = trainer(family=family, learning_rate=1e-2)
     before = snapshot(run.model)
     run.train()
-    vision = {name for name in before if ".visual." in name}
+    vision = {name for name in before if re.search(VISION, name)}
     assert vision and run.catalogue.has_cached_features
     assert moved(before, run.model) == set(before) - vision
 
 
-def test_the_vision_tower_moves_when_it_is_asked_to(trainer):
-    run = trainer(freeze_vision=False, learning_rate=1e-2)
+@pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
+def test_the_vision_tower_moves_when_it_is_asked_to(trainer, family):
+    run = trainer(family=family, freeze_vision=False, learning_rate=1e-2)
     before = snapshot(run.model)
     run.train()
     assert not run.catalogue.has_cached_features
-    assert any(".visual." in name for name in moved(before, run.model))
+    assert any(re.search(VISION, name) for name in moved(before, run.model))
 
 
 def test_training_lowers_each_term(trainer):
@@ -127,8 +133,9 @@ def test_resuming_in_a_later_epoch_takes_that_epochs_order(trainer, tmp_path):
     assert losses(resumed) == losses(whole) and whole.state.epoch > 1
 
 
-def test_adapters_and_projections_move_and_load_back_with_their_base(trainer, tiny_pix, tmp_path):
-    model, processor = tiny_pix()
+@pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
+def test_adapters_and_projections_move_and_load_back_with_their_base(trainer, tiny_pix, family, tmp_path):
+    model, processor = tiny_pix(family)
     model.save_pretrained(tmp_path / "base")
     model = PixRecModel.from_pretrained(tmp_path / "base")
     config = pixrec_lora_config(r=4, dropout=0.0)
@@ -140,7 +147,7 @@ def test_adapters_and_projections_move_and_load_back_with_their_base(trainer, ti
     assert {name.split(".")[-4] for name in changed if "modules_to_save" in name} == {
         "user_projection", "item_projection"
     }  # fmt: skip
-    assert not any("visual" in name for name in changed)
+    assert not any(re.search(VISION, name) for name in changed)
     histories = [["red tent", "blue mug"], ["Alpina lamp 3"]]
     expected = run.pixrec.encode_histories(histories, processor)
     run.save_model(tmp_path / "adapter")
@@ -183,8 +190,9 @@ def test_accumulation_and_checkpointing_run(trainer):
     assert run.state.global_step == 2 and moved(before, run.model)
 
 
-def test_without_pictures_none_is_read(trainer):
-    run = trainer(pictures=False)
+@pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
+def test_without_pictures_none_is_read(trainer, family):
+    run = trainer(family=family, pictures=False)
     run.train()
     batch = run.data_collator([run.train_dataset[i] for i in range(4)])
     assert not {"pixel_values", "image_features"} & {*batch, *batch["items"]}

@@ -43,7 +43,9 @@ class ModelArguments:
     fusion: str = field(default="external", metadata={"help": "external (the paper's) or internal (baseline)."})
     tiny: str | None = field(
         default=None,
-        metadata={"help": "Build a tiny backbone from config: qwen2_vl, qwen2_5_vl, qwen3_vl, smolvlm, idefics3."},
+        metadata={
+            "help": "Build a tiny backbone from config: qwen2_vl, qwen2_5_vl, qwen3_vl, smolvlm, idefics3, paligemma."
+        },
     )
     hidden_size: int = field(default=128, metadata={"help": "Of a tiny backbone."})
     num_layers: int = field(default=2, metadata={"help": "Of a tiny backbone's language model."})

@@ -144,5 +144,5 @@ def _layout(model: str, revision: str | None, config: Any) -> Layout:
     except (ImportError, ValueError, OSError) as error:
         raise ValueError(
             f"`model` {model!r} ({config.model_type}) has a processor that cannot be loaded here: {error} Some need "
-            "torchvision; Qwen-VL, SmolVLM and Idefics3 models work without."
+            "torchvision; Qwen-VL, SmolVLM, Idefics3 and PaliGemma models work without."
         ) from error

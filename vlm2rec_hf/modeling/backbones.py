@@ -18,13 +18,14 @@ SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start
                   "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
 IDEFICS3_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>",
                            "<global-img>", "<image>"]  # fmt: skip
+PALIGEMMA_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<bos>", "<image>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """In the manner of Qwen-VL's; IMAGE stands for what stands for a picture."""
-QWEN, IDEFICS3 = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("smolvlm", "idefics3")
+QWEN, IDEFICS3, PALIGEMMA = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("smolvlm", "idefics3"), ("paligemma",)
 PROCESSOR_TEXTS = ["Represent this item for recommendation:\n", "Represent what this user will choose next, given "
                    "the history, oldest first:\n", "1. 2. 3. 4. 5. 6. 7. 8. 9. 10. \n"]  # fmt: skip
 
@@ -66,14 +67,19 @@ def tiny_backbone_config(
     vision_hidden_size: int = 64,
     vision_layers: int = 2,
     patch_size: int = 14,
+    image_size: int | None = None,
 ) -> PreTrainedConfig:
-    """Configuration of a small backbone of `family` (a `model_type` of `QWEN` or `IDEFICS3`).
+    """Configuration of a small backbone of `family` (a `model_type` of `QWEN`, `IDEFICS3` or `PALIGEMMA`).
+
+    `image_size` (8 patches by default) is what PaliGemma's tower has positions for; its own `forward` reads no other.
 
     Raises:
         ValueError: an unknown `family`, or `hidden_size` not divisible by `2 * heads`.
     """
-    if family not in QWEN + IDEFICS3:
-        raise ValueError(f"`family` must be one of {sorted(QWEN + IDEFICS3)}, got {family!r}.")
+    makers = dict.fromkeys(QWEN, _qwen_config) | dict.fromkeys(IDEFICS3, _idefics3_config)
+    makers |= dict.fromkeys(PALIGEMMA, _paligemma_config)
+    if family not in makers:
+        raise ValueError(f"`family` must be one of {sorted(makers)}, got {family!r}.")
     if hidden_size % (2 * heads):
         raise ValueError(f"`hidden_size` must be divisible by 2 * heads = {2 * heads}, got {hidden_size}.")
     text: dict[str, Any] = {
@@ -89,8 +95,9 @@ def tiny_backbone_config(
         "pad_token_id": tokenizer.pad_token_id,
     }
     vision: dict[str, Any] = {"patch_size": patch_size}
-    make = _qwen_config if family in QWEN else _idefics3_config
-    return make(family, tokenizer, text, vision, vision_hidden_size, vision_layers)
+    if family not in QWEN:
+        vision["image_size"] = image_size if image_size and family in PALIGEMMA else 8 * patch_size
+    return makers[family](family, tokenizer, text, vision, vision_hidden_size, vision_layers)
 
 
 def _qwen_config(
@@ -148,7 +155,6 @@ def _idefics3_config(
         "intermediate_size": 2 * vision_hidden_size,
         "num_hidden_layers": vision_layers,
         "num_attention_heads": text["num_attention_heads"],
-        "image_size": 8 * vision["patch_size"],
     }
     builders = {"smolvlm": SmolVLMConfig, "idefics3": Idefics3Config}
     options: dict[str, Any] = {
@@ -161,8 +167,36 @@ def _idefics3_config(
     return builders[family](**options)
 
 
+def _paligemma_config(
+    family: str,
+    tokenizer: PreTrainedTokenizerFast,
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    vision_hidden_size: int,
+    vision_layers: int,
+) -> PreTrainedConfig:
+    """Of the second generation, whose language model is Gemma 2."""
+    from transformers import Gemma2Config, PaliGemmaConfig, SiglipVisionConfig
+
+    hidden_size, heads = text["hidden_size"], text["num_attention_heads"]
+    vision |= {
+        "hidden_size": vision_hidden_size,
+        "intermediate_size": 2 * vision_hidden_size,
+        "num_hidden_layers": vision_layers,
+        "num_attention_heads": heads,
+        "vision_use_head": False,
+    }
+    return PaliGemmaConfig(
+        text_config=Gemma2Config(**text, head_dim=hidden_size // heads, query_pre_attn_scalar=hidden_size // heads),
+        vision_config=SiglipVisionConfig(**vision),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        projection_dim=hidden_size,
+        hidden_size=hidden_size,
+    )
+
+
 def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
-    """An image processor that brings pictures to about (Idefics3: exactly) `edge` pixels a side."""
+    """An image processor that brings pictures to about (Idefics3, PaliGemma: exactly) `edge` pixels a side."""
     from transformers import AutoImageProcessor  # noqa: F401 - registers the processors' lazy modules
 
     if config.model_type in IDEFICS3:
@@ -173,6 +207,10 @@ def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
         made: Any = {"smolvlm": SmolVLMImageProcessorPil, "idefics3": Idefics3ImageProcessorPil}[config.model_type](
             do_image_splitting=False, size={"longest_edge": edge}, max_image_size={"longest_edge": edge}
         )
+    elif config.model_type in PALIGEMMA:
+        from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+        made = SiglipImageProcessorPil(size={"height": edge, "width": edge})
     else:
         from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 
@@ -201,7 +239,7 @@ def tiny_vlm(
     """A small random embedder and its processor, built without any download.
 
     Args:
-        family: `qwen2_vl`, `qwen2_5_vl`, `qwen3_vl`, `smolvlm` or `idefics3`.
+        family: `qwen2_vl`, `qwen2_5_vl`, `qwen3_vl`, `smolvlm`, `idefics3` or `paligemma` (a PaliGemma 2).
         texts: what the tokenizer is trained on.
         image_size: pictures are brought to about this many pixels a side.
         vocab_size: size of the tokenizer at most.
@@ -215,13 +253,15 @@ def tiny_vlm(
     """
     import torch
 
-    tokenizer = train_tokenizer(texts, vocab_size, IDEFICS3_SPECIAL_TOKENS if family in IDEFICS3 else SPECIAL_TOKENS)
+    special = dict.fromkeys(IDEFICS3, IDEFICS3_SPECIAL_TOKENS) | dict.fromkeys(PALIGEMMA, PALIGEMMA_SPECIAL_TOKENS)
+    tokenizer = train_tokenizer(texts, vocab_size, special.get(family, SPECIAL_TOKENS))
     if family == "qwen3_vl":
         sizes.setdefault("patch_size", 16)
-    config = tiny_backbone_config(family, tokenizer, **sizes)
-    patch = config.vision_config.patch_size
+    step = 2 * sizes.setdefault("patch_size", 14)
+    edge = max(image_size // step, 1) * step
+    config = tiny_backbone_config(family, tokenizer, image_size=edge, **sizes)
     processor = VLM2RecProcessor(
-        _image_processor(config, max(image_size // (2 * patch), 1) * 2 * patch),
+        _image_processor(config, edge),
         tokenizer,
         backbone_type=family,
         fusion=fusion,

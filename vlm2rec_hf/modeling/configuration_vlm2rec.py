@@ -14,7 +14,8 @@ class VLM2RecConfig(BackboneConfig):
     r"""Configuration of a `VLM2RecEmbedder`: a vision-language backbone plus how its states become one vector.
 
     Args:
-        vlm_config: configuration (object or dict) of the backbone (Qwen2-VL, Qwen2.5-VL, Qwen3-VL, SmolVLM, Idefics3).
+        vlm_config: configuration (object or dict) of the backbone (Qwen2-VL, Qwen2.5-VL, Qwen3-VL, SmolVLM, Idefics3,
+            PaliGemma).
         fusion: `"external"` (the paper's: text and pictures are encoded in separate rows and the two unit vectors
             added) or `"internal"` (one row with text and pictures together; the paper's baseline).
         initializer_range: standard deviation used when weights are initialised from scratch.

@@ -116,6 +116,9 @@ class BackboneFamily:
     model_types: tuple[str, ...] = ()
     language_model_name: str = ""
     """Attribute of the backbone that holds its language model; adapters are put there."""
+    windows_by_place: bool = False
+    """Whether `run` behind a prefix counts sliding-window attention in tokens of the row; without it, in slots of the
+    cache, which is wrong where rows of different lengths share one."""
     chat_image: str = ""
     """What stands for a picture in the text that the backbone's chat template writes."""
 
@@ -234,12 +237,74 @@ def is_right_padded(attention_mask: Tensor) -> bool:
     return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
 
 
+def plain_positions(attention_mask: Tensor) -> Tensor:
+    """Positions that count real tokens from 0: `(rows, length)` -> `(rows, length)` long; 0 before a row begins."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def padded_arguments(attention_mask: Tensor, positions: Tensor, prefix: RowPrefix | None) -> dict[str, Any]:
+    """What a language model is told of padded rows besides their embeddings.
+
+    Args:
+        attention_mask: `(rows, length)` of the given tokens.
+        positions: `(..., rows, length)` of these tokens, as if the rows began with them.
+        prefix: as in `BackboneFamily.run`.
+    """
+    if prefix is not None:
+        positions = positions + prefix.position[:, None]
+        attention_mask = torch.cat([prefix.mask, attention_mask], dim=-1)
+    return {
+        # Behind a right-padded causal row nothing real ever looks at the padding, so no mask is needed: that leaves
+        # the attention kernel its fast causal path.
+        "attention_mask": None if is_right_padded(attention_mask) else attention_mask,
+        "position_ids": positions,
+        "past_key_values": None if prefix is None else prefix.cache,
+        "use_cache": prefix is not None,
+    }
+
+
+def packed_arguments(attention_mask: Tensor, positions: Tensor) -> dict[str, Any]:
+    """What a language model is told of rows that stand behind one another without their padding.
+
+    Where positions restart, every attention implementation ends a row; flash attention gets the boundaries as well.
+
+    Args:
+        attention_mask: `(rows, length)` of the padded rows.
+        positions: `(..., rows, length)` of the padded rows; of several kinds the first is the place in the row.
+    """
+    lengths = attention_mask.bool().sum(-1)
+    ends = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).int()
+    longest = int(lengths.max())
+    return {
+        "attention_mask": None,
+        "position_ids": positions[..., attention_mask.bool()].unsqueeze(-2),
+        "use_cache": False,
+        "cu_seq_lens_q": ends,
+        "cu_seq_lens_k": ends,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def read_sizes(text: Any, vision: Any) -> tuple[Sizes, ...]:
+    """`BackboneFamily.sizes` off configurations whose names are the library's usual ones."""
+    found = []
+    for part, patch in ((text, 0), (vision, vision.num_channels * vision.patch_size**2)):
+        head_size = getattr(part, "head_dim", None) or part.hidden_size // part.num_attention_heads
+        eager = part._attn_implementation == "eager"
+        found.append(
+            Sizes(part.hidden_size, part.intermediate_size, part.num_attention_heads, head_size, patch, eager)
+        )
+    return tuple(found)
+
+
 def families() -> tuple[type[BackboneFamily], ...]:
     """All families there are."""
     from .family_idefics3 import Idefics3Family
+    from .family_paligemma import PaliGemmaFamily
     from .family_qwen_vl import QwenVLFamily
 
-    return (QwenVLFamily, Idefics3Family)
+    return (QwenVLFamily, Idefics3Family, PaliGemmaFamily)
 
 
 def family_of(model_type: str) -> BackboneFamily:

@@ -6,7 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .families_vlm2rec import BackboneFamily, ImageFeatures, RowPrefix, Sizes, is_right_padded, place_images
+from .families_vlm2rec import (
+    BackboneFamily,
+    ImageFeatures,
+    RowPrefix,
+    Sizes,
+    packed_arguments,
+    padded_arguments,
+    place_images,
+    plain_positions,
+)
 
 
 class QwenVLFamily(BackboneFamily):
@@ -70,46 +79,20 @@ class QwenVLFamily(BackboneFamily):
         placeholders = input_ids == vlm.config.image_token_id
         embedded = _embedded(vlm, input_ids, placeholders, images)
         positions = _positions(vlm, attention_mask, placeholders, images)
-        extra: dict[str, Any] = {}
-        if prefix is not None:
-            positions = positions + prefix.position[:, None]
-            attention_mask = torch.cat([prefix.mask, attention_mask], dim=-1)
-            extra["past_key_values"] = prefix.cache
-        output = vlm.language_model(
-            **embedded,
-            # Behind a right-padded causal row nothing real ever looks at the padding, so no mask is needed: that
-            # leaves the attention kernel its fast causal path.
-            attention_mask=None if is_right_padded(attention_mask) else attention_mask,
-            position_ids=positions,
-            use_cache=prefix is not None,
-            **extra,
-        )
-        return output.last_hidden_state
+        told = padded_arguments(attention_mask, positions, prefix)
+        return vlm.language_model(**embedded, **told).last_hidden_state
 
     def run_packed(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
         """See `BackboneFamily.run_packed`.
 
-        The backbones take positions of four kinds for packed rows: first the place in the row, whose restarts tell
-        every attention implementation where a row ends; flash attention gets the boundaries ready-made as well.
+        The backbones take positions of four kinds for packed rows, first the place in the row.
         """
         real = attention_mask.bool()
         placeholders = input_ids == vlm.config.image_token_id
-        place = torch.cumsum(attention_mask.long(), -1) - 1
+        place = plain_positions(attention_mask)
         positions = torch.cat([place[None], _positions(vlm, attention_mask, placeholders, images)])
-        lengths = real.sum(-1)
-        ends = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0)).int()
-        longest = int(lengths.max())
-        output = vlm.language_model(
-            **_embedded(vlm, input_ids[real][None], placeholders[real][None], images),
-            attention_mask=None,
-            position_ids=positions[:, real][:, None],
-            use_cache=False,
-            cu_seq_lens_q=ends,
-            cu_seq_lens_k=ends,
-            max_length_q=longest,
-            max_length_k=longest,
-        )
-        return output.last_hidden_state[0]
+        embedded = _embedded(vlm, input_ids[real][None], placeholders[real][None], images)
+        return vlm.language_model(**embedded, **packed_arguments(attention_mask, positions)).last_hidden_state[0]
 
     def prepare_backbone(self, vlm: Any) -> None:
         """Cut patches are embedded by one matrix product instead of a 3D convolution."""

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from .fusion_vlm2rec import last_token_pool
 from .processing_vlm2rec import PreparedItem
+from .states_pixrec import token_logits
 
 if TYPE_CHECKING:
     from .modeling_pixrec import PixRecModel
@@ -126,7 +127,8 @@ def _next_scores(
     batch: Any = processor.collate_sequences(histories, begun=begun).to(model.device)
     batch.pop("history_mask")
     states = last_token_pool(model.hidden_states(**batch), batch["attention_mask"])
-    scores = torch.log_softmax((states @ model.head_weight.T).double(), dim=-1).cpu()
+    logits = token_logits(states, model.head_weight, model.logit_softcap)
+    scores = torch.log_softmax(logits.double(), dim=-1).cpu()
     scores[:, _never_written(processor)] = -torch.inf
     return scores
 

@@ -21,7 +21,7 @@ _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def check_fit(model: Any, processor: Any) -> None:
-    """Refuse a processor of another kind of model, and backbones whose attention forgets."""
+    """Refuse a processor of another kind of model, and backbones whose attention forgets what a row still holds."""
     config = model.config
     for name, theirs, ours in (
         ("backbone_type", processor.backbone_type, config.vlm_config.model_type),
@@ -29,7 +29,8 @@ def check_fit(model: Any, processor: Any) -> None:
     ):
         if theirs != ours:
             raise ValueError(f"`processor` has {name} {theirs!r}, the model {ours!r}; use the model's own processor.")
-    if "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
+    slides = "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or ())
+    if slides and not model.family.windows_by_place:
         raise ValueError("`model` has sliding-window attention, which a history state does not support.")
 
 

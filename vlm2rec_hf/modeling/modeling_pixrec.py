@@ -130,6 +130,11 @@ class PixRecModel(BackboneModel):
         """`(vocabulary, hidden)` weight of the language-model head."""
         return self.get_input_embeddings().weight if self.lm_head is None else self.lm_head.weight
 
+    @property
+    def logit_softcap(self) -> float | None:
+        """See `token_logits`; `None` for backbones without one."""
+        return getattr(self.config.get_text_config(), "final_logit_softcapping", None)
+
     def hidden_states(
         self,
         input_ids: Tensor,
@@ -180,7 +185,7 @@ class PixRecModel(BackboneModel):
         if items is not None:
             output.item_embeddings = self(**items).target_embeddings
         if labels is not None:
-            output.token_nll = next_token_nll(states, labels, self.head_weight)
+            output.token_nll = next_token_nll(states, labels, self.head_weight, softcap=self.logit_softcap)
         return output
 
     def _project(self, projection: nn.Module, states: Tensor, mask: Tensor) -> Tensor:

@@ -21,7 +21,21 @@ def masked_mean(hidden_states: Tensor, mask: Tensor) -> Tensor:
     return states.sum(1) / weights.sum(1).clamp(min=1.0)
 
 
-def next_token_nll(hidden_states: Tensor, labels: Tensor, weight: Tensor, chunk_size: int = 1024) -> Tensor:
+def token_logits(hidden_states: Tensor, weight: Tensor, softcap: float | None = None) -> Tensor:
+    """Logits of the next token: `(..., d)`, `(vocabulary, d)` -> `(..., vocabulary)` float32.
+
+    Args:
+        hidden_states: final-norm states.
+        weight: of the language-model head.
+        softcap: bound that logits are bent under by a tanh, in backbones that have one (Gemma 2: 30).
+    """
+    logits = F.linear(hidden_states, weight).float()
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def next_token_nll(
+    hidden_states: Tensor, labels: Tensor, weight: Tensor, chunk_size: int = 1024, softcap: float | None = None
+) -> Tensor:
     """Negative log-likelihood of labelled tokens, each predicted from the state *before* it.
 
     Only states in front of a label pass the head, `chunk_size` of them at a time, and the logits are computed again
@@ -33,6 +47,7 @@ def next_token_nll(hidden_states: Tensor, labels: Tensor, weight: Tensor, chunk_
             label in the first position of a row has no state before it and is left out.
         weight: `(vocabulary, d)` of the language-model head.
         chunk_size: states per pass of the head.
+        softcap: see `token_logits`.
 
     Returns:
         `(n,)` float32 nats, one per predicted token in row order.
@@ -44,7 +59,7 @@ def next_token_nll(hidden_states: Tensor, labels: Tensor, weight: Tensor, chunk_
         return hidden_states.new_zeros(0, dtype=torch.float32)
     parts = []
     for start in range(0, len(targets), chunk_size):
-        chunk: Any = (states[start : start + chunk_size], targets[start : start + chunk_size], weight)
+        chunk: Any = (states[start : start + chunk_size], targets[start : start + chunk_size], weight, softcap)
         if torch.is_grad_enabled() and len(targets) > chunk_size:
             parts.append(checkpoint(_nll, *chunk, use_reentrant=False))
         else:
@@ -52,5 +67,5 @@ def next_token_nll(hidden_states: Tensor, labels: Tensor, weight: Tensor, chunk_
     return torch.cat(parts)
 
 
-def _nll(states: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(states, weight).float(), targets, reduction="none")
+def _nll(states: Tensor, targets: Tensor, weight: Tensor, softcap: float | None) -> Tensor:
+    return F.cross_entropy(token_logits(states, weight, softcap), targets, reduction="none")
