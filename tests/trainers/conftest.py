@@ -10,7 +10,14 @@ def trainer(tiny, demo_dataset, tmp_path):
     """`trainer(model, processor, catalogue=..., **arguments)`: on the demo shop, quiet, on the CPU; all optional."""
 
     def make(
-        model=None, processor=None, fusion="external", catalogue=None, evaluator=None, peft_config=None, **options
+        model=None,
+        processor=None,
+        fusion="external",
+        catalogue=None,
+        evaluator=None,
+        peft_config=None,
+        eval_dataset=None,
+        **options,
     ):
         if model is None:
             model, processor = tiny("qwen2_vl", fusion)
@@ -33,6 +40,7 @@ def trainer(tiny, demo_dataset, tmp_path):
             model,
             arguments,
             train_dataset=demo_dataset,
+            eval_dataset=eval_dataset,
             processing_class=processor,
             catalogue=catalogue or PreparedCatalogue(demo_dataset.catalogue_items(), processor),
             evaluator=evaluator,

@@ -13,10 +13,13 @@ from transformers import AutoModel
 from tests.trainers.test_resume import StopAt, losses
 from tests.trainers.test_training import moved, snapshot
 from vlm2rec_hf import (
+    DescribedItems,
     PixRecModel,
     PixRecTrainer,
     PixRecTrainingArguments,
+    PreparedCatalogue,
     evaluate_pixrec,
+    make_demo_shop,
     pixrec_lora_config,
 )
 from vlm2rec_hf.trainers.pixrec_batches import DistinctTargetSampler
@@ -30,7 +33,15 @@ def trainer(tiny_pix, demo_dataset, tmp_path):
     """`trainer(model, processor, peft_config=..., **arguments)`: on the demo shop, quiet, on the CPU; all optional."""
 
     def make(
-        model=None, processor=None, peft_config=None, dataset=demo_dataset, pictures=True, family="qwen2_vl", **options
+        model=None,
+        processor=None,
+        peft_config=None,
+        dataset=demo_dataset,
+        pictures=True,
+        family="qwen2_vl",
+        catalogue=None,
+        eval_dataset=None,
+        **options,
     ):
         if model is None:
             model, processor = tiny_pix(family, pictures=pictures)
@@ -41,7 +52,13 @@ def trainer(tiny_pix, demo_dataset, tmp_path):
         }  # fmt: skip
         arguments = PixRecTrainingArguments(**{**settings, **options})
         return PixRecTrainer(
-            model, arguments, train_dataset=dataset, processing_class=processor, peft_config=peft_config
+            model,
+            arguments,
+            train_dataset=dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processor,
+            peft_config=peft_config,
+            catalogue=None if catalogue is None else catalogue(processor),
         )
 
     return make
@@ -339,3 +356,17 @@ class TestRefusals:
             trainer(model, tiny()[1])
         with pytest.raises(ValueError, match="`per_device_train_batch_size`"):
             trainer(per_device_train_batch_size=10**6)
+
+
+def test_another_dataset_is_ranked_over_its_own_items_described_alike(trainer, demo_dataset):
+    other = make_demo_shop(80, n_users=50, seed=5).dataset()  # as many items as the training dataset, and others
+
+    def described(dataset):
+        return lambda processor: PreparedCatalogue(DescribedItems(dataset, ["title", "description"]), processor)
+
+    given = trainer(catalogue=described(demo_dataset), eval_dataset=other)
+    examples = other.examples("validation", max_history=3).spread(10)
+    expected = evaluate_pixrec(given.pixrec, described(other)(given.catalogue.processor), examples).metrics()
+    assert len(set(expected.values())) > 1
+    for found in (given.evaluate(), trainer(catalogue=described(demo_dataset)).evaluate(other)):
+        assert {name: found[f"eval_{name}"] for name in expected} == pytest.approx(expected)

@@ -265,3 +265,15 @@ def test_bad_arguments_are_named(rounds, tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             make(rounds, tmp_path, **options)
+
+
+def test_what_cannot_be_ranked_is_refused(rounds, tmp_path):
+    from vlm2rec_hf import make_demo_shop
+
+    run = make(rounds, tmp_path)
+    with pytest.raises(ValueError, match=r"`eval_dataset` must be `Examples`.* got RecDataset"):
+        run.evaluate(rounds)
+    elsewhere = make_demo_shop(60, n_users=40).dataset().examples("test")
+    with pytest.raises(ValueError, match="`eval_dataset` counts 60 items, which are not those"):
+        run.evaluate(elsewhere)
+    assert run.evaluate(rounds.examples("test"))["eval_hit@20"] >= 0

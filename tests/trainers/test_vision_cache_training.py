@@ -10,7 +10,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from vlm2rec_hf import PreparedCatalogue, VisionCache, VLM2RecTrainingArguments, default_lora_config
+from vlm2rec_hf import (
+    PreparedCatalogue,
+    VisionCache,
+    VLM2RecTrainingArguments,
+    default_lora_config,
+    evaluate_embedder,
+    make_demo_shop,
+)
 
 from ..conftest import FAMILIES
 
@@ -62,7 +69,6 @@ def test_lora_training_reads_the_cache_in_loader_workers(trainer, tmp_path):
 
 
 def test_another_dataset_is_evaluated_through_the_cache(trainer, tmp_path, monkeypatch):
-    from vlm2rec_hf import make_demo_shop
     from vlm2rec_hf.trainers import validation
 
     seen = []
@@ -76,6 +82,19 @@ def test_another_dataset_is_evaluated_through_the_cache(trainer, tmp_path, monke
     trainer(vision_cache_dir=str(tmp_path / "cache")).evaluate(other)
     trainer().evaluate(other)
     assert [items.has_cached_features for items in seen] == [True, False]
+
+
+def test_another_dataset_is_ranked_over_its_own_items(trainer, demo_dataset):
+    other = make_demo_shop(80, n_users=50, seed=5).dataset()  # as many items as the training dataset, and others
+    given = trainer(eval_dataset=other)
+    catalogue = PreparedCatalogue(other.catalogue_items(), given.catalogue.processor)
+    examples = other.examples("validation", max_history=3).spread(10)
+    expected = evaluate_embedder(given.model, catalogue, examples).metrics()
+    for found in (given.evaluate(), trainer().evaluate(other)):
+        assert {name: found[f"eval_{name}"] for name in expected} == pytest.approx(expected)
+    copied = make_demo_shop(80, n_users=120).dataset()
+    assert copied.items is not demo_dataset.items
+    assert given._catalogues.of(copied) is given.catalogue  # equal items are prepared once
 
 
 def test_the_cache_and_a_training_tower_exclude_each_other(trainer, tmp_path):

@@ -41,3 +41,13 @@ class CatalogueItems(Sequence["Item"]):
     def texts(self) -> Iterator[str | None]:
         """Every item's text without decoding a picture."""
         return iter(self._dataset.item_texts(None if len(self) == self._dataset.n_items else self._rows))
+
+
+def same_items(one: RecDataset, other: RecDataset) -> bool:
+    """Whether two datasets hold equal items, in every column, in the same order."""
+    if one.items is other.items:
+        return True
+    if len(one.items) != len(other.items) or one.items.column_names != other.items.column_names:
+        return False
+    batches = (dataset.items.with_format("arrow").iter(batch_size=1024) for dataset in (one, other))
+    return all(mine.equals(theirs) for mine, theirs in zip(*batches, strict=True))

@@ -189,7 +189,7 @@ def _paligemma_config(
     return PaliGemmaConfig(
         text_config=Gemma2Config(**text, head_dim=hidden_size // heads, query_pre_attn_scalar=hidden_size // heads),
         vision_config=SiglipVisionConfig(**vision),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),  # type: ignore[arg-type]
         projection_dim=hidden_size,
         hidden_size=hidden_size,
     )

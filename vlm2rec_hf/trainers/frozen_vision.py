@@ -9,6 +9,7 @@ from ..modeling.vision_cache import VisionCache
 from ..modeling.vision_tower import is_sharded
 
 if TYPE_CHECKING:
+    from ..data.dataset import RecDataset
     from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
     from .vlm2rec_args import VLM2RecTrainingArguments
 
@@ -51,10 +52,10 @@ def cache_features(
 
 
 def other_catalogue(
-    items: object, like: PreparedCatalogue, embedder: VLM2RecEmbedder, args: VLM2RecTrainingArguments
+    dataset: RecDataset, like: PreparedCatalogue, embedder: VLM2RecEmbedder, args: VLM2RecTrainingArguments
 ) -> PreparedCatalogue:
     """The items of another dataset for an evaluation; they use the cache on disk where there is one."""
-    catalogue = PreparedCatalogue(items, like.processor)  # type: ignore[arg-type]
+    catalogue = PreparedCatalogue(dataset.catalogue_items(), like.processor)
     if args.vision_cache_dir is not None and keeps_features(embedder, args) and not is_sharded(embedder):
         cache_features(catalogue, embedder, args)
     return catalogue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +24,7 @@ from .pixrec_batches import DistinctTargetSampler, PixRecCollator
 from .ranking_evaluation import RankingEvaluation
 from .step_metrics import StepMetrics
 from .training_facts import dataset_facts
-from .validation import validation_examples
+from .validation import EvaluationCatalogues, validation_examples
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -105,6 +105,7 @@ class PixRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, _One
         inner.config.alpha, inner.config.beta, inner.config.temperature = args.alpha, args.beta, args.temperature
         eval_dataset = eval_dataset if eval_dataset is not None else train_dataset
         self.recommendation_eval = eval_dataset
+        self._catalogues = EvaluationCatalogues(train_dataset, self.catalogue, self._other_catalogue)
         self._dataset_facts = dataset_facts(train_dataset)
         self.examples = ExampleDataset(
             trainable_examples(train_dataset.examples("train", max_history=args.max_history), self.catalogue)
@@ -177,15 +178,19 @@ class PixRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, _One
         from ..evaluation.pixrec import evaluate_pixrec
 
         dataset = eval_dataset if eval_dataset is not None else self.recommendation_eval
-        processor: Any = self.catalogue.processor
-        catalogue = self.catalogue if dataset is self.recommendation_eval else None
         found = evaluate_pixrec(
             self.pixrec,
-            catalogue or PreparedCatalogue(_items(dataset, processor), processor),
+            self._catalogues.of(dataset),
             validation_examples(dataset, self.args.max_history, self.args.eval_users),
             batch_size=self.args.per_device_eval_batch_size,
         )
         return found.metrics()
+
+    def _other_catalogue(self, dataset: RecDataset) -> PreparedCatalogue:
+        """Items of another dataset, described by the same columns."""
+        processor: Any = self.catalogue.processor
+        columns = getattr(self.catalogue.items, "columns", None) or None
+        return PreparedCatalogue(_items(dataset, processor, columns), processor)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what was recorded since the last log."""
@@ -232,10 +237,10 @@ def method_name(processor: PixRecProcessor) -> str:
     return "pixrec" if processor.pictures else "pixrec-text"
 
 
-def _items(dataset: RecDataset, processor: PixRecProcessor) -> Any:
+def _items(dataset: RecDataset, processor: PixRecProcessor, columns: Sequence[str] | None = None) -> Any:
     from ..data.described_items import DescribedItems
 
-    return DescribedItems(dataset, pictures=processor.pictures)
+    return DescribedItems(dataset, columns, pictures=processor.pictures)
 
 
 def _row_numbers(count: int) -> Any:

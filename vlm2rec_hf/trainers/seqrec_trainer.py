@@ -174,9 +174,17 @@ class SeqRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Trai
         """
         from ..data.sequences import Examples
 
-        examples = eval_dataset if isinstance(eval_dataset, Examples) else self.validation
-        if examples is None:
-            raise ValueError("`eval_dataset` must be `Examples` where training holds no validation users out.")
+        examples = self.validation if eval_dataset is None else eval_dataset
+        if not isinstance(examples, Examples):
+            raise ValueError(
+                f"`eval_dataset` must be `Examples`, as from `dataset.examples('test')`, got {type(examples).__name__}"
+                + ("; training holds no validation users out." if examples is None else ".")
+            )
+        if not np.array_equal(examples.sequences.item_ids.astype(str), np.array(self.head.catalogue.ids)):
+            raise ValueError(
+                f"`eval_dataset` counts {examples.sequences.n_items} items, which are not those of the head's "
+                f"catalogue ({len(self.head.catalogue)}) in their order; cut the examples from the dataset of the training."
+            )
         return ranking_metrics(rank_head(self.head, examples).ranks)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,6 +10,35 @@ if TYPE_CHECKING:
     from vlm2rec_hf.data.sequences import Examples
     from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+
+
+class EvaluationCatalogues:
+    """The prepared items of the dataset that is evaluated.
+
+    A dataset with the items of the training dataset uses the training catalogue; any other gets one of its own, which
+    is kept until yet another dataset is asked for. A user's vector and an item's must speak of the same items.
+
+    Args:
+        dataset: the training dataset.
+        catalogue: its prepared items.
+        prepare: prepares the items of another dataset.
+    """
+
+    def __init__(
+        self, dataset: RecDataset, catalogue: PreparedCatalogue, prepare: Callable[[RecDataset], PreparedCatalogue]
+    ) -> None:
+        self._known = [(dataset, catalogue)]
+        self._prepare = prepare
+
+    def of(self, dataset: RecDataset) -> PreparedCatalogue:
+        """The catalogue in whose order `dataset` counts its items."""
+        from vlm2rec_hf.data.catalogue_items import same_items
+
+        for known, catalogue in self._known:
+            if dataset is known or same_items(dataset, known):
+                return catalogue
+        self._known[1:] = [(dataset, self._prepare(dataset))]
+        return self._known[1][1]
 
 
 def rank_validation(

@@ -30,6 +30,7 @@ from .ranking_evaluation import RankingEvaluation
 from .step_metrics import StepMetrics
 from .step_views import rows_of, views_of, watch_gradients
 from .training_facts import adapter_facts, dataset_facts
+from .validation import EvaluationCatalogues
 from .vlm2rec_args import VLM2RecTrainingArguments
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class VLM2RecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Tra
         self._waiting: float | None = None
         eval_dataset = eval_dataset if eval_dataset is not None else train_dataset
         self.recommendation_eval = eval_dataset
+        self._catalogues = EvaluationCatalogues(train_dataset, self.catalogue, self._other_catalogue)
         self._dataset_facts = dataset_facts(train_dataset)
         examples = trainable_examples(train_dataset.examples("train", max_history=args.max_history), self.catalogue)
         if len(examples) == 0:
@@ -288,18 +290,19 @@ class VLM2RecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Tra
         model = self.accelerator.unwrap_model(self.model)
         if self.evaluator is not None:
             return self.evaluator(model)
-        embedder, items = embedder_of(model), self.catalogue
-        if dataset is not self.recommendation_eval:
-            items = other_catalogue(dataset.catalogue_items(), items, embedder, self.args)
         return rank_validation(
-            embedder,
+            embedder_of(model),
             dataset,
-            items,
+            self._catalogues.of(dataset),
             max_history=self.args.max_history,
             users=self.args.eval_users,
             batch_size=self.args.per_device_eval_batch_size,
             across_processes=self.shares_evaluation,
         )
+
+    def _other_catalogue(self, dataset: RecDataset) -> PreparedCatalogue:
+        model = self.accelerator.unwrap_model(self.model)
+        return other_catalogue(dataset, self.catalogue, embedder_of(model), self.args)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the means of what was recorded since the last log."""
