@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, GemmaConfig, PaliGemmaConfig
 
 from vlm2rec_hf import VLM2RecConfig, VLM2RecEmbedder, VLM2RecProcessor
@@ -180,6 +181,11 @@ def test_a_raw_folder_gives_model_and_processor(built, items, text, tmp_path):
     model, processor = built(text)
     raw = AutoModelForImageTextToText.from_config(model.config.vlm_config)
     raw.save_pretrained(tmp_path)
+    # The published checkpoints' names: older versions had one more level in the tower.
+    weights = load_file(tmp_path / "model.safetensors")
+    assert "language_model.model.norm.weight" in weights and "vision_tower.post_layernorm.weight" in weights
+    weights = {name.replace("vision_tower.", "vision_tower.vision_model."): one for name, one in weights.items()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     processor.tokenizer.save_pretrained(tmp_path)
     type(processor.image_processor)(size=processor.image_processor.size).save_pretrained(tmp_path)
     taken, its_processor = VLM2RecEmbedder.from_backbone(str(tmp_path)), VLM2RecProcessor.from_backbone(str(tmp_path))

@@ -186,13 +186,13 @@ def _paligemma_config(
         "num_attention_heads": heads,
         "vision_use_head": False,
     }
-    return PaliGemmaConfig(
-        text_config=Gemma2Config(**text, head_dim=hidden_size // heads, query_pre_attn_scalar=hidden_size // heads),
-        vision_config=SiglipVisionConfig(**vision),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),  # type: ignore[arg-type]
-        projection_dim=hidden_size,
-        hidden_size=hidden_size,
-    )
+    head_size = hidden_size // heads
+    options: dict[str, Any] = {
+        "text_config": Gemma2Config(**text, head_dim=head_size, query_pre_attn_scalar=head_size),
+        "vision_config": SiglipVisionConfig(**vision),
+        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
+    }
+    return PaliGemmaConfig(**options, projection_dim=hidden_size, hidden_size=hidden_size)
 
 
 def _image_processor(config: PreTrainedConfig, edge: int) -> Any:

@@ -183,7 +183,7 @@ class SeqRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Trai
         if not np.array_equal(examples.sequences.item_ids.astype(str), np.array(self.head.catalogue.ids)):
             raise ValueError(
                 f"`eval_dataset` counts {examples.sequences.n_items} items, which are not those of the head's "
-                f"catalogue ({len(self.head.catalogue)}) in their order; cut the examples from the dataset of the training."
+                f"catalogue ({len(self.head.catalogue)}) in their order; cut the examples from the training dataset."
             )
         return ranking_metrics(rank_head(self.head, examples).ranks)
 
