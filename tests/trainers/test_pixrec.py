@@ -180,6 +180,7 @@ def test_adapters_and_projections_move_and_load_back_with_their_base(trainer, ti
     further.train()
     changed = moved(before, further.model)
     assert changed and all("lora_" in name or ".modules_to_save." in name for name in changed)
+    assert all(any(kind in name for name in changed) for kind in ("lora_", ".modules_to_save."))
     with pytest.raises(ValueError, match="already holds an adapter"):
         trainer(again, processor, peft_config=config)
 
