@@ -1,5 +1,8 @@
 """`vlm2rec compare`."""
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.evaluation.report_builders import make_report
@@ -45,3 +48,10 @@ def test_refusals(folders, capsys, more, message):
     arguments = [word.format(folders) for word in more]
     assert main(["compare", str(folders / "study"), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_gets_no_message(folders):
+    command = [sys.executable, "-m", "vlm2rec_hf.cli.main", "compare", str(folders / "study")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 1

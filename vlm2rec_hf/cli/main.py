@@ -9,6 +9,7 @@ import argparse
 import importlib
 import logging
 import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _quiet_libraries()
         command = importlib.import_module(f"vlm2rec_hf.cli.{known.command.replace('-', '_')}")
         command.main(arguments[split + 1 :])
+        sys.stdout.flush()
     except SystemExit as stop:  # argparse: 0 for --help, 2 for bad usage
         return stop.code if isinstance(stop.code, int) else 2
     except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
@@ -77,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("vlm2rec: interrupted; what was saved so far is kept.", file=sys.stderr)
         return 1
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            return 1
         if debug:
             raise
         print(
@@ -89,6 +93,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one_paragraph(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads standard output any more (`| head` has enough): no reason for a message."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains as it ends
+    return gone
 
 
 def _quiet_libraries() -> None:
