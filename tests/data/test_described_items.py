@@ -30,6 +30,7 @@ def test_what_is_missing_is_left_out(dataset):
         None,
     ]
     assert list(DescribedItems(dataset, ["brand"]).texts()) == ["brand: Alpina", "blue mug", None, None]
+    assert list(DescribedItems(dataset, []).texts()) == dataset.item_texts()
     with pytest.raises(ValueError, match="`columns`.*colour"):
         DescribedItems(dataset, ["title", "colour"])
 

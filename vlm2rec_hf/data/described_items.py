@@ -22,8 +22,9 @@ class DescribedItems(Sequence["Item"]):
 
     Args:
         dataset: where the items live.
-        columns: which columns, in order; those that hold nothing for an item are left out of its text. By default
-            `DESCRIBING`, where the dataset has any of them beside the title; else the item's own text.
+        columns: which columns, in order; those that hold nothing for an item are left out of its text. None at all
+            (an empty list): the item's own text. By default `DESCRIBING`, where the dataset has any of them beside
+            the title; else the item's own text.
         pictures: False: no picture is decoded, no item has one.
 
     Raises:
@@ -34,7 +35,7 @@ class DescribedItems(Sequence["Item"]):
         known = dataset.items.column_names
         if columns is not None:
             lacking = [name for name in columns if name not in known or name == IMAGE]
-            if lacking or not columns:
+            if lacking:
                 raise ValueError(
                     f"`columns` must name text or number columns of the items, got {list(columns)}; there are "
                     f"{[name for name in known if name != IMAGE]}."

@@ -211,6 +211,7 @@ class PixRecTrainer(PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # typ
             "dataset": self._dataset_facts,
             "objective": method_name(processor),
             "loss": self.loss.get_config_dict(),
+            "item_columns": described_by(self.catalogue.items),
         }
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -245,6 +246,13 @@ def pixrec_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 0
 def method_name(processor: PixRecProcessor) -> str:
     """`pixrec`, or `pixrec-text` for the ablation without pictures."""
     return "pixrec" if processor.pictures else "pixrec-text"
+
+
+def described_by(items: Any) -> list[str] | None:
+    """The columns that make the items' texts: none for a dataset's own texts; `None` where nobody knows."""
+    from ..data.catalogue_items import CatalogueItems
+
+    return [] if isinstance(items, CatalogueItems) else list(items.columns) if hasattr(items, "columns") else None
 
 
 def _items(dataset: RecDataset, processor: PixRecProcessor) -> Any:
