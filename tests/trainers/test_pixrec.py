@@ -242,6 +242,46 @@ def test_early_stopping_keeps_the_best(trainer, tmp_path):
     assert json.loads((tmp_path / "model" / "training.json").read_text())["weights_of_step"] == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "`early_stopping_patience`.*`eval_strategy`"),
+        ({"eval_strategy": "epoch", "save_strategy": "no"}, "save and eval strategy"),
+        ({"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 5}, "`save_steps`"),
+    ],
+)
+def test_early_stopping_that_would_lose_the_best_step_is_refused(tmp_path, options, message):
+    """Else a run would end with its last weights, which are `early_stopping_patience` evaluations past its best."""
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        PixRecTrainingArguments(str(tmp_path), use_cpu=True, early_stopping_patience=2, **options)
+
+
+def test_a_resumed_run_keeps_counting_its_patience(trainer, tmp_path):
+    options = {
+        "max_steps": 12, "early_stopping_patience": 3, "learning_rate": 1e-12, "eval_strategy": "steps",
+        "eval_steps": 1, "save_strategy": "steps", "save_steps": 1,
+    }  # fmt: skip
+    run = trainer(**options)
+    run.add_callback(StopAt(3))
+    run.train()
+    assert run.state.global_step == 3
+    again = trainer(**options)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 4  # the best at step 1, three more
+
+
+@pytest.mark.parametrize(("values", "best", "loaded"), [((1, 2, 3, 4, 2), 4, 4), ((1, 2, 3, 1, 1), 3, 2)])
+def test_the_step_of_the_weights_is_that_of_the_checkpoint_they_come_from(trainer, values, best, loaded):
+    """The best evaluation may fall between two checkpoints."""
+    run = trainer(
+        max_steps=5, load_best_model_at_end=True, eval_strategy="steps", eval_steps=1, save_strategy="steps",
+        save_steps=2,
+    )  # fmt: skip
+    run.evaluate = lambda *args, **kwargs: {"eval_ndcg@10": values[run.state.global_step - 1]}
+    run.train()
+    assert run.state.best_global_step == best and run.training_facts()["weights_of_step"] == loaded
+
+
 @pytest.mark.parametrize("mask_seen", [True, False])
 def test_the_loss_is_that_of_each_example_on_its_own(trainer, mask_seen):
     """Rows laid out one by one and put together by hand: repeated targets and seen items land where they belong."""
