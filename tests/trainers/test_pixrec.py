@@ -1,5 +1,6 @@
 """`PixRecTrainer`: what moves, what is logged, batches, resuming, adapters, validation."""
 
+import copy
 import json
 import math
 from collections import Counter
@@ -15,6 +16,7 @@ from vlm2rec_hf import (
     PixRecModel,
     PixRecTrainer,
     PixRecTrainingArguments,
+    PreparedCatalogue,
     evaluate_pixrec,
     pixrec_lora_config,
 )
@@ -371,3 +373,39 @@ class TestRefusals:
             trainer(model, tiny()[1])
         with pytest.raises(ValueError, match="`per_device_train_batch_size`"):
             trainer(per_device_train_batch_size=10**6)
+
+
+def test_features_of_another_vision_tower_are_refused(tiny_pix, demo_dataset, tmp_path):
+    """They have the right shape, so nothing else would tell."""
+    (model, processor), (other, _) = tiny_pix(), tiny_pix()
+    with torch.no_grad():
+        next(iter(other.vision_parameters())).add_(0.1)
+    catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), processor).cache_features(other)
+    arguments = PixRecTrainingArguments(str(tmp_path), use_cpu=True, disable_tqdm=True)
+    with pytest.raises(ValueError, match="vision tower"):
+        PixRecTrainer(model, arguments, train_dataset=demo_dataset, processing_class=processor, catalogue=catalogue)
+    examples = demo_dataset.examples("test", max_history=2).take(np.arange(3))
+    with pytest.raises(ValueError, match="vision tower"):
+        evaluate_pixrec(model, catalogue, examples)
+    assert len(evaluate_pixrec(other, catalogue, examples).ranking) == 3
+
+
+def test_a_catalogue_of_another_processor_is_refused(tiny_pix, demo_dataset, tmp_path):
+    """Training would read its rows, the folder would hold the other processor."""
+    (model, processor), (_, other) = tiny_pix(), tiny_pix(user_instruction="Bought before:")
+    arguments = PixRecTrainingArguments(str(tmp_path), use_cpu=True, disable_tqdm=True)
+    options = {"args": arguments, "train_dataset": demo_dataset, "processing_class": processor}
+    catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), other)
+    with pytest.raises(ValueError, match="`catalogue`"):
+        PixRecTrainer(model, catalogue=catalogue, **options)
+    same = PreparedCatalogue(demo_dataset.catalogue_items(), copy.deepcopy(processor))
+    assert PixRecTrainer(model, catalogue=same, **options).catalogue is same
+
+
+def test_an_evaluation_by_any_name_leaves_the_training_log_its_terms(trainer):
+    run = trainer()
+    run.compute_loss(run.model.train(), next(iter(run.get_train_dataloader())))
+    run.evaluate(metric_key_prefix="test")
+    assert not TERMS & set(run.state.log_history[-1]) and "test_hit@10" in run.state.log_history[-1]
+    run.log({"loss": 1.0})
+    assert set(run.state.log_history[-1]) >= TERMS

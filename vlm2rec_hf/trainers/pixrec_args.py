@@ -80,8 +80,8 @@ class PixRecTrainingArguments(SFTConfig):
         if self.early_stopping_patience is not None:
             if self.eval_strategy == "no":
                 raise ValueError(
-                    "`early_stopping_patience` needs evaluations: set `eval_strategy` (and `save_strategy`) to 'steps' "
-                    "or 'epoch'."
+                    "`early_stopping_patience` needs evaluations: set `eval_strategy` (and `save_strategy`) to "
+                    "'steps' or 'epoch'."
                 )
             self.load_best_model_at_end = True  # before the base class checks that the best one is saved at all
         super().__post_init__()

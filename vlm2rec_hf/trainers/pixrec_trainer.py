@@ -97,6 +97,11 @@ class PixRecTrainer(PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # typ
             raise ValueError(f"`processing_class` must be a PixRecProcessor, got {type(processing_class).__name__}.")
         inner = _pixrec_of(model)
         _freeze(inner, args, peft_config)
+        if catalogue is not None and _settings(catalogue.processor) != _settings(processing_class):
+            raise ValueError(
+                "`catalogue` was prepared with a processor of other settings than `processing_class`, which is what "
+                "would be saved; pass `processing_class=catalogue.processor`, or prepare the catalogue again."
+            )
         self.catalogue = catalogue or PreparedCatalogue(_items(train_dataset, processing_class), processing_class)
         self._use_features(inner, args)
         self.loss = args.make_loss()
@@ -194,8 +199,9 @@ class PixRecTrainer(PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # typ
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what was recorded since the last log."""
-        mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-        recorded = self._metrics[mode]
+        # What is recorded belongs to the training loss, and not to an evaluation under whatever prefix.
+        training = any(name == "loss" or name.startswith("train_") for name in logs)
+        recorded = self._metrics["train" if training else "eval"]
         means = {name: float(torch.stack(values).float().mean()) for name, values in recorded.items() if values}
         # What the base class would average stays out of its way: it goes by the model's mode, which lies here.
         aside, self._metrics = self._metrics, {"train": defaultdict(list), "eval": defaultdict(list)}
@@ -225,6 +231,7 @@ class PixRecTrainer(PublishesToHub, CompleteCheckpoints, _OneCardPerRun):  # typ
             raise ValueError("`catalogue` holds cached vision features, but the vision tower is being trained.")
         if args.cache_vision_features and frozen and not self.catalogue.has_cached_features:
             self.catalogue.cache_features(model, show_progress=not args.disable_tqdm)  # type: ignore[arg-type]
+        self.catalogue.check_features(model)  # type: ignore[arg-type]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         if not self.args.distinct_targets:
@@ -253,6 +260,11 @@ def described_by(items: Any) -> list[str] | None:
     from ..data.catalogue_items import CatalogueItems
 
     return [] if isinstance(items, CatalogueItems) else list(items.columns) if hasattr(items, "columns") else None
+
+
+def _settings(processor: Any) -> dict[str, Any]:
+    """What decides how a processor lays out rows, beside tokenizer and image processor."""
+    return {name: value for name, value in vars(processor).items() if isinstance(value, (str, int, bool, type(None)))}
 
 
 def _items(dataset: RecDataset, processor: PixRecProcessor) -> Any:
