@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vlm2rec_hf.columns import IMAGE, TEXT, TITLE
 from vlm2rec_hf.data.items import text_of
 
@@ -87,11 +89,17 @@ def describe(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
     return ", ".join(parts) or text_of(row)
 
 
+def _number(value: float) -> str:
+    """All digits of a number and no more: what was stored in single precision has no more than that holds."""
+    single = np.float32(value) if abs(value) < 1e38 else np.float32(0)
+    return np.format_float_positional(single if float(single) == value else np.float64(value), trim="-")
+
+
 def _words(value: Any) -> str:
     if value is None or value != value:  # None and NaN
         return ""
     if isinstance(value, (list, tuple)):
         return " / ".join(words for words in map(_words, value) if words)
     if isinstance(value, float):
-        return f"{value:g}"
+        return _number(value)
     return " ".join(str(value).split())
