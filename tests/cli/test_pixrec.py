@@ -78,6 +78,12 @@ def test_evaluate_shows_the_model_what_it_was_trained_on(tmp_path, capsys):
     )
     assert same.ranks("pixrec").tolist() == first.ranks("pixrec").tolist() != other.ranks("pixrec").tolist()
     assert (same.facts["item_columns"], same.facts["max_history"]) == (["title", "maker"], 2)
+    # A trainer in Python may show less than its processor keeps.
+    settings = json.loads((model / "processor_config.json").read_text())
+    assert settings["max_history"] == 2
+    (model / "processor_config.json").write_text(json.dumps({**settings, "max_history": 5}))
+    assert main([*line, str(tmp_path / "shown")]) == 0
+    assert Report.load(tmp_path / "shown").ranks("pixrec").tolist() == first.ranks("pixrec").tolist()
     # A dataset without some of the columns is described by the others, and the user is told.
     dataset.with_item_columns({"brand": colours}, step={"step": "brand"}).save(tmp_path / "poorer")
     capsys.readouterr()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,12 +42,15 @@ def main(argv: Sequence[str]) -> None:
         say(f"Warning: {told}")
     if own.pictures is not None:
         processor.pictures = own.pictures
+    trained = facts_of_training(str(models.model), models.model_revision)
     if options.eval_max_history is None:
-        options.eval_max_history = processor.max_history
+        # A trainer may have been told to show less than its processor keeps.
+        shown = (trained.get("arguments") or {}).get("max_history")
+        options.eval_max_history = min(processor.max_history, shown or processor.max_history)
     processor.max_history = options.eval_max_history
     if options.method == EvaluateArguments.method:
         options.method = method_name(processor)
-    columns = own.columns() or trained_columns(str(models.model), models.model_revision, dataset)
+    columns = own.columns() or trained_columns(trained, dataset)
     items = DescribedItems(dataset, columns, pictures=processor.pictures)
     catalogue = PreparedCatalogue(items, processor)
     catalogue.cache_features(model, show_progress=True)  # type: ignore[arg-type]
@@ -63,19 +66,28 @@ def main(argv: Sequence[str]) -> None:
     say(f"Report in {output}.")
 
 
-def trained_columns(model: str, revision: str | None, dataset: RecDataset) -> list[str] | None:
-    """The item columns whose words the model was trained on, as far as the dataset has them.
+def facts_of_training(model: str, revision: str | None) -> dict[str, Any]:
+    """The model's `training.json`; empty where there is none or it cannot be read, which is said."""
+    from vlm2rec_hf.cli.training_data import read_training_facts
+    from vlm2rec_hf.hub.tokens import redact
+
+    try:
+        return read_training_facts(model, revision) or {}
+    except (ValueError, ConnectionError) as error:
+        say(redact(f"Warning: cannot tell which histories and item columns {model} was trained on: {error}"))
+        return {}
+
+
+def trained_columns(facts: Mapping[str, Any], dataset: RecDataset) -> list[str] | None:
+    """The item columns whose words a model was trained on, as far as the dataset has them.
+
+    Args:
+        facts: the model's `training.json`.
+        dataset: to be evaluated on.
 
     Returns:
         Columns for `DescribedItems`; `None` where nothing is known or the dataset has none of them.
     """
-    from vlm2rec_hf.cli.training_data import read_training_facts
-
-    facts: dict[str, Any] = {}
-    try:
-        facts = read_training_facts(model, revision) or {}
-    except (ValueError, ConnectionError) as error:
-        say(f"Warning: cannot tell which item columns {model} was trained on: {error}")
     trained = facts.get("item_columns")
     if not isinstance(trained, list):
         return None
