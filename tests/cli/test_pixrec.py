@@ -61,11 +61,41 @@ def test_train_leaves_a_model_a_card_and_an_honest_report(trained):
 
 def test_evaluate_repeats_what_train_reported(trained, shop, tmp_path, capsys):
     line = ["evaluate", "--dataset", str(shop), "--model", str(trained), "--output", str(tmp_path / "report")]
-    assert main([*line, "--max_users", "20", "--eval_max_history", "5"]) == 0
+    assert main([*line, "--max_users", "20"]) == 0
     first, second = Report.load(trained / "evaluation"), Report.load(tmp_path / "report")
     assert first.ranks("pixrec").tolist() == second.ranks("pixrec").tolist()
     printed = capsys.readouterr().out
     assert "popularity (floor)" in printed and "repeat-last" in printed and "| repeat_last |" in printed
+
+
+def test_evaluate_shows_the_model_what_it_was_trained_on(tmp_path, capsys):
+    """Length of the histories and columns of the items need not be named again."""
+    shop, model = tmp_path / "shop", tmp_path / "model"
+    dataset = make_demo_shop(60, n_users=60).dataset()
+    colours = [f"colour {i % 7}" for i in range(dataset.n_items)]
+    dataset.with_item_columns({"brand": colours, "maker": colours}, step={"step": "colours"}).save(shop)
+    assert main(command(shop, model, "--item_columns", "title,maker", "--max_history", "2")) == 0
+    line = ["evaluate", "--dataset", str(shop), "--model", str(model), "--max_users", "20", "--output"]
+    assert main([*line, str(tmp_path / "same")]) == 0
+    assert main([*line, str(tmp_path / "other"), "--item_columns", "brand", "--eval_max_history", "4"]) == 0
+    first, same, other = (
+        Report.load(folder) for folder in (model / "evaluation", tmp_path / "same", tmp_path / "other")
+    )
+    assert same.ranks("pixrec").tolist() == first.ranks("pixrec").tolist() != other.ranks("pixrec").tolist()
+    assert (same.facts["item_columns"], same.facts["max_history"]) == (["title", "maker"], 2)
+    # A trainer in Python may show less than its processor keeps.
+    settings = json.loads((model / "processor_config.json").read_text())
+    assert settings["max_history"] == 2
+    (model / "processor_config.json").write_text(json.dumps({**settings, "max_history": 5}))
+    assert main([*line, str(tmp_path / "shown")]) == 0
+    assert Report.load(tmp_path / "shown").ranks("pixrec").tolist() == first.ranks("pixrec").tolist()
+    # A dataset without some of the columns is described by the others, and the user is told.
+    dataset.with_item_columns({"brand": colours}, step={"step": "brand"}).save(tmp_path / "poorer")
+    capsys.readouterr()
+    line[2] = str(tmp_path / "poorer")
+    assert main([*line, str(tmp_path / "poorer-report")]) == 0
+    assert "title, maker" in capsys.readouterr().err
+    assert Report.load(tmp_path / "poorer-report").facts["item_columns"] == ["title"]
 
 
 def test_the_ablation_reads_no_picture_and_says_so(shop, tmp_path):

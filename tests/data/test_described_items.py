@@ -1,8 +1,10 @@
 """Items described by their columns."""
 
+import numpy as np
 import pytest
 
 from vlm2rec_hf import DescribedItems, PreparedCatalogue
+from vlm2rec_hf.data.described_items import describe
 
 
 @pytest.fixture
@@ -30,8 +32,27 @@ def test_what_is_missing_is_left_out(dataset):
         None,
     ]
     assert list(DescribedItems(dataset, ["brand"]).texts()) == ["brand: Alpina", "blue mug", None, None]
+    assert list(DescribedItems(dataset, []).texts()) == dataset.item_texts()
     with pytest.raises(ValueError, match="`columns`.*colour"):
         DescribedItems(dataset, ["title", "colour"])
+
+
+@pytest.mark.parametrize(
+    ("price", "words"),
+    [
+        (19.99, "19.99"),
+        (19999.99, "19999.99"),
+        (1234567.0, "1234567"),
+        (0.00001, "0.00001"),
+        (30.0, "30"),
+        (-2.5, "-2.5"),
+    ],
+)
+def test_numbers_keep_their_digits(price, words):
+    """A price of 19999.99 is not 20000; in single precision 19.99 is not 19.989999771118164."""
+    assert describe({"price": price}, ["price"]) == f"price: {words}"
+    if len(words) < 8:
+        assert describe({"price": float(np.float32(price))}, ["price"]) == f"price: {words}"
 
 
 def test_without_such_columns_it_is_the_items_text(demo_dataset):

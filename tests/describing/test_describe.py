@@ -170,6 +170,9 @@ def test_another_job_a_second_process_and_damage_are_refused(shop, describer, ra
     longer = Describer(describer.model, describer.layout, describer.prompts, Writing(max_new_tokens=7))
     with pytest.raises(ValueError, match="max_new_tokens was 6 and is 7"):
         describe_items(shop, longer, work, **MODEL, batch_size=3)
+    rougher = load_describer(raw, prompts=describer.prompts, writing=describer.writing, dtype="bfloat16")
+    with pytest.raises(ValueError, match="dtype was 'float32' and is 'bfloat16'"):
+        describe_items(shop, rougher, work, **MODEL, batch_size=3)
     settings = json.loads((work / "manifest.json").read_text())
     settings.pop("format_version")
     with Journal(work, settings), pytest.raises(ValueError, match="in use by another process"):
@@ -288,3 +291,13 @@ def test_the_command_says_what_is_missing(tmp_path, raw, capsys):
     ):
         assert main(["describe", "--dataset", str(tmp_path), *options]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_describing_again_counts_its_own_failures(shop, raw, tmp_path, capsys):
+    """The quarantine keeps those of earlier runs, whose descriptions are replaced now."""
+    shop.save(tmp_path / "data")
+    for before, after in (("data", "first"), ("first", "second")):
+        command = ["describe", "--dataset", str(tmp_path / before), "--model", raw, "--max_new_tokens", "4"]
+        assert main([*command, "--output", str(tmp_path / after)]) == 0
+        assert "; 1 failed" in capsys.readouterr().err
+    assert sum(failures_by_reason(load_recsys(tmp_path / "second")).values()) == 2

@@ -61,6 +61,22 @@ def test_a_picture_is_never_written(tiny_pix, family):
             assert not set(processor.tokenizer(text)["input_ids"]) & set(processor.tokenizer.all_special_ids)
 
 
+def test_rows_of_the_head_that_are_no_token_are_never_written(tiny_pix):
+    """Backbones fill their vocabulary up; what stands there decodes to nothing and would only take beams away."""
+    model, processor = tiny_pix()
+    history = processor.prepare_items(["red tent"])
+    batch = processor.collate_sequences([history], begun=[[]])
+    batch.pop("history_mask")
+    with torch.no_grad():
+        state = model.hidden_states(**batch)[0, -1]
+        embedding = model.get_input_embeddings()
+        embedding.weight = torch.nn.Parameter(torch.cat([embedding.weight, 0 * state[None], 5 * state[None]]))
+    assert next_scores(model, processor, history, [[]])[0].argmax() == len(processor.tokenizer) + 1
+    # That row has all the probability; whatever is written instead is unlikely, and worth being told as such.
+    found = generate_next_items(model, [history], processor, beams=3, max_new_tokens=3)[0]
+    assert len(found) == 3 and all(score < -1 for _, score in found)
+
+
 @pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
 def test_scores_are_the_models_own_and_the_search_is_deterministic(tiny_pix, family):
     model, processor = tiny_pix(family)

@@ -7,7 +7,19 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from vlm2rec_hf import DMESRConfig, DMESRModel, DMESRTrainer, DMESRTrainingArguments, ItemInputs, RecDataset, rank_head
+from vlm2rec_hf import (
+    DMESRConfig,
+    DMESRModel,
+    DMESRTrainer,
+    DMESRTrainingArguments,
+    ItemInputs,
+    RecDataset,
+    SeqRecConfig,
+    SeqRecTrainer,
+    SeqRecTrainingArguments,
+    SequentialRecommender,
+    rank_head,
+)
 from vlm2rec_hf.losses import alignment_loss
 
 from ..modeling.dmesr_models import ENCODERS
@@ -163,6 +175,30 @@ def test_a_saved_run_says_what_it_is(rounds, tmp_path):
     again = DMESRModel.from_pretrained(tmp_path)
     ours, theirs = run.head.recommend([["i01"]], k=3)[0], again.recommend([["i01"]], k=3)[0]
     assert ours.item_ids == theirs.item_ids and ours.scores == pytest.approx(theirs.scores, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dmesr", "head"])
+def test_a_trained_model_is_not_trained_on_items_in_another_order(rounds, tmp_path, kind):
+    """Its vectors are by place: item 0's would silently become those of whatever stands there now."""
+    names = [str(item) for item in rounds.item_ids]
+    rows = [
+        {"user_id": f"u{user}", "item_id": item, "position": place}
+        for user in range(8)
+        for place, item in enumerate(names[user : user + 6])
+    ]
+    other = RecDataset.from_tables(rows, [{"item_id": item} for item in reversed(names)]).leave_one_out()
+    assert sorted(map(str, other.item_ids)) == sorted(names) and list(map(str, other.item_ids)) != names
+    options = {"num_train_epochs": 1, "use_cpu": True, "disable_tqdm": True, **WITHOUT_EVALUATION}
+    if kind == "dmesr":
+        model = make(rounds, tmp_path / "first", **WITHOUT_EVALUATION).head
+        trainer, arguments = DMESRTrainer, DMESRTrainingArguments(str(tmp_path / "run"), **options)
+    else:
+        model = SequentialRecommender(SeqRecConfig(n_items=rounds.n_items, hidden_size=16))
+        trainer, arguments = SeqRecTrainer, SeqRecTrainingArguments(str(tmp_path / "run"), **options)
+    trainer(model, arguments, rounds)
+    trainer(model, arguments, rounds).train()  # the same items may be trained on again
+    with pytest.raises(ValueError, match="`model`.*catalogue"):
+        trainer(model, arguments, other)
 
 
 def test_bad_arguments_are_named(rounds, tmp_path):

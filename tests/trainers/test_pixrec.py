@@ -1,5 +1,6 @@
 """`PixRecTrainer`: what moves, what is logged, batches, resuming, adapters, validation."""
 
+import copy
 import json
 import math
 import re
@@ -268,6 +269,46 @@ def test_early_stopping_keeps_the_best(trainer, tmp_path):
     assert json.loads((tmp_path / "model" / "training.json").read_text())["weights_of_step"] == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "`early_stopping_patience`.*`eval_strategy`"),
+        ({"eval_strategy": "epoch", "save_strategy": "no"}, "save and eval strategy"),
+        ({"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 5}, "`save_steps`"),
+    ],
+)
+def test_early_stopping_that_would_lose_the_best_step_is_refused(tmp_path, options, message):
+    """Else a run would end with its last weights, which are `early_stopping_patience` evaluations past its best."""
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        PixRecTrainingArguments(str(tmp_path), use_cpu=True, early_stopping_patience=2, **options)
+
+
+def test_a_resumed_run_keeps_counting_its_patience(trainer, tmp_path):
+    options = {
+        "max_steps": 12, "early_stopping_patience": 3, "learning_rate": 1e-12, "eval_strategy": "steps",
+        "eval_steps": 1, "save_strategy": "steps", "save_steps": 1,
+    }  # fmt: skip
+    run = trainer(**options)
+    run.add_callback(StopAt(3))
+    run.train()
+    assert run.state.global_step == 3
+    again = trainer(**options)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 4  # the best at step 1, three more
+
+
+@pytest.mark.parametrize(("values", "best", "loaded"), [((1, 2, 3, 4, 2), 4, 4), ((1, 2, 3, 1, 1), 3, 2)])
+def test_the_step_of_the_weights_is_that_of_the_checkpoint_they_come_from(trainer, values, best, loaded):
+    """The best evaluation may fall between two checkpoints."""
+    run = trainer(
+        max_steps=5, load_best_model_at_end=True, eval_strategy="steps", eval_steps=1, save_strategy="steps",
+        save_steps=2,
+    )  # fmt: skip
+    run.evaluate = lambda *args, **kwargs: {"eval_ndcg@10": values[run.state.global_step - 1]}
+    run.train()
+    assert run.state.best_global_step == best and run.training_facts()["weights_of_step"] == loaded
+
+
 @pytest.mark.parametrize("mask_seen", [True, False])
 def test_the_loss_is_that_of_each_example_on_its_own(trainer, mask_seen):
     """Rows laid out one by one and put together by hand: repeated targets and seen items land where they belong."""
@@ -371,3 +412,39 @@ def test_another_dataset_is_ranked_over_its_own_items_described_alike(trainer, d
     assert len(set(expected.values())) > 1
     for found in (given.evaluate(), trainer(catalogue=described(demo_dataset)).evaluate(other)):
         assert {name: found[f"eval_{name}"] for name in expected} == pytest.approx(expected)
+
+
+def test_features_of_another_vision_tower_are_refused(tiny_pix, demo_dataset, tmp_path):
+    """They have the right shape, so nothing else would tell."""
+    (model, processor), (other, _) = tiny_pix(), tiny_pix()
+    with torch.no_grad():
+        next(iter(other.vision_parameters())).add_(0.1)
+    catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), processor).cache_features(other)
+    arguments = PixRecTrainingArguments(str(tmp_path), use_cpu=True, disable_tqdm=True)
+    with pytest.raises(ValueError, match="vision tower"):
+        PixRecTrainer(model, arguments, train_dataset=demo_dataset, processing_class=processor, catalogue=catalogue)
+    examples = demo_dataset.examples("test", max_history=2).take(np.arange(3))
+    with pytest.raises(ValueError, match="vision tower"):
+        evaluate_pixrec(model, catalogue, examples)
+    assert len(evaluate_pixrec(other, catalogue, examples).ranking) == 3
+
+
+def test_a_catalogue_of_another_processor_is_refused(tiny_pix, demo_dataset, tmp_path):
+    """Training would read its rows, the folder would hold the other processor."""
+    (model, processor), (_, other) = tiny_pix(), tiny_pix(user_instruction="Bought before:")
+    arguments = PixRecTrainingArguments(str(tmp_path), use_cpu=True, disable_tqdm=True)
+    options = {"args": arguments, "train_dataset": demo_dataset, "processing_class": processor}
+    catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), other)
+    with pytest.raises(ValueError, match="`catalogue`"):
+        PixRecTrainer(model, catalogue=catalogue, **options)
+    same = PreparedCatalogue(demo_dataset.catalogue_items(), copy.deepcopy(processor))
+    assert PixRecTrainer(model, catalogue=same, **options).catalogue is same
+
+
+def test_an_evaluation_by_any_name_leaves_the_training_log_its_terms(trainer):
+    run = trainer()
+    run.compute_loss(run.model.train(), next(iter(run.get_train_dataloader())))
+    run.evaluate(metric_key_prefix="test")
+    assert not TERMS & set(run.state.log_history[-1]) and "test_hit@10" in run.state.log_history[-1]
+    run.log({"loss": 1.0})
+    assert set(run.state.log_history[-1]) >= TERMS

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
 
     Until the dataset is whole, `OUTPUT.work` holds what has been written; the same command goes on from there.
     """
-    from vlm2rec_hf.describing.describe import COLUMNS, describe_items, failures_by_reason
+    from vlm2rec_hf.describing.describe import COLUMNS, describe_items
     from vlm2rec_hf.describing.describer import Writing, load_describer
     from vlm2rec_hf.describing.prompts import load_prompts
 
@@ -64,8 +64,7 @@ def main(argv: Sequence[str]) -> None:
     )
     described.save(output)
     shutil.rmtree(work)
-    failed = failures_by_reason(described)
     step = described.steps[-1]
     written = ", ".join(f"{step[f'with_{name}']:,} {name}" for name in COLUMNS.values())
-    say(f"{described.n_items:,} items: {written}; {sum(failed.values()):,} failed (see the dataset's quarantine).")
+    say(f"{described.n_items:,} items: {written}; {step['failed']:,} failed (see the dataset's quarantine).")
     print(output)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments
 from vlm2rec_hf.cli.common import open_dataset, parse, require, say, weights_of
 from vlm2rec_hf.cli.pixrec_models import PixRecArguments, load_pixrec, print_report, report_pixrec
+
+if TYPE_CHECKING:
+    from vlm2rec_hf.data.dataset import RecDataset
+
+
+@dataclass
+class PixRecEvaluateArguments(EvaluateArguments):
+    """As `EvaluateArguments`; without more the model is shown what it was trained on."""
+
+    eval_max_history: int | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Most recent items shown to the model; as in training by default."}
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -17,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
     from vlm2rec_hf.trainers.pixrec_trainer import method_name
 
-    kinds = (DataArguments, ModelArguments, EvaluateArguments, PixRecArguments)
+    kinds = (DataArguments, ModelArguments, PixRecEvaluateArguments, PixRecArguments)
     data, models, options, own = parse("evaluate", __doc__ or "", kinds, argv)
     output = Path(require(options.output, "--output", "the folder of the report"))
     options.cut_offs()
@@ -28,14 +42,60 @@ def main(argv: Sequence[str]) -> None:
         say(f"Warning: {told}")
     if own.pictures is not None:
         processor.pictures = own.pictures
+    trained = facts_of_training(str(models.model), models.model_revision)
+    if options.eval_max_history is None:
+        # A trainer may have been told to show less than its processor keeps.
+        shown = (trained.get("arguments") or {}).get("max_history")
+        options.eval_max_history = min(processor.max_history, shown or processor.max_history)
     processor.max_history = options.eval_max_history
     if options.method == EvaluateArguments.method:
         options.method = method_name(processor)
-    items = DescribedItems(dataset, own.columns(), pictures=processor.pictures)
+    columns = own.columns() or trained_columns(trained, dataset)
+    items = DescribedItems(dataset, columns, pictures=processor.pictures)
     catalogue = PreparedCatalogue(items, processor)
     catalogue.cache_features(model, show_progress=True)  # type: ignore[arg-type]
-    facts = {"model": str(models.model), **weights_of(str(models.model))}
+    facts = {
+        "model": str(models.model),
+        "item_columns": list(items.columns) or None,
+        "max_history": options.eval_max_history,
+        **weights_of(str(models.model)),
+    }
     report = report_pixrec(model, catalogue, dataset, options, own, facts)
     report.save(output)
     print_report(report)
     say(f"Report in {output}.")
+
+
+def facts_of_training(model: str, revision: str | None) -> dict[str, Any]:
+    """The model's `training.json`; empty where there is none or it cannot be read, which is said."""
+    from vlm2rec_hf.cli.training_data import read_training_facts
+    from vlm2rec_hf.hub.tokens import redact
+
+    try:
+        return read_training_facts(model, revision) or {}
+    except (ValueError, ConnectionError) as error:
+        say(redact(f"Warning: cannot tell which histories and item columns {model} was trained on: {error}"))
+        return {}
+
+
+def trained_columns(facts: Mapping[str, Any], dataset: RecDataset) -> list[str] | None:
+    """The item columns whose words a model was trained on, as far as the dataset has them.
+
+    Args:
+        facts: the model's `training.json`.
+        dataset: to be evaluated on.
+
+    Returns:
+        Columns for `DescribedItems`; `None` where nothing is known or the dataset has none of them.
+    """
+    trained = facts.get("item_columns")
+    if not isinstance(trained, list):
+        return None
+    found = [name for name in trained if name in dataset.items.column_names]
+    if found != trained:
+        said = f"describing items by {', '.join(found)}" if found else "describing them by the dataset's usual columns"
+        say(
+            f"Warning: the model was trained on the item columns {', '.join(trained)}, some of which this dataset "
+            f"lacks; {said}. Choose others with `--item_columns`."
+        )
+    return found if found or not trained else None

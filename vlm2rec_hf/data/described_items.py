@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vlm2rec_hf.columns import IMAGE, TEXT, TITLE
 from vlm2rec_hf.data.items import text_of
 
@@ -22,8 +24,9 @@ class DescribedItems(Sequence["Item"]):
 
     Args:
         dataset: where the items live.
-        columns: which columns, in order; those that hold nothing for an item are left out of its text. By default
-            `DESCRIBING`, where the dataset has any of them beside the title; else the item's own text.
+        columns: which columns, in order; those that hold nothing for an item are left out of its text. None at all
+            (an empty list): the item's own text. By default `DESCRIBING`, where the dataset has any of them beside
+            the title; else the item's own text.
         pictures: False: no picture is decoded, no item has one.
 
     Raises:
@@ -34,7 +37,7 @@ class DescribedItems(Sequence["Item"]):
         known = dataset.items.column_names
         if columns is not None:
             lacking = [name for name in columns if name not in known or name == IMAGE]
-            if lacking or not columns:
+            if lacking:
                 raise ValueError(
                     f"`columns` must name text or number columns of the items, got {list(columns)}; there are "
                     f"{[name for name in known if name != IMAGE]}."
@@ -86,11 +89,17 @@ def describe(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
     return ", ".join(parts) or text_of(row)
 
 
+def _number(value: float) -> str:
+    """All digits of a number and no more: what was stored in single precision has no more than that holds."""
+    single = np.float32(value) if abs(value) < 1e38 else np.float32(0)
+    return np.format_float_positional(single if float(single) == value else np.float64(value), trim="-")
+
+
 def _words(value: Any) -> str:
     if value is None or value != value:  # None and NaN
         return ""
     if isinstance(value, (list, tuple)):
         return " / ".join(words for words in map(_words, value) if words)
     if isinstance(value, float):
-        return f"{value:g}"
+        return _number(value)
     return " ".join(str(value).split())

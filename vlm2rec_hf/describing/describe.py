@@ -69,6 +69,7 @@ def describe_items(
         "model": model,
         "revision": revision,
         "prompts": describer.prompts.fingerprint,
+        "dtype": str(describer.model.dtype).removeprefix("torch."),
         **describer.writing.facts(),
     }
     settings = {"dataset": dataset.fingerprint, "items": dataset.n_items, "batch_size": batch_size, **facts}

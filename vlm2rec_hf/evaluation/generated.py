@@ -127,6 +127,7 @@ def rank_generated(
     from vlm2rec_hf.modeling.generation_pixrec import generate_next_items
 
     require_bm25s()
+    catalogue.check_features(model)  # type: ignore[arg-type]
     written = generate_next_items(
         model,
         _Histories(catalogue, examples),

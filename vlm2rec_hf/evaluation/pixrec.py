@@ -61,9 +61,11 @@ def evaluate_pixrec(
         show_progress: draw progress bars.
 
     Raises:
-        ValueError: a catalogue of another size than the examples', or no examples.
+        ValueError: a catalogue of another size than the examples', one with features of another vision tower, or no
+            examples.
     """
     check_ranked(catalogue, examples)
+    catalogue.check_features(model)  # type: ignore[arg-type]
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress": show_progress}
     items = encode_pixrec_catalogue(model, catalogue, **options)
     users = model.encode_histories(_Histories(catalogue, examples), catalogue.processor, **options)  # type: ignore[arg-type]

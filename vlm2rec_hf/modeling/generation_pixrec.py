@@ -72,13 +72,16 @@ def _search(
     model: PixRecModel, histories: list[list[PreparedItem]], processor: PixRecProcessor, beams: int, longest: int
 ) -> list[Beams]:
     end = processor.tokenizer.convert_tokens_to_ids(processor.end_token)
+    never = _never_written(processor, len(model.head_weight))
     begun: list[list[Scored]] = [[([], 0.0)] for _ in histories]
     done: list[list[Scored]] = [[] for _ in histories]
     for _ in range(longest):
         places = [(h, b) for h, kept in enumerate(begun) for b in range(len(kept))]
         if not places:
             break
-        scores = _next_scores(model, [histories[h] for h, _ in places], [begun[h][b][0] for h, b in places], processor)
+        rows = [histories[h] for h, _ in places], [begun[h][b][0] for h, b in places]
+        scores = _next_scores(model, *rows, processor)
+        scores[:, never] = -torch.inf
         totals = scores + torch.tensor([begun[h][b][1] for h, b in places], dtype=scores.dtype)[:, None]
         first = 0
         for h, kept in enumerate(begun):
@@ -128,16 +131,15 @@ def _next_scores(
     batch.pop("history_mask")
     states = last_token_pool(model.hidden_states(**batch), batch["attention_mask"])
     logits = token_logits(states, model.head_weight, model.logit_softcap)
-    scores = torch.log_softmax(logits.double(), dim=-1).cpu()
-    scores[:, _never_written(processor)] = -torch.inf
-    return scores
+    return torch.log_softmax(logits.double(), dim=-1).cpu()
 
 
-def _never_written(processor: PixRecProcessor) -> list[int]:
-    """Special tokens but the end: a text may not open a picture."""
+def _never_written(processor: PixRecProcessor, vocabulary: int) -> list[int]:
+    """Special tokens but the end (a text may not open a picture), and rows of the head that stand for no token."""
     tokenizer = processor.tokenizer
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return sorted(special - {tokenizer.convert_tokens_to_ids(processor.end_token)})
+    nothing = set(range(vocabulary)).difference(tokenizer.get_vocab().values())
+    return sorted((special | nothing) - {tokenizer.convert_tokens_to_ids(processor.end_token)})
 
 
 def _best(texts: list[Scored], processor: PixRecProcessor, beams: int) -> Beams:

@@ -65,8 +65,9 @@ class PublishesToHub:
             model.loaded_from = None  # its weights change now
         try:
             result = super().train(*args, **kwargs)  # type: ignore[misc]
-            if self.args.load_best_model_at_end and self.state.best_global_step:
-                self._weights_of_step = self.state.best_global_step
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+                # Not `best_global_step`: the best evaluation may lie between two checkpoints.
+                self._weights_of_step = int(Path(self.state.best_model_checkpoint).name.rpartition("-")[2])
             return result
         finally:
             self._seconds += time.perf_counter() - start

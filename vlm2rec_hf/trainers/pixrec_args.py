@@ -19,7 +19,7 @@ class PixRecTrainingArguments(SFTConfig):
     no `gradient_checkpointing` (they are asked for where the hardware wants them), `remove_unused_columns=False`,
     `max_length=None`, `dataset_kwargs={"skip_prepare_dataset": True}` and `loss_type="nll"` (rows come from
     `PixRecProcessor`, the loss is ours), `report_to="none"`, `metric_for_best_model="eval_ndcg@10"`,
-    `save_total_limit=2`.
+    `save_total_limit=2`, `restore_callback_states_from_checkpoint=True` (a resumed run keeps counting its patience).
     """
 
     output_dir: str | None = field(default="pixrec-output", metadata={"help": "Folder of checkpoints and logs."})
@@ -45,6 +45,10 @@ class PixRecTrainingArguments(SFTConfig):
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best one included."})
 
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "A resumed run keeps counting its patience."}
+    )
+
     alpha: float = field(default=0.125, metadata={"help": "Weight of the item-item term."})
     beta: float = field(default=0.125, metadata={"help": "Weight of the user-item term; may be negative."})
     generation_weight: float | None = field(
@@ -65,11 +69,28 @@ class PixRecTrainingArguments(SFTConfig):
         default=None, metadata={"help": "Evaluate on this many validation users (evenly spread); all by default."}
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after this many evaluations without a better validation metric."}
+        default=None,
+        metadata={
+            "help": "Stop after this many evaluations without a better validation metric, and end with the best "
+            "checkpoint: save as often as you evaluate."
+        },
     )
 
     def __post_init__(self) -> None:
+        if self.early_stopping_patience is not None:
+            if self.eval_strategy == "no":
+                raise ValueError(
+                    "`early_stopping_patience` needs evaluations: set `eval_strategy` (and `save_strategy`) to "
+                    "'steps' or 'epoch'."
+                )
+            self.load_best_model_at_end = True  # before the base class checks that the best one is saved at all
         super().__post_init__()
+        steps = self.eval_strategy == self.save_strategy == "steps"
+        if self.early_stopping_patience is not None and steps and self.save_steps != self.eval_steps:
+            raise ValueError(
+                f"`save_steps` must equal `eval_steps` with `early_stopping_patience`, got {self.save_steps} and "
+                f"{self.eval_steps}: the best step would be lost where no checkpoint was written at it."
+            )
         self.label_names = []
         # Pinned memory is for accelerators; without one the data loader only warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type not in ("cpu", "mps")
@@ -90,8 +111,6 @@ class PixRecTrainingArguments(SFTConfig):
                 f"`dataset_kwargs` must hold skip_prepare_dataset=True, got {self.dataset_kwargs!r}: rows come ready "
                 "from `PixRecProcessor`."
             )
-        if self.early_stopping_patience is not None:
-            self.load_best_model_at_end = True
         self.make_loss()
 
     def make_loss(self) -> PixRecLoss:

@@ -99,6 +99,11 @@ class PixRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, _One
         if args.freeze_vision:
             inner.freeze_vision()
         continue_adapter(inner, peft_config, also=".modules_to_save.")
+        if catalogue is not None and _settings(catalogue.processor) != _settings(processing_class):
+            raise ValueError(
+                "`catalogue` was prepared with a processor of other settings than `processing_class`, which is what "
+                "would be saved; pass `processing_class=catalogue.processor`, or prepare the catalogue again."
+            )
         self.catalogue = catalogue or PreparedCatalogue(_items(train_dataset, processing_class), processing_class)
         self._use_features(inner, args)
         self.loss = args.make_loss()
@@ -194,8 +199,9 @@ class PixRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, _One
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what was recorded since the last log."""
-        mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-        super().log({**logs, **self._recorded[mode].means()}, start_time)
+        # What is recorded belongs to the training loss, and not to an evaluation under whatever prefix.
+        training = any(name == "loss" or name.startswith("train_") for name in logs)
+        super().log({**logs, **self._recorded["train" if training else "eval"].means()}, start_time)
 
     def training_facts(self) -> dict[str, Any]:
         """What `training.json` holds: base, data, objective, arguments, versions."""
@@ -205,6 +211,7 @@ class PixRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, _One
             "dataset": self._dataset_facts,
             "objective": method_name(processor),
             "loss": self.loss.get_config_dict(),
+            "item_columns": described_by(self.catalogue.items),
         }
 
     def _use_features(self, model: PixRecModel, args: PixRecTrainingArguments) -> None:
@@ -214,6 +221,7 @@ class PixRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, _One
             raise ValueError("`catalogue` holds cached vision features, but the vision tower is being trained.")
         if args.cache_vision_features and frozen and not self.catalogue.has_cached_features:
             self.catalogue.cache_features(model, show_progress=not args.disable_tqdm)  # type: ignore[arg-type]
+        self.catalogue.check_features(model)  # type: ignore[arg-type]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         if not self.args.distinct_targets:
@@ -235,6 +243,18 @@ def pixrec_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 0
 def method_name(processor: PixRecProcessor) -> str:
     """`pixrec`, or `pixrec-text` for the ablation without pictures."""
     return "pixrec" if processor.pictures else "pixrec-text"
+
+
+def described_by(items: Any) -> list[str] | None:
+    """The columns that make the items' texts: none for a dataset's own texts; `None` where nobody knows."""
+    from ..data.catalogue_items import CatalogueItems
+
+    return [] if isinstance(items, CatalogueItems) else list(items.columns) if hasattr(items, "columns") else None
+
+
+def _settings(processor: Any) -> dict[str, Any]:
+    """What decides how a processor lays out rows, beside tokenizer and image processor."""
+    return {name: value for name, value in vars(processor).items() if isinstance(value, (str, int, bool, type(None)))}
 
 
 def _items(dataset: RecDataset, processor: PixRecProcessor, columns: Sequence[str] | None = None) -> Any:

@@ -45,8 +45,9 @@ class SeqRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Trai
         optimizers: as in `Trainer`.
 
     Raises:
-        ValueError: a catalogue of another size than the model's, content vectors that were never set, or a dataset
-            without validation or training interactions.
+        ValueError: a catalogue of another size than the model's, or, for a model that has one already, of other items
+            or in another order; content vectors that were never set, or a dataset without validation or training
+            interactions.
     """
 
     _tag_names = ["vlm2rec", "recommendation", "sequential-recommendation"]
@@ -72,6 +73,12 @@ class SeqRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Trai
                 f"build it with `{type(model.config).__name__}(n_items=dataset.n_items, ...)`."
             )
         model.check_content()
+        if model.catalogue is not None and model.catalogue.ids != [str(item) for item in train_dataset.item_ids]:
+            raise ValueError(
+                "`model` already has a catalogue, of other items than `train_dataset` or in another order: what it "
+                "learnt of one item would be another's. Train it on the same items in the same order, or build a new "
+                "model."
+            )
         sequences = train_dataset.sequences()
         self.validation: Examples | None = None
         held_out = None
