@@ -41,6 +41,7 @@ def trained(prepared, tmp_path_factory):
     command = ["train", "--dataset", str(prepared), "--tiny", "qwen2_vl", *SIZES, "--max_steps", "2"]
     command += ["--per_device_train_batch_size", "8", "--warm_up_steps", "2", "--warm_up_batch_size", "16"]
     command += ["--output_dir", str(folder), "--use_cpu", "true", "--save_strategy", "no", "--max_users", "20"]
+    command += ["--max_history", "2"]  # not the default: `evaluate` has to know it from the model
     assert main(command) == 0
     return folder
 

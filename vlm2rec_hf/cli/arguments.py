@@ -94,7 +94,9 @@ class EvaluateArguments:
 
     output: str = field(default="", metadata={"help": "Folder of the report."})
     eval_split: str = field(default="test", metadata={"help": "validation or test."})
-    eval_max_history: int = field(default=10, metadata={"help": "Most recent items shown to the model."})
+    eval_max_history: int | None = field(
+        default=None, metadata={"help": "Most recent items shown to the model; as in training by default."}
+    )
     ks: str = field(default="10,20", metadata={"help": "Cut-offs, separated by commas."})
     include_seen: bool = field(default=False, metadata={"help": "Let items of the user's past be candidates."})
     max_users: int | None = field(default=None, metadata={"help": "Rank only this many users, evenly spread."})

@@ -29,7 +29,8 @@ class EncodedArguments:
         default=None, metadata={"help": "Of an embedder: what `vlm2rec embed` wrote, so that items are not encoded."}
     )
     item_columns: str | None = field(
-        default=None, metadata={"help": "Of PixRec: the item columns it was trained with, such as title,brand."}
+        default=None,
+        metadata={"help": "Of PixRec: item columns, such as title,brand; as in training by default."},
     )
 
     def __post_init__(self) -> None:
@@ -100,10 +101,13 @@ def encoded_catalogue(
 def _by_embedder(models: ModelArguments, dataset: RecDataset, own: EncodedArguments) -> EncodedCatalogue:
     import torch
 
+    from vlm2rec_hf.cli.training_data import facts_of_training, trained_history
     from vlm2rec_hf.evaluation.embedder import encode_catalogue
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
 
     model, processor = load_embedder(models)
+    trained = facts_of_training(str(models.model), models.model_revision)
+    processor.max_history = trained_history(trained, processor.max_history)
     catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
     if own.vectors is None:
         say(f"Encoding {len(catalogue):,} items; `vlm2rec embed` once and `--vectors FILE` save this time.")
@@ -130,7 +134,9 @@ def _by_embedder(models: ModelArguments, dataset: RecDataset, own: EncodedArgume
 
 
 def _by_pixrec(models: ModelArguments, dataset: RecDataset, own: EncodedArguments) -> EncodedCatalogue:
+    from vlm2rec_hf.cli.evaluate_pixrec import trained_columns
     from vlm2rec_hf.cli.pixrec_models import column_names, load_pixrec
+    from vlm2rec_hf.cli.training_data import facts_of_training, trained_history
     from vlm2rec_hf.data.described_items import DescribedItems
     from vlm2rec_hf.evaluation.pixrec import encode_pixrec_catalogue
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
@@ -138,7 +144,10 @@ def _by_pixrec(models: ModelArguments, dataset: RecDataset, own: EncodedArgument
     if own.vectors is not None or own.view != "both":
         raise ValueError("`--vectors` and `--view` are for embedders; a PixRec model has one vector per item.")
     model, processor = load_pixrec(models)
-    described = DescribedItems(dataset, column_names(own.item_columns), pictures=processor.pictures)
+    trained = facts_of_training(str(models.model), models.model_revision)
+    processor.max_history = trained_history(trained, processor.max_history)
+    columns = column_names(own.item_columns) or trained_columns(trained, dataset)
+    described = DescribedItems(dataset, columns, pictures=processor.pictures)
     catalogue = PreparedCatalogue(described, processor)
     say(f"Encoding {len(catalogue):,} items.")
     items = encode_pixrec_catalogue(model, catalogue, batch_size=64, show_progress=True)

@@ -21,7 +21,7 @@ OTHER_MODELS = {"pixrec": "evaluate_pixrec"}
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    from vlm2rec_hf.cli.training_data import warning_about
+    from vlm2rec_hf.cli.training_data import facts_of_training, trained_history, warning_about
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
     from vlm2rec_hf.modeling.vision_cache import VisionCache
 
@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> None:
     told = warning_about(str(models.model), models.model_revision, dataset)
     if told is not None:
         say(f"Warning: {told}")
+    trained = facts_of_training(str(models.model), models.model_revision)
+    options.eval_max_history = options.eval_max_history or trained_history(trained, processor.max_history)
     processor.max_history = options.eval_max_history
     catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
     catalogue.cache_features(model, cache, show_progress=True)
@@ -63,7 +65,8 @@ def evaluate(
     from vlm2rec_hf.evaluation.embedder import evaluate_embedder
     from vlm2rec_hf.evaluation.embedder_report import add_embedder, start_report
 
-    examples = dataset.examples(options.eval_split, max_history=options.eval_max_history).spread(options.max_users)
+    max_history = options.eval_max_history or catalogue.processor.max_history
+    examples = dataset.examples(options.eval_split, max_history=max_history).spread(options.max_users)
     found = evaluate_embedder(
         model,
         catalogue,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +14,14 @@ if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
 
 
-@dataclass
-class PixRecEvaluateArguments(EvaluateArguments):
-    """As `EvaluateArguments`; without more the model is shown what it was trained on."""
-
-    eval_max_history: int | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Most recent items shown to the model; as in training by default."}
-    )
-
-
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    from vlm2rec_hf.cli.training_data import warning_about
+    from vlm2rec_hf.cli.training_data import facts_of_training, trained_history, warning_about
     from vlm2rec_hf.data.described_items import DescribedItems
     from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
     from vlm2rec_hf.trainers.pixrec_trainer import method_name
 
-    kinds = (DataArguments, ModelArguments, PixRecEvaluateArguments, PixRecArguments)
+    kinds = (DataArguments, ModelArguments, EvaluateArguments, PixRecArguments)
     data, models, options, own = parse("evaluate", __doc__ or "", kinds, argv)
     output = Path(require(options.output, "--output", "the folder of the report"))
     options.cut_offs()
@@ -43,10 +33,7 @@ def main(argv: Sequence[str]) -> None:
     if own.pictures is not None:
         processor.pictures = own.pictures
     trained = facts_of_training(str(models.model), models.model_revision)
-    if options.eval_max_history is None:
-        # A trainer may have been told to show less than its processor keeps.
-        shown = (trained.get("arguments") or {}).get("max_history")
-        options.eval_max_history = min(processor.max_history, shown or processor.max_history)
+    options.eval_max_history = options.eval_max_history or trained_history(trained, processor.max_history)
     processor.max_history = options.eval_max_history
     if options.method == EvaluateArguments.method:
         options.method = method_name(processor)
@@ -64,18 +51,6 @@ def main(argv: Sequence[str]) -> None:
     report.save(output)
     print_report(report)
     say(f"Report in {output}.")
-
-
-def facts_of_training(model: str, revision: str | None) -> dict[str, Any]:
-    """The model's `training.json`; empty where there is none or it cannot be read, which is said."""
-    from vlm2rec_hf.cli.training_data import read_training_facts
-    from vlm2rec_hf.hub.tokens import redact
-
-    try:
-        return read_training_facts(model, revision) or {}
-    except (ValueError, ConnectionError) as error:
-        say(redact(f"Warning: cannot tell which histories and item columns {model} was trained on: {error}"))
-        return {}
 
 
 def trained_columns(facts: Mapping[str, Any], dataset: RecDataset) -> list[str] | None:

@@ -139,7 +139,8 @@ def report_pixrec(
     from vlm2rec_hf.evaluation.scorers import VectorScorer
 
     ks, exclude_seen = options.cut_offs(), not options.include_seen
-    examples = dataset.examples(options.eval_split, max_history=options.eval_max_history).spread(options.max_users)
+    max_history = options.eval_max_history or catalogue.processor.max_history
+    examples = dataset.examples(options.eval_split, max_history=max_history).spread(options.max_users)
     found = evaluate_pixrec(
         model,
         catalogue,

@@ -61,6 +61,29 @@ def read_training_facts(model: str, revision: str | None = None) -> dict[str, An
     return found if isinstance(found, dict) else None
 
 
+def facts_of_training(model: str, revision: str | None) -> dict[str, Any]:
+    """The model's `training.json`; empty where there is none or it cannot be read, which is said."""
+    from vlm2rec_hf.cli.common import say
+    from vlm2rec_hf.hub.tokens import redact
+
+    try:
+        return read_training_facts(model, revision) or {}
+    except (ValueError, ConnectionError) as error:
+        say(redact(f"Warning: cannot tell which histories and item columns {model} was trained on: {error}"))
+        return {}
+
+
+def trained_history(facts: Mapping[str, Any], kept: int) -> int:
+    """How many items of a history a model was shown in training: a trainer may show fewer than its processor keeps.
+
+    Args:
+        facts: the model's `training.json`.
+        kept: `max_history` of its processor.
+    """
+    shown = (facts.get("arguments") or {}).get("max_history")
+    return min(kept, shown or kept)
+
+
 def difference(trained: Mapping[str, Any], fingerprint: str, source: Mapping[str, Any] | None) -> str | None:
     """How the data at hand differs from what a model was trained on, in words; None where it does not.
 
