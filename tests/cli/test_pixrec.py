@@ -165,10 +165,10 @@ def test_the_guides_commands_run_in_small(tmp_path, monkeypatch):
     for block in re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL):
         for line in block.replace("\\\n", " ").strip().splitlines():
             words = shlex.split(line)
-            if words[0] != "vlm2rec" or "shop" not in words:
+            if words[0] != "vlm2rec" or ("shop" not in words and words[1] != "compare"):
                 continue
             if words[1] == "train":
-                words += ["--max_steps", "2", *SIZES]
+                words += ["--warm_up_steps", "2", "--max_steps", "2", *SIZES]
             if "--generate_users" in words:
                 try:
                     import bm25s  # noqa: F401
@@ -177,7 +177,7 @@ def test_the_guides_commands_run_in_small(tmp_path, monkeypatch):
                 words += ["--generate_users", "3", "--max_new_tokens", "2"]
             assert main(words[1:]) == 0, line
             ran += 1
-    assert ran >= 3
+    assert ran >= 4
 
 
 def test_a_raw_backbone_brings_its_own_picture_rules(tiny_pix, tmp_path):
@@ -205,3 +205,14 @@ def test_a_folder_without_a_model_is_named(tmp_path):
         load_pixrec(ModelArguments(model=str(tmp_path)))
     with pytest.raises(ValueError, match="`--model` is required"):
         load_pixrec(ModelArguments())
+
+
+def test_what_a_trained_model_is_made_of_cannot_be_changed(trained, shop, tmp_path, capsys):
+    line = ["evaluate", "--dataset", str(shop), "--model", str(trained), "--output", str(tmp_path / "report")]
+    for option in (["--projection_dim", "64"], ["--next_item_prompt", "Next:"]):
+        assert main([*line, *option]) == 2
+        assert f"`{option[0]}` is part of a trained model" in capsys.readouterr().err
+    again = [word for word in command(shop, tmp_path / "again", "--projection_dim", "64") if word != "qwen2_vl"]
+    again[again.index("--tiny")] = f"--model={trained}"
+    assert main(again) == 2
+    assert "`--projection_dim` 64 does not fit the trained model" in capsys.readouterr().err

@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> None:
     data, models, options, own = parse("evaluate", __doc__ or "", kinds, argv)
     output = Path(require(options.output, "--output", "the folder of the report"))
     options.cut_offs()
+    own.refuse_training_options()
     dataset = open_dataset(data)
     model, processor = load_pixrec(models)
     told = warning_about(str(models.model), models.model_revision, dataset)

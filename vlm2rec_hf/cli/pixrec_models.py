@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from vlm2rec_hf.modeling.processing_pixrec import PixRecProcessor
 
 
+DIMENSIONS = 128
+"""Length of vectors in the paper."""
+
+
 @dataclass
 class PixRecArguments:
     """What is PixRec's own: how items are described, and ranking by generated text."""
@@ -31,7 +35,9 @@ class PixRecArguments:
                           "where there are any)."},
     )  # fmt: skip
     next_item_prompt: str | None = field(default=None, metadata={"help": "Text between a history and its target."})
-    projection_dim: int = field(default=128, metadata={"help": "Length of user and item vectors."})
+    projection_dim: int | None = field(
+        default=None, metadata={"help": "Length of a new model's user and item vectors; 128 by default."}
+    )
     generate_users: int = field(
         default=0, metadata={"help": "Also rank this many users by generated text and BM25; 0: nobody."}
     )
@@ -40,12 +46,22 @@ class PixRecArguments:
 
     def __post_init__(self) -> None:
         for name, least in (("projection_dim", 1), ("generate_users", 0), ("beams", 1), ("max_new_tokens", 1)):
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
         if self.generate_users:
             from vlm2rec_hf.evaluation.generated import require_bm25s
 
             require_bm25s()  # before hours of training
+
+    def refuse_training_options(self) -> None:
+        """Refuse what decides how a model is made, where one is only evaluated.
+
+        Raises:
+            ValueError: one of them is given.
+        """
+        for name in ("projection_dim", "next_item_prompt"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"`--{name}` is part of a trained model and cannot be changed here; leave it out.")
 
     def columns(self) -> list[str] | None:
         """The item columns as a list."""
@@ -87,7 +103,12 @@ def build_pixrec(
     if models.model is not None:
         if warm.warm_up_steps:
             raise ValueError("`--warm_up_steps` is for backbones built from config (`--tiny`); `--model` has learnt.")
-        model, processor = load_pixrec(models, projection_dim=own.projection_dim, seed=seed)
+        model, processor = load_pixrec(models, projection_dim=own.projection_dim or DIMENSIONS, seed=seed)
+        if own.projection_dim not in (None, model.config.projection_dim):
+            raise ValueError(
+                f"`--projection_dim` {own.projection_dim} does not fit the trained model {models.model!r}, which has "
+                f"{model.config.projection_dim}; leave it out."
+            )
         for name, value in options.items():
             setattr(processor, name, value)
         return model, processor, False
@@ -95,7 +116,7 @@ def build_pixrec(
     if warm.warm_up_steps:
         warm_up(embedder, PreparedCatalogue(dataset.catalogue_items(), for_embedder), dataset, warm, seed)
     model, processor = pixrec_from_embedder(
-        embedder, for_embedder, seed=seed, processor_options=options, projection_dim=own.projection_dim
+        embedder, for_embedder, seed=seed, processor_options=options, projection_dim=own.projection_dim or DIMENSIONS
     )
     return model, processor, True
 

@@ -51,7 +51,7 @@ class PixRecProcessor(VLM2RecProcessor):
         next_item_prompt: the bridge between history and target; part of the history's vector.
         max_history: most recent items kept of a history.
         max_item_tokens: tokens kept of the text of a target and of an item alone.
-        max_history_item_tokens: tokens kept of each text inside a history.
+        max_history_item_tokens: tokens kept of each text inside a history; `max_item_tokens` bounds it, too.
         end_token: what a target's text ends in; the tokenizer's end-of-sequence token by default.
         chat_template: kept for the library's loading code.
     """

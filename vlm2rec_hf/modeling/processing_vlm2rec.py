@@ -98,7 +98,7 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
             of those kept) before it.
         max_history: most recent items kept of a history.
         max_item_tokens: tokens kept of an item's text.
-        max_history_item_tokens: tokens kept of each text inside a history.
+        max_history_item_tokens: tokens kept of each text inside a history; `max_item_tokens` bounds it, too.
         end_token: the token whose state is pooled; the tokenizer's end-of-sequence token by default.
         chat_template: kept for the library's loading code.
     """
