@@ -57,7 +57,7 @@ class PixRecTrainingArguments(SFTConfig):
     temperature: float = field(default=0.5, metadata={"help": "tau of both contrastive terms (divides)."})
     symmetric: bool = field(default=True, metadata={"help": "Contrast in both directions."})
     max_history: int = field(default=5, metadata={"help": "Most recent items of a history."})
-    mask_seen: bool = field(default=True, metadata={"help": "The newest 200 items the user has seen are no negatives."})
+    mask_seen: bool = field(default=True, metadata={"help": "The newest 200 seen items are no negatives."})
     distinct_targets: bool = field(
         default=True, metadata={"help": "Put examples into batches so that targets differ, where that is possible."}
     )

@@ -57,7 +57,7 @@ class VLM2RecTrainingArguments(TrainingArguments):
         default=0.3, metadata={"help": "Chance that one view of an example is dropped (objective modality_dropout)."}
     )
     max_history: int = field(default=10, metadata={"help": "Most recent items of a history that are encoded."})
-    mask_seen: bool = field(default=True, metadata={"help": "The newest 200 items the user has seen are no negatives."})
+    mask_seen: bool = field(default=True, metadata={"help": "The newest 200 seen items are no negatives."})
     gradient_cache_mini_batch_size: int | None = field(
         default=None,
         metadata={
