@@ -181,6 +181,7 @@ def test_the_guides_commands_run_in_small(tmp_path, monkeypatch):
 
 
 def test_a_raw_backbone_brings_its_own_picture_rules(tiny_pix, tmp_path):
+    needs_image_processor("smolvlm")
     from transformers import AutoModelForImageTextToText
 
     from vlm2rec_hf.cli.arguments import ModelArguments

@@ -43,7 +43,7 @@ def expected(model):
     return [[one.item_ids, one.scores, one.titles, one.source] for one in model.recommend(HISTORIES, k=5)]
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", ["sasrec", *(pytest.param(e, marks=pytest.mark.slow) for e in ENCODERS[1:])])
 def test_a_stranger_without_the_package_gets_the_same_recommendations(encoder, tmp_path):
     model = make(encoder, "content+id" if encoder == "sasrec" else "id")
     model.save_pretrained(tmp_path / "head")

@@ -194,8 +194,7 @@ class PixRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, _One
     def _other_catalogue(self, dataset: RecDataset) -> PreparedCatalogue:
         """Items of another dataset, described by the same columns."""
         processor: Any = self.catalogue.processor
-        columns = getattr(self.catalogue.items, "columns", None) or None
-        return PreparedCatalogue(_items(dataset, processor, columns), processor)
+        return PreparedCatalogue(_items(dataset, processor, described_by(self.catalogue.items)), processor)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what was recorded since the last log."""
