@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_its_json_line():
     """With faiss installed the script also compares the lists, and raises where they differ."""
     command = [sys.executable, str(ROOT / "benchmarks" / "ml1m_evaluation.py"), "--json", "--dims", "16", "24"]

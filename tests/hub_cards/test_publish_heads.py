@@ -64,6 +64,7 @@ def test_pushed_and_pulled_by_revision(hub, split, tmp_path, capsys):
         SequentialRecommender.from_pretrained(REPO, embedder_revision="b" * 40)
 
 
+@pytest.mark.slow
 def test_a_stranger_without_the_package_gets_the_same_list(hub, hub_environment, split, tmp_path):
     run = trained(split, tmp_path / "head")
     publish_model(tmp_path / "head", REPO, tag="v1.0")

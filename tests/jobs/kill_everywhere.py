@@ -4,7 +4,9 @@ Every round starts in an empty folder, is killed at its k-th operation, and is t
 between two file operations is left out, those of the assembly and of clearing up among them. Some rounds are killed
 at random moments as well, again and again, until the job is through. Prints one JSON line.
 
-    python -m tests.jobs.kill_everywhere FOLDER SEED SHARD_SIZE RANDOM_ROUNDS FOLDER_STEP
+    python -m tests.jobs.kill_everywhere FOLDER SEED SHARD_SIZE RANDOM_ROUNDS FILE_STEP FOLDER_STEP
+
+The steps are 1 for every operation, 3 for every third one.
 """
 
 import json
@@ -67,7 +69,7 @@ def finish(job):
             return
 
 
-def main(folder, seed, shard_size, random_rounds, folder_step):
+def main(folder, seed, shard_size, random_rounds, file_step, folder_step):
     torch.set_num_threads(1)
     dataset, loaded = small_dataset(), small_model()
     reference = small_job(folder / "reference" / "items.parquet", dataset, loaded, shard_size=shard_size)
@@ -78,7 +80,10 @@ def main(folder, seed, shard_size, random_rounds, folder_step):
     counts = {"operations": 0, "killed_with_table": 0, "random_kills": 0, "folder_operations": 0}
 
     # A folder as output shares all but the last steps with a file, so a few moments of it do.
-    for name, counted, step in (("items.parquet", "operations", 1), ("items", "folder_operations", folder_step)):
+    for name, counted, step in (
+        ("items.parquet", "operations", file_step),
+        ("items", "folder_operations", folder_step),
+    ):
         for number in range(0, 10_000, step):
             job = small_job(folder / f"{name}-{number}" / name, dataset, loaded, shard_size=shard_size)
             if attempt(job, lambda job=job, n=number: killed_at(n, str(job.output.parent))) == 0:

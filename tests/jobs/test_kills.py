@@ -20,9 +20,16 @@ def kill_everywhere(folder, *numbers):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.timeout(900)
+def test_a_job_killed_before_every_eighth_file_operation_goes_on_to_the_same_table(tmp_path):
+    found = kill_everywhere(tmp_path, 0, 16, 1, 8, 16)
+    assert found["operations"] > 5 and found["folder_operations"] > 2
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # some 15 s of work, most of it in waiting for the disk
 def test_a_job_killed_before_any_file_operation_goes_on_to_the_same_table(tmp_path):
-    found = kill_everywhere(tmp_path, 0, 16, 1, 8)
+    found = kill_everywhere(tmp_path, 0, 16, 1, 1, 8)
     assert found["operations"] > 40 and found["folder_operations"] > 5
     assert found["killed_with_table"] >= 2  # between the table's appearance and the end of clearing up
 
@@ -30,5 +37,5 @@ def test_a_job_killed_before_any_file_operation_goes_on_to_the_same_table(tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_same_with_more_shards_and_many_random_kills(tmp_path):
-    found = kill_everywhere(tmp_path, 1, 4, 40, 1)
+    found = kill_everywhere(tmp_path, 1, 4, 40, 1, 1)
     assert found["operations"] > 80 and found["random_kills"] > 40

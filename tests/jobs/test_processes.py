@@ -24,6 +24,7 @@ def wait_for(condition, seconds=120):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_command_takes_its_workers_along_and_goes_on(shop, undisturbed, tmp_path, capsys):
     output = tmp_path / "items.parquet"
     running = start(shop, output, "--num_processes", 2)

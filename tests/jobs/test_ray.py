@@ -10,7 +10,6 @@ from vlm2rec_hf.cli.main import main
 from .command_shop import command
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'vlm2rec-hf[ray]'")
-pytestmark = pytest.mark.xdist_group("ray")
 
 
 @pytest.fixture(scope="module", autouse=True)

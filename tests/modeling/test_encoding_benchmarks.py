@@ -48,6 +48,7 @@ def test_real_shapes_runs_tiny_and_skips_without_a_device():
         assert "CUDA" in printed("real_shapes.py")["skipped"]
 
 
+@pytest.mark.slow
 def test_the_real_shapes_are_those_of_the_checkpoints():
     """Built on `meta`, where weights take no memory: 3.75 and 2.13 billion parameters without the output matrix."""
     code = (

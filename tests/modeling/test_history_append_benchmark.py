@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_its_json_line():
     """Both sides must agree (the script raises otherwise), on a model and histories small enough for a test."""
     command = [sys.executable, str(ROOT / "benchmarks" / "history_append.py"), "--json", "--users", "1", "2"]

@@ -33,7 +33,7 @@ torch.save({"both": found.both, "class": type(model).__module__, "grown": grown}
 """
 
 
-@pytest.mark.parametrize("family", ["qwen3_vl", "smolvlm"])
+@pytest.mark.parametrize("family", [pytest.param("qwen3_vl", marks=pytest.mark.slow), "smolvlm"])
 def test_a_stranger_without_the_package_gets_the_same_vectors(tiny, family, tmp_path):
     from PIL import Image
 

@@ -126,6 +126,7 @@ def test_a_stranger_without_the_package_gets_the_same_vectors(tiny, folder, tmp_
     assert close(found["user"], model.encode_histories([["red tent", "blue mug"]], processor).both)
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_vectors(tiny, folder, items):
     model, processor = tiny()
     st = SentenceTransformer(str(folder), device="cpu")

@@ -66,7 +66,7 @@ def log_of(run, name):
     return [(record["step"], record[name]) for record in run.state.log_history if name in record]
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", [*ENCODERS[:2], pytest.param(ENCODERS[2], marks=pytest.mark.slow)])
 def test_every_encoder_learns_to_walk_in_circles(rounds, tmp_path, encoder):
     run = make(rounds, tmp_path, encoder, num_train_epochs=60 if encoder == "bert4rec" else 12, **WITHOUT_EVALUATION)
     before = [part.clone() for part in run.head.inputs._parts()]

@@ -35,6 +35,7 @@ def run(name, monkeypatch, capsys, *words):
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the high-water mark is read from /proc")
 def test_memory_is_of_a_process_of_its_own(monkeypatch, capsys):
     found = run("grad_cache_memory", monkeypatch, capsys, "--batch", 12, "--plain", 4, "--mini-batch", 4, "--json")
