@@ -20,6 +20,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
+from tests.forks import fork
 from tests.jobs.small_jobs import leftovers, run, small_dataset, small_job, small_model, table_of
 from vlm2rec_hf.jobs.assemble import quarantine_file
 
@@ -45,7 +46,7 @@ def killed_at(number, folder):
 
 def attempt(job, before=lambda: None, kill_after=None):
     """Run a job in a process of its own and tell how that ended: 0 well, -9 killed."""
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             before()

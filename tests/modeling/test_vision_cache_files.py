@@ -19,6 +19,7 @@ from vlm2rec_hf.modeling.families_vlm2rec import ImageFeatures
 from vlm2rec_hf.modeling.vision_cache_store import FeatureStore, MissingPicture
 
 from ..conftest import picture
+from ..forks import fork
 
 SIZES = {"hidden_size": 16, "vision_hidden_size": 16, "image_size": 28, "layers": 1, "vision_layers": 1, "heads": 2}
 RECORD = 2 * 4 * 16 * 4  # bytes of the float32 features that `features_of` makes
@@ -82,7 +83,7 @@ def test_leaving_in_an_orderly_way_commits_what_waits(store):
     one = store()
     one.add(key_of(5), features_of(5))
     assert not store().has(key_of(5))
-    if (child := os.fork()) == 0:  # a forked process must not write what its parent will
+    if (child := fork()) == 0:  # a forked process must not write what its parent will
         del one
         os._exit(0)
     os.waitpid(child, 0)
@@ -182,7 +183,7 @@ def test_a_segment_lost_while_filling_is_computed_again(tmp_path, monkeypatch):
 def child(work):
     """Run `work` in a forked process; returns its id and a pipe that ends when it does."""
     read, write = os.pipe()
-    if (pid := os.fork()) == 0:
+    if (pid := fork()) == 0:
         status = 1
         try:
             os.close(read)
