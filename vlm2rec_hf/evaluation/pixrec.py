@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from vlm2rec_hf.evaluation.encoding_inputs import ChosenRows, check_ranked, hist
 from vlm2rec_hf.evaluation.metrics import ranking_metrics
 from vlm2rec_hf.evaluation.ranking import Ranking, rank_targets
 from vlm2rec_hf.evaluation.scorers import VectorScorer
+from vlm2rec_hf.evaluation.sharing import rows_by_all
 
 if TYPE_CHECKING:
     from vlm2rec_hf.data.sequences import Examples
@@ -48,6 +50,7 @@ def evaluate_pixrec(
     exclude_seen: bool = True,
     batch_size: int = 64,
     show_progress: bool = False,
+    across_processes: bool = False,
 ) -> PixRecEvaluation:
     """Encode the catalogue and the examples' histories, and rank by cosine similarity of v_U and v_T.
 
@@ -59,6 +62,8 @@ def evaluate_pixrec(
         exclude_seen: leave items of the user's past out of the candidates.
         batch_size: rows per forward pass.
         show_progress: draw progress bars.
+        across_processes: share the encoding out among the processes of the default group; all of them have to call
+            this, and all get the whole result.
 
     Raises:
         ValueError: a catalogue of another size than the examples', one with features of another vision tower, or no
@@ -67,17 +72,29 @@ def evaluate_pixrec(
     check_ranked(catalogue, examples)
     catalogue.check_features(model)  # type: ignore[arg-type]
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress": show_progress}
-    items = encode_pixrec_catalogue(model, catalogue, **options)
-    users = model.encode_histories(_Histories(catalogue, examples), catalogue.processor, **options)  # type: ignore[arg-type]
+    items = encode_pixrec_catalogue(model, catalogue, across_processes=across_processes, **options)
+
+    def encode_users(rows: np.ndarray) -> Tensor:
+        histories = _Histories(catalogue, examples.take(rows))
+        return model.encode_histories(histories, catalogue.processor, **options)  # type: ignore[arg-type]
+
+    users = rows_by_all(len(examples), encode_users, across_processes)
     ranking = rank_targets(VectorScorer(users, items, normalize=True), examples, k=k, exclude_seen=exclude_seen)
     return PixRecEvaluation(ranking, users, items)
 
 
-def encode_pixrec_catalogue(model: PixRecModel, catalogue: PreparedCatalogue, **options: Any) -> Tensor:
+def encode_pixrec_catalogue(
+    model: PixRecModel, catalogue: PreparedCatalogue, *, across_processes: bool = False, **options: Any
+) -> Tensor:
     """v_T of every item: `(n_items, p)`, zero for items with neither text nor picture; `options` of `encode_items`."""
-    usable = [i for i in range(len(catalogue)) if not catalogue.is_empty(i)]
+    usable = np.array([i for i in range(len(catalogue)) if not catalogue.is_empty(i)], dtype=np.int64)
+
+    def encode(rows: np.ndarray) -> Tensor:
+        chosen = ChosenRows(catalogue, usable[rows].tolist())
+        return model.encode_items(chosen, catalogue.processor, **options)  # type: ignore[arg-type]
+
     items = torch.zeros(len(catalogue), model.config.projection_dim)
-    items[usable] = model.encode_items(ChosenRows(catalogue, usable), catalogue.processor, **options)  # type: ignore[arg-type]
+    items[usable] = rows_by_all(len(usable), encode, across_processes)
     return items
 
 

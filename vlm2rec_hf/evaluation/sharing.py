@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from vlm2rec_hf.modeling.modeling_vlm2rec import Encoding
 
+Rows = TypeVar("Rows")
 FIELDS = ("both", "text", "image", "has_text", "has_image")
 
 
@@ -30,19 +32,36 @@ def encoded_by_all(count: int, encode: Callable[[np.ndarray], Encoding]) -> Enco
     Raises:
         RuntimeError: there is no default process group.
     """
+    if not _shares(count):
+        return encode(np.arange(count))
+    own, gather = _own_part(count, encode)
+    return replace(own, **{name: gather(getattr(own, name)) for name in FIELDS})
+
+
+def rows_by_all(count: int, encode: Callable[[np.ndarray], Tensor], across_processes: bool = True) -> Tensor:
+    """As `encoded_by_all`, for rows of a single tensor `(n, ...)`; all are ours with `across_processes=False`."""
+    if not across_processes or not _shares(count):
+        return encode(np.arange(count))
+    own, gather = _own_part(count, encode)
+    return gather(own)
+
+
+def _shares(count: int) -> bool:
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError("`across_processes` needs an initialised process group; start with `accelerate launch`.")
     # With fewer rows than processes some would have nothing to encode, and no width to send: all take all.
-    world = dist.get_world_size()
-    if count < world:
-        return encode(np.arange(count))
-    parts = np.array_split(np.arange(count), world)
+    return count >= dist.get_world_size()
+
+
+def _own_part(count: int, encode: Callable[[np.ndarray], Rows]) -> tuple[Rows, Callable[[Tensor], Tensor]]:
+    """Encode this process's rows; also a collective that makes the whole of such a part."""
+    parts = np.array_split(np.arange(count), dist.get_world_size())
     own = encode(parts[dist.get_rank()])
     sizes = [len(part) for part in parts]
     device = torch.device("cpu")
     if "cpu" not in str(dist.get_backend_config()):  # NCCL alone reaches no tensor in the CPU's memory
         device = torch.device("cuda", torch.cuda.current_device())
-    return replace(own, **{name: _gather(getattr(own, name), sizes, device) for name in FIELDS})
+    return own, partial(_gather, sizes=sizes, device=device)
 
 
 def _gather(rows: Tensor, sizes: list[int], device: torch.device) -> Tensor:

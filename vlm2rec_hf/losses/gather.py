@@ -7,6 +7,7 @@ has to call them, in the same order. In a single process (or without an initiali
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -88,6 +89,34 @@ def gather_candidates(
     text, image = vectors.chunk(2, dim=1)
     gathered = ViewVectors(text, image, has_text.bool(), has_image.bool())
     return gathered, ids, positive + sum(sizes[: dist.get_rank()])
+
+
+def gather_pairs(
+    vectors: Sequence[Tensor], ids: Tensor, history_ids: Tensor | None = None
+) -> tuple[list[Tensor], Tensor, Tensor | None]:
+    """Gather matched rows of all processes, so that each computes the loss of the whole batch.
+
+    Args:
+        vectors: `(n, d)` each, row `i` of all of them belongs to one example.
+        ids: `(n,)` long, item id of each example's target.
+        history_ids: `(n, H)` long, padded with -1; `H` may differ between processes.
+
+    Returns:
+        The same of all processes in rank order.
+    """
+    if not is_distributed():
+        return list(vectors), ids, history_ids
+    sizes = gather_sizes(len(ids), ids.device)
+    widths = [part.shape[1] for part in vectors]
+    found = gather_with_grad(torch.cat(list(vectors), dim=1), sizes).split(widths, dim=1)
+    if history_ids is None:
+        return list(found), gather_with_grad(ids, sizes), None
+    longest = torch.tensor([history_ids.shape[1]], device=ids.device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    facts = ids.new_full((len(ids), 1 + int(longest)), -1)
+    facts[:, 0], facts[:, 1 : 1 + history_ids.shape[1]] = ids, history_ids
+    everywhere = gather_with_grad(facts, sizes)
+    return list(found), everywhere[:, 0], everywhere[:, 1:]
 
 
 def average_over_processes(value: Tensor) -> Tensor:

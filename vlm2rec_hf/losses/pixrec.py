@@ -44,6 +44,7 @@ class PixRecLoss:
         temperature: tau, divides the cosine similarities.
         generation_weight: weight of the generation term, `1 - alpha - beta` by default.
         symmetric: also contrast from the second side to the first, and take the mean.
+        sync_counts: take means over the tokens and users of all processes (a collective), as training does.
 
     Raises:
         ValueError: a number that is not finite, or a `temperature` that is not positive.
@@ -56,6 +57,7 @@ class PixRecLoss:
         temperature: float = 0.5,
         generation_weight: float | None = None,
         symmetric: bool = True,
+        sync_counts: bool = False,
     ) -> None:
         check_positive_number("temperature", temperature)
         generation_weight = 1.0 - alpha - beta if generation_weight is None else generation_weight
@@ -64,10 +66,11 @@ class PixRecLoss:
                 raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
         self.generation_weight, self.symmetric = generation_weight, symmetric
+        self.sync_counts = sync_counts
 
     def get_config_dict(self) -> dict[str, float | bool]:
         """The settings, as plain data."""
-        names = ("alpha", "beta", "temperature", "generation_weight", "symmetric")
+        names = ("alpha", "beta", "temperature", "generation_weight", "symmetric", "sync_counts")
         return {name: getattr(self, name) for name in names}
 
     def __call__(
@@ -93,7 +96,7 @@ class PixRecLoss:
         own = torch.arange(len(target_ids), device=target_ids.device)
         other = negative_mask(target_ids, target_ids, own)
         unseen = negative_mask(target_ids, target_ids, own, history_ids)
-        generation = token_nll.mean() if len(token_nll) else users.new_zeros(())
+        generation = self._mean(token_nll, torch.ones_like(token_nll, dtype=torch.bool))
         item_item = self._contrast(targets, items, own, other)
         user_item = self._contrast(users, items, own, unseen)
         return PixRecLossOutput(
@@ -113,8 +116,11 @@ class PixRecLoss:
     def _contrast(self, first: Tensor, second: Tensor, own: Tensor, negatives: Tensor) -> Tensor:
         """(Symmetric) InfoNCE of the pairs `(first[i], second[i])`; the mean over rows that have a negative."""
         similarity = first @ second.T
-        losses = [mean_over_users(info_nce(similarity, own, negatives, self.temperature), negatives.any(1))]
+        losses = [self._mean(info_nce(similarity, own, negatives, self.temperature), negatives.any(1))]
         if self.symmetric:
             back = info_nce(similarity.T, own, negatives.T, self.temperature)
-            losses.append(mean_over_users(back, negatives.any(0)))
+            losses.append(self._mean(back, negatives.any(0)))
         return torch.stack(losses).mean()
+
+    def _mean(self, values: Tensor, counted: Tensor) -> Tensor:
+        return mean_over_users(values, counted, self.sync_counts)

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+def use_one_gpu(args: TrainingArguments) -> None:
+    """Keep a process to one GPU: `torch.nn.DataParallel` would cut a batch apart, whose rows belong together."""
+    if args.n_gpu > 1:
+        logger.warning("Training on one of %d GPUs; start with `accelerate launch` to use all.", args.n_gpu)
+        args._n_gpu = 1
 
 
 def needs_every_parameter(model: nn.Module) -> bool:

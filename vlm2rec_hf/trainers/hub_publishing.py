@@ -54,6 +54,7 @@ class PublishesToHub:
             "seconds": round(self._seconds, 1),
             "versions": library_versions(),
             "warm_up": self.warm_up,
+            **({"processes": self.args.world_size} if self.args.world_size > 1 else {}),
         }
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

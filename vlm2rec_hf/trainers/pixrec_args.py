@@ -8,6 +8,7 @@ from typing import Any
 from trl import SFTConfig
 
 from ..losses.pixrec import PixRecLoss
+from .data_parallel import use_one_gpu
 
 
 @dataclass
@@ -61,6 +62,9 @@ class PixRecTrainingArguments(SFTConfig):
     distinct_targets: bool = field(
         default=True, metadata={"help": "Put examples into batches so that targets differ, where that is possible."}
     )
+    gather_negatives: bool = field(
+        default=True, metadata={"help": "With several processes, contrast the examples of all of them."}
+    )
     freeze_vision: bool = field(default=True, metadata={"help": "Keep the vision tower fixed."})
     cache_vision_features: bool = field(
         default=True, metadata={"help": "Run each picture through a frozen tower once and keep the features."}
@@ -92,6 +96,7 @@ class PixRecTrainingArguments(SFTConfig):
                 f"{self.eval_steps}: the best step would be lost where no checkpoint was written at it."
             )
         self.label_names = []
+        use_one_gpu(self)
         # Pinned memory is for accelerators; without one the data loader only warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type not in ("cpu", "mps")
         if self.per_device_train_batch_size < 2:
@@ -125,4 +130,5 @@ class PixRecTrainingArguments(SFTConfig):
             temperature=self.temperature,
             generation_weight=self.generation_weight,
             symmetric=self.symmetric,
+            sync_counts=self.world_size > 1,  # every user and token of the global batch weighs alike
         )

@@ -25,7 +25,7 @@ class DistinctTargetSampler(Sampler[int]):
 
     Args:
         targets: `(n,)` item of each example.
-        batch_size: of one process.
+        batch_size: examples that are contrasted with each other.
         seed: with the epoch it decides the order, so that a resumed run sees the same batches.
     """
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProcessorMixin, TrainerCallback, set_seed
 from trl import SFTTrainer
 
+from ..losses.gather import gather_pairs
 from ..modeling.hub_loading import hub_arguments
 from ..modeling.modeling_pixrec import PixRecModel
 from ..modeling.prepared_catalogue import PreparedCatalogue
@@ -18,6 +19,7 @@ from ..modeling.processing_pixrec import PixRecProcessor
 from .adapters import continue_adapter, default_lora_config, inner_model
 from .checkpoints import CompleteCheckpoints
 from .collator import ExampleDataset, trainable_examples
+from .data_parallel import needs_every_parameter, zero_of
 from .hub_publishing import PublishesToHub
 from .pixrec_args import PixRecTrainingArguments
 from .pixrec_batches import DistinctTargetSampler, PixRecCollator
@@ -161,18 +163,19 @@ class PixRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, _One
         """Read histories, targets and items in one call, compare them, sum the terms of the objective."""
         rows = {name: value for name, value in inputs.items() if name not in ("target_row", "target_ids", "seen_ids")}
         found = model(**rows)
-        output = self.loss(
-            found.user_embeddings,
-            found.target_embeddings,
-            found.item_embeddings[inputs["target_row"]],
-            found.token_nll,
-            target_ids=inputs["target_ids"],
-            history_ids=inputs["seen_ids"] if self.args.mask_seen else None,
-        )
+        users, targets, items = found.user_embeddings, found.target_embeddings, found.item_embeddings
+        items = items[inputs["target_row"]]
+        ids, seen = inputs["target_ids"], inputs["seen_ids"] if self.args.mask_seen else None
+        if self.args.gather_negatives:
+            (users, targets, items), ids, seen = gather_pairs([users, targets, items], ids, seen)
+        output = self.loss(users, targets, items, found.token_nll, target_ids=ids, history_ids=seen)
         recorded = self._recorded["train" if model.training else "eval"]
         for name, value in (*output.terms.items(), *output.diagnostics.items()):
             recorded.add(name, value)
-        return (output.total, found) if return_outputs else output.total
+        total = output.total
+        if model.training and needs_every_parameter(model):
+            total = total + zero_of(model)
+        return (total, found) if return_outputs else total
 
     def validation_metrics(self, eval_dataset: Any = None) -> dict[str, float]:
         """Rank the validation split over the full catalogue by tower similarity.
@@ -188,6 +191,7 @@ class PixRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, _One
             self._catalogues.of(dataset),
             validation_examples(dataset, self.args.max_history, self.args.eval_users),
             batch_size=self.args.per_device_eval_batch_size,
+            across_processes=self.shares_evaluation,
         )
         return found.metrics()
 
@@ -226,7 +230,8 @@ class PixRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, _One
         if not self.args.distinct_targets:
             return super()._get_train_sampler(train_dataset)
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return DistinctTargetSampler(self.examples.examples.targets, self.args.train_batch_size, seed)
+        together = self.args.train_batch_size * (self.args.world_size if self.args.gather_negatives else 1)
+        return DistinctTargetSampler(self.examples.examples.targets, together, seed)
 
     def _trained(self) -> PixRecModel:
         return self.pixrec

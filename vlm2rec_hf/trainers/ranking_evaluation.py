@@ -13,6 +13,13 @@ class RankingEvaluation:
     state: Any
     control: Any
     callback_handler: Any
+    is_fsdp_enabled: bool
+    is_deepspeed_enabled: bool
+
+    @property
+    def shares_evaluation(self) -> bool:
+        """Whether processes can encode different rows: each holds the whole model (DDP), and there are several."""
+        return self.args.world_size > 1 and not self.is_fsdp_enabled and not self.is_deepspeed_enabled
 
     def validation_metrics(self, eval_dataset: Any = None) -> dict[str, float]:
         """Rank what is held out; subclasses do.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
 from ..losses.vlm2rec import OBJECTIVES, VLM2RecLoss
 from ..modeling.vision_cache_files import DTYPES
-
-logger = logging.getLogger(__name__)
+from .data_parallel import use_one_gpu
 
 
 @dataclass
@@ -96,10 +94,7 @@ class VLM2RecTrainingArguments(TrainingArguments):
         self.label_names = []
         # Pinned memory is for accelerators; without one the data loader only warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type not in ("cpu", "mps")
-        if self.n_gpu > 1:
-            # `torch.nn.DataParallel` would cut batches apart without knowing which pictures belong to which rows.
-            logger.warning("Training on one of %d GPUs; start with `accelerate launch` to use all.", self.n_gpu)
-            self._n_gpu = 1
+        use_one_gpu(self)
         if self.per_device_train_batch_size < 2:
             raise ValueError(
                 f"`per_device_train_batch_size` must be at least 2, got {self.per_device_train_batch_size}: the other "

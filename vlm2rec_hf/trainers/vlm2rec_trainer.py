@@ -172,11 +172,6 @@ class VLM2RecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Tra
         """The embedder being trained, adapters included, without PEFT's and accelerate's wrappers."""
         return embedder_of(self.accelerator.unwrap_model(self.model))
 
-    @property
-    def shares_evaluation(self) -> bool:
-        """Whether processes can encode different rows: each holds the whole model (DDP), and there are several."""
-        return self.args.world_size > 1 and not self.is_fsdp_enabled and not self.is_deepspeed_enabled
-
     def compute_loss(
         self,
         model: nn.Module,
@@ -320,7 +315,6 @@ class VLM2RecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Tra
             "dataset": self._dataset_facts,
             "objective": self.args.objective,
             "loss": self.loss.get_config_dict(),
-            **({"processes": self.args.world_size} if self.args.world_size > 1 else {}),
         }
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
