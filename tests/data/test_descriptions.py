@@ -74,6 +74,13 @@ def test_texts_are_cut_and_long_ones_do_not_widen(dataset, transformer):
     assert whole.fine.shape[1] == 7 and torch.equal(whole.fine[:, :3], found.fine)  # five words and both ends
 
 
+def test_progress_is_drawn_to_its_end_where_asked(dataset, transformer, capsys):
+    encode_descriptions(dataset, transformer)
+    assert "Texts" not in capsys.readouterr().err
+    encode_descriptions(dataset, transformer, show_progress=True)
+    assert "Texts: 100%" in capsys.readouterr().err
+
+
 def test_the_file_comes_back_as_it_was(dataset, transformer, tmp_path):
     found = encode_descriptions(dataset, transformer, model="org/bert", revision="c" * 40)
     found.save(tmp_path / "new" / "items.safetensors")

@@ -63,6 +63,7 @@ class DescriptionArguments:
             columns=columns,
             max_fine_tokens=self.max_fine_tokens,
             batch_size=self.encode_batch_size,
+            show_progress=True,
         )
 
     def _encoder(self, texts: list[str]) -> tuple[Any, str, str]:

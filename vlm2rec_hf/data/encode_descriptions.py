@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from vlm2rec_hf.columns import ITEM_ID
 from vlm2rec_hf.data.encoded_items import EncodedItems
@@ -18,7 +19,7 @@ from vlm2rec_hf.data.encoded_items import EncodedItems
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
 
-ITEMS_AT_ONCE = 1024
+ITEMS_AT_ONCE = 512
 MAX_FINE_TOKENS = 64
 
 
@@ -72,6 +73,7 @@ def encode_descriptions(
     columns: DescriptionColumns | None = None,
     max_fine_tokens: int = MAX_FINE_TOKENS,
     batch_size: int = 32,
+    show_progress: bool = False,
 ) -> EncodedItems:
     """Encode the descriptions and texts of all items.
 
@@ -83,6 +85,7 @@ def encode_descriptions(
         columns: which item columns; `vlm2rec describe`'s by default.
         max_fine_tokens: tokens kept of each original text; memory and disk grow with it.
         batch_size: texts per forward pass.
+        show_progress: draw a progress bar over the texts.
 
     Returns:
         Vectors in half precision, in the dataset's order. What is blank is marked absent.
@@ -101,15 +104,18 @@ def encode_descriptions(
     *described, originals = columns.read(dataset)
     if not any(text for kind in described for text in kind):
         raise ValueError("`dataset` has not a single description in the columns named; nothing could be aligned.")
-    n, encode = dataset.n_items, _Encode(encoder, batch_size)
+    n = dataset.n_items
     coarse: Any = None
-    for kind, texts in enumerate(described):
-        vectors = encode.vectors(texts)
-        if vectors is not None:
-            coarse = np.zeros((n, 3, vectors.shape[1]), dtype=np.float16) if coarse is None else coarse
-            coarse[[text is not None for text in texts], kind] = vectors
+    total = sum(len({*texts} - {None}) for texts in described) + sum(text is not None for text in originals)
+    with tqdm(total=total, desc="Texts", disable=not show_progress) as bar:
+        encode = _Encode(encoder, batch_size, bar)
+        for kind, texts in enumerate(described):
+            vectors = encode.vectors(texts)
+            if vectors is not None:
+                coarse = np.zeros((n, 3, vectors.shape[1]), dtype=np.float16) if coarse is None else coarse
+                coarse[[text is not None for text in texts], kind] = vectors
+        fine, fine_present = encode.tokens(originals, max_fine_tokens)
     present = np.array([[text is not None for text in kind] for kind in described]).T
-    fine, fine_present = encode.tokens(originals, max_fine_tokens)
     for name, array in (("descriptions", coarse), ("texts", fine)):
         if not np.isfinite(array).all():
             raise ValueError(f"`encoder` gives vectors of {name} that are not finite in half precision; use another.")
@@ -133,8 +139,8 @@ def encode_descriptions(
 class _Encode:
     """Calls an encoder on texts, equal ones once."""
 
-    def __init__(self, encoder: Any, batch_size: int) -> None:
-        self.encoder, self.batch_size = encoder, batch_size
+    def __init__(self, encoder: Any, batch_size: int, bar: tqdm) -> None:
+        self.encoder, self.batch_size, self.bar = encoder, batch_size, bar
         # The library takes a bare string for a picture where it looks like one's address; a dict says what it is.
         self.typed = hasattr(encoder, "encode_document")
 
@@ -172,6 +178,11 @@ class _Encode:
         return np.ascontiguousarray(states[:, :width]), np.arange(width) < lengths[:, None]
 
     def _call(self, texts: list[str], what: str) -> Any:
+        found = self._encoded(texts, what)
+        self.bar.update(len(texts))
+        return found
+
+    def _encoded(self, texts: list[str], what: str) -> Any:
         if not self.typed:
             return self.encoder.encode(texts, output_value=what, batch_size=self.batch_size)
         inputs, batch_size = [{"text": text} for text in texts], self.batch_size
