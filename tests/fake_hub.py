@@ -181,6 +181,7 @@ class Refused(Exception):
 class _Handler(BaseHTTPRequestHandler):
     hub: FakeHub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a body waits some 40 ms for the acknowledgement of its headers
 
     def log_message(self, *args):
         pass

@@ -112,6 +112,7 @@ def test_a_card_of_an_adapter_promises_only_what_holds(trained, hub):
     assert trained["commit"] in card
 
 
+@pytest.mark.parametrize("trained", ["embedder", pytest.param("raw backbone", marks=pytest.mark.slow)], indirect=True)
 def test_a_stranger_without_the_package_loads_it_too(trained, items, hub_environment, tmp_path):
     publish_model(trained["folder"], ADAPTER, tag="v1.0")
     code = """

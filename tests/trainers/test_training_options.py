@@ -30,10 +30,11 @@ def reference(step):
     return step()
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 @pytest.mark.parametrize(
-    ("attention", "compiled"), [("eager", False), ("sdpa", False), ("sdpa", True)], ids=["eager", "sdpa", "compiled"]
-)
+    ("attention", "compiled", "checkpointing"),
+    [("eager", False, False), ("eager", False, True), ("sdpa", False, False), ("sdpa", False, True),
+     ("sdpa", True, False), pytest.param("sdpa", True, True, marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_a_step_is_the_same(step, reference, attention, compiled, checkpointing):
     found = step(attention, compiled, gradient_checkpointing=checkpointing)
     assert_equal_steps(reference, found)
