@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from vlm2rec_hf import RecDataset, make_demo_shop
+from vlm2rec_hf import LSATextEncoder, RecDataset, make_demo_shop
 from vlm2rec_hf.cli.item_vectors import read_item_vectors
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.cli.recommend import items_of_user, load_head, table
@@ -106,6 +106,18 @@ def test_an_embedder_is_run_on_the_spot(tiny, data, tmp_path):
     assert head.content_buffer("both").any(dim=1).all() and head.item_embedding is None
 
 
+def test_a_frozen_text_encoder_is_run_on_the_spot(data, dataset, tmp_path):
+    """LSA here; a SentenceTransformer takes the same way (tests/data/test_descriptions.py)."""
+    command = ["train-head", "--dataset", str(data), "--text_encoder", "lsa", "--lsa_dim", "6", "--output_dir"]
+    assert main([*command, str(tmp_path / "head"), *TRAINING, "--max_users", "5"]) == 0
+    head = load_head(str(tmp_path / "head"))
+    assert head.config.content_dims == {"text": 6} and head.config.item_representation == "content+id"
+    encoder = LSATextEncoder(dataset.item_texts(), 6)
+    assert (head.config.embedder, head.config.embedder_revision) == ("lsa", encoder.version)
+    expected = torch.as_tensor(encoder.encode(dataset.item_texts()))
+    assert torch.allclose(head.content_buffer("text"), expected.float(), atol=1e-6)
+
+
 def rows_of(text):
     lines = text.strip().splitlines()
     assert lines[0].split() == ["#", "item", "score", "title"]
@@ -184,6 +196,15 @@ def test_titles_cannot_break_out_of_the_page_or_the_table():
         (["train-head", "--dataset", "DATA", "--output_dir", "x", "--vectors", "a", "--embedder", "b"], "at most one"),
         (["train-head", "--dataset", "DATA", "--output_dir", "x", "--vectors", "absent.parquet"], "absent.parquet"),
         (["train-head", "--dataset", "DATA", "--output_dir", "x", "--vectors", "a", "--views", "sound"], "`--views`"),
+        (
+            ["train-head", "--dataset", "DATA", "--output_dir", "x", "--text_encoder", "lsa", "--vectors", "a"],
+            "at most",
+        ),
+        (["train-head", "--dataset", "DATA", "--output_dir", "x", "--text_encoder", "no/such"], "`--text_encoder`"),
+        (
+            ["train-head", "--dataset", "DATA", "--output_dir", "x", "--text_encoder", "lsa", "--views", "image"],
+            "views",
+        ),
         (["train-head", "--dataset", "DATA", "--output_dir", "x", "--loss", "hinge"], "`loss`"),
         (["train-head", "--dataset", "DATA", "--output_dir", "x", "--ks", "ten"], "`ks`"),
         (["train-head", "--dataset", "DATA", "--output_dir", "x", "--max_users", "0"], "`--max_users`"),

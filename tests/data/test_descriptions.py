@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vlm2rec_hf import DescriptionColumns, EncodedItems, LSATextEncoder, RecDataset, encode_descriptions
+from vlm2rec_hf.data.encode_descriptions import encode_texts
 
 TITLES = ["red tent for two", "blue mug", "red mug with a lid", "small blue tent", "green lamp", "blue lamp"]
 WORDS = sorted({word for text in TITLES for word in text.split()} | {"a", "cosy", "http", "jpg", "png"})
@@ -72,6 +73,19 @@ def test_texts_are_cut_and_long_ones_do_not_widen(dataset, transformer):
     assert found.fine.shape == (6, 3, 12) and found.fine_present.all()
     whole = encode_descriptions(dataset, transformer)
     assert whole.fine.shape[1] == 7 and torch.equal(whole.fine[:, :3], found.fine)  # five words and both ends
+
+
+def test_texts_are_encoded_in_order_and_blanks_are_zero(transformer, monkeypatch):
+    texts = ["blue mug", None, "red tent", "blue mug", "  "]
+    passed, encode = [], transformer.encode_document
+    monkeypatch.setattr(transformer, "encode_document", lambda rows, **o: passed.extend(rows) or encode(rows, **o))
+    found = encode_texts(texts, transformer, batch_size=1)
+    assert found.shape == (5, 12) and found.dtype == np.float32 and len(passed) == 2
+    for row in (0, 2, 3):
+        assert np.allclose(found[row], transformer.encode([texts[row]])[0], atol=1e-6)
+    assert not found[[1, 4]].any() and found[0].any()
+    with pytest.raises(ValueError, match="not a single text"):
+        encode_texts([None, ""], transformer)
 
 
 def test_progress_is_drawn_to_its_end_where_asked(dataset, transformer, capsys):

@@ -1,4 +1,4 @@
-"""Item vectors for heads: read from what `vlm2rec embed` wrote, or made by an embedder on the spot."""
+"""Item vectors for heads: read from what `vlm2rec embed` wrote, or made by an embedder or text encoder on the spot."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+    from vlm2rec_hf.cli.text_encoders import TextEncoderArguments
     from vlm2rec_hf.data.dataset import RecDataset
 
 VIEWS = ("both", "text", "image")
@@ -114,3 +115,21 @@ def encode_item_vectors(
     found = encode_catalogue(model, catalogue, batch_size=batch_size, show_progress=True)
     version = model_version(embedder, revision)
     return ItemVectors({view: found.view(view).float().cpu() for view in views}, embedder, version)
+
+
+def encode_item_texts(options: TextEncoderArguments, dataset: RecDataset) -> ItemVectors:
+    """The view `text`, by a frozen text encoder that knows nothing of interactions; zero where an item has no text.
+
+    Raises:
+        ValueError: nothing loadable under that name, or a dataset without texts.
+    """
+    import torch
+
+    from vlm2rec_hf.data.encode_descriptions import encode_texts
+
+    texts = dataset.item_texts()
+    if not any(texts):
+        raise ValueError("`--text_encoder` needs texts, but the dataset's items have none.")
+    encoder, name, version = options.load_text_encoder([text for text in texts if text])
+    vectors = encode_texts(texts, encoder, batch_size=options.encode_batch_size, show_progress=True)
+    return ItemVectors({"text": torch.from_numpy(vectors)}, name, version)

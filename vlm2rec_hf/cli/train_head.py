@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from vlm2rec_hf.cli.arguments import DataArguments, EncoderArguments
 from vlm2rec_hf.cli.common import open_dataset, parse, require, say
-from vlm2rec_hf.cli.item_vectors import ItemVectors, encode_item_vectors, read_item_vectors, view_names
+from vlm2rec_hf.cli.item_vectors import (
+    ItemVectors,
+    encode_item_texts,
+    encode_item_vectors,
+    read_item_vectors,
+    view_names,
+)
+from vlm2rec_hf.cli.text_encoders import TextEncoderArguments
 
 if TYPE_CHECKING:
     from vlm2rec_hf.data.dataset import RecDataset
@@ -22,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class HeadArguments(EncoderArguments):
+class HeadArguments(EncoderArguments, TextEncoderArguments):
     """The head, what describes its items, and its report."""
 
     item_representation: str | None = field(
@@ -43,14 +50,22 @@ class HeadArguments(EncoderArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.embedder and self.vectors:
-            raise ValueError("Name at most one of `--embedder` (encode now) and `--vectors` (encoded before).")
-        has_vectors = bool(self.embedder or self.vectors)
+        if sum(map(bool, (self.embedder, self.vectors, self.text_encoder))) > 1:
+            raise ValueError(
+                "Name at most one of `--embedder` and `--text_encoder` (encode now) and `--vectors` (encoded before)."
+            )
+        if self.text_encoder and self.views not in ("both", "text"):
+            raise ValueError(
+                f"`--views` must be left out with `--text_encoder`, got {self.views!r}: it makes texts only."
+            )
+        has_vectors = bool(self.embedder or self.vectors or self.text_encoder)
         if self.item_representation is None:
             self.item_representation = "content+id" if has_vectors and not self.init_ids else "id"
         if (self.item_representation != "id" or self.init_ids) and not has_vectors:
             wanted = "init_ids" if self.init_ids else f"item_representation {self.item_representation}"
-            raise ValueError(f"`--{wanted}` needs item vectors; add `--vectors FILE` or `--embedder MODEL`.")
+            raise ValueError(
+                f"`--{wanted}` needs item vectors; add `--vectors FILE`, `--embedder MODEL` or `--text_encoder MODEL`."
+            )
         if has_vectors and self.item_representation == "id" and not self.init_ids:
             raise ValueError(
                 "`--item_representation` 'id' makes no use of item vectors; choose content or content+id, or start "
@@ -66,6 +81,8 @@ class HeadArguments(EncoderArguments):
         Raises:
             ValueError: a file or an embedder that does not fit.
         """
+        if self.text_encoder:
+            return encode_item_texts(self, dataset)
         names = view_names(self.views)
         if self.vectors:
             return read_item_vectors(self.vectors, dataset, names)

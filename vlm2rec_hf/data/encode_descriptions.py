@@ -136,6 +136,30 @@ def encode_descriptions(
     )
 
 
+def encode_texts(
+    texts: Sequence[str | None], encoder: Any, *, batch_size: int = 32, show_progress: bool = False
+) -> np.ndarray:
+    """One vector per text: `(n, D)` float32, zero where a text is blank or None; equal texts are encoded once.
+
+    Args:
+        texts: say `dataset.item_texts()`.
+        encoder: as in `encode_descriptions`.
+        batch_size: texts per forward pass.
+        show_progress: draw a progress bar over the texts.
+
+    Raises:
+        ValueError: not a single text.
+    """
+    texts = [_text(text) for text in texts]
+    with tqdm(total=len({*texts} - {None}), desc="Texts", disable=not show_progress) as bar:
+        found = _Encode(encoder, batch_size, bar).vectors(texts)
+    if found is None:
+        raise ValueError("`texts` holds not a single text; nothing could be encoded.")
+    vectors = np.zeros((len(texts), found.shape[1]), dtype=np.float32)
+    vectors[[text is not None for text in texts]] = found
+    return vectors
+
+
 class _Encode:
     """Calls an encoder on texts, equal ones once."""
 
