@@ -6,10 +6,12 @@ import torch
 import torch.distributed as dist
 
 from vlm2rec_hf.losses import (
+    PixRecLoss,
     ViewVectors,
     VLM2RecLoss,
     average_over_processes,
     gather_candidates,
+    gather_pairs,
     gather_sizes,
     gather_with_grad,
 )
@@ -49,6 +51,32 @@ def rows(vectors, index):
     return ViewVectors(*(p.detach().clone().requires_grad_(p.is_floating_point()) for p in parts))
 
 
+PIXREC = [slice(0, 3), slice(3, 7)]
+TOKENS = [slice(0, 5), slice(5, 20)]
+
+
+def pixrec_batch(part=slice(None), tokens=slice(None)):
+    """Rows of a batch of PixRec, in float64; two users want the same item, histories are of unequal lengths."""
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.nn.functional.normalize(torch.randn(3, 7, 5, generator=generator, dtype=torch.float64), dim=-1)
+    nll = torch.rand(20, generator=generator, dtype=torch.float64)
+    ids, seen = torch.tensor([4, 9, 4, 7, 1, 2, 9]), torch.full((7, 3), -1)
+    seen[0, 0], seen[4, :3] = 7, torch.tensor([4, 2, 30])
+    seen = seen[part][:, : 1 if part == PIXREC[0] else 3]
+    leaves = [*(v[part].clone().requires_grad_() for v in vectors), nll[tokens].clone().requires_grad_()]
+    return leaves, ids[part], seen
+
+
+def pixrec_loss(leaves, ids, seen, gather, **options):
+    """Loss and gradients, with or without the rows of all processes."""
+    vectors = leaves[:3]
+    if gather:
+        vectors, ids, seen = gather_pairs(vectors, ids, seen)
+    output = PixRecLoss(0.3, -0.2, 0.2, **options)(*vectors, leaves[3], target_ids=ids, history_ids=seen)
+    output.total.backward()
+    return {name: term.detach() for name, term in output.terms.items()}, [leaf.grad for leaf in leaves]
+
+
 def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -83,5 +111,11 @@ def work(rank, folder):
             {name: term.detach() for name, term in output.terms.items()},
             [leaf.grad for leaf in leaves(own)],
         )
+    for gather in (True, False):
+        found[f"pixrec-{gather}"] = pixrec_loss(
+            *pixrec_batch(PIXREC[rank], TOKENS[rank]), gather=gather, sync_counts=True
+        )
+    alone = gather_pairs([torch.ones(2 - rank, 2)], torch.full((2 - rank,), rank))
+    found["without histories"] = (alone[0][0], alone[1], alone[2])
     torch.save(found, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()

@@ -6,7 +6,18 @@ import torch
 from vlm2rec_hf.losses import VLM2RecLoss, average_over_processes, gather_candidates, gather_sizes, gather_with_grad
 
 from .batches import gradients
-from .gather_worker import CANDIDATES, OBJECTIVES, USERS, regrouped, split_batch, work
+from .gather_worker import (
+    CANDIDATES,
+    OBJECTIVES,
+    PIXREC,
+    TOKENS,
+    USERS,
+    pixrec_batch,
+    pixrec_loss,
+    regrouped,
+    split_batch,
+    work,
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +64,21 @@ def test_gathered_value_and_gradient_equal_one_process(found, objective):
         got = torch.cat([parts[rank][1][k] for rank in range(2)]) / 2
         torch.testing.assert_close(got, torch.cat([want[k][part] for part in slices]), rtol=1e-9, atol=1e-12)
         assert (got != 0).any()
+
+
+def test_pixrec_equals_one_process_with_unequal_parts(found):
+    terms, gradients_of_one = pixrec_loss(*pixrec_batch(), gather=False)
+    parts = [found[rank]["pixrec-True"] for rank in range(2)]
+    for name, term in terms.items():
+        torch.testing.assert_close((parts[0][0][name] + parts[1][0][name]) / 2, term)
+    for k, slices in enumerate((PIXREC, PIXREC, PIXREC, TOKENS)):
+        got = torch.cat([parts[rank][1][k] for rank in range(2)]) / 2
+        torch.testing.assert_close(got, torch.cat([gradients_of_one[k][part] for part in slices]))
+        assert (got != 0).any()
+    alone = [found[rank]["pixrec-False"][0] for rank in range(2)]
+    assert abs((alone[0]["item_item"] + alone[1]["item_item"]) / 2 - terms["item_item"]) > 0.05
+    rows, ids, histories = found[1]["without histories"]
+    assert rows.shape == (3, 2) and ids.tolist() == [0, 0, 1] and histories is None
 
 
 def test_the_gather_matters():

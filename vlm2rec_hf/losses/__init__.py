@@ -2,10 +2,11 @@
 
 from .crtr import crtr, crtr_candidates
 from .dmesr import alignment_loss
-from .gather import average_over_processes, gather_candidates, gather_sizes, gather_with_grad
+from .gather import average_over_processes, gather_candidates, gather_pairs, gather_sizes, gather_with_grad
 from .info_nce import info_nce, mean_over_users, unimodal_info_nce
 from .masks import check_positives, negative_mask
 from .next_item import LOSSES, NextItemLoss, gbce, next_item_cross_entropy, sampled_softmax
+from .pixrec import PixRecLoss
 from .schedules import Schedule
 from .similarity import ViewSimilarities, ViewVectors, unit_rows, view_similarities
 from .vlm2rec import OBJECTIVES, LossOutput, VLM2RecLoss
@@ -17,6 +18,7 @@ __all__ = [
     "LossOutput",
     "ModalityMargins",
     "NextItemLoss",
+    "PixRecLoss",
     "Schedule",
     "VLM2RecLoss",
     "ViewSimilarities",
@@ -28,6 +30,7 @@ __all__ = [
     "crtr",
     "crtr_candidates",
     "gather_candidates",
+    "gather_pairs",
     "gather_sizes",
     "gather_with_grad",
     "gbce",
