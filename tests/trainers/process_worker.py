@@ -1,6 +1,7 @@
 """What each process of `test_two_processes.py` runs, and the same in one process; results go to a file per rank."""
 
 import os
+import socket
 
 import torch
 from transformers import TrainerCallback
@@ -120,12 +121,26 @@ def first_step(run, rows):
     return float(loss), {name: getattr(g, "full_tensor", lambda g=g: g)().clone() for name, g in grads.items()}
 
 
-def work(rank, folder, port):
+def found_by_two(work, folder):
+    """Run `work(rank, folder, port)` in two processes; what each saved as `rank0.pt` and `rank1.pt`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(work, args=(str(folder), port), nprocs=2)
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+
+def become(rank, port):
+    """Make this process one of two that train together."""
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
     }  # fmt: skip
+
+
+def work(rank, folder, port):
+    become(rank, port)
     found = {name: train(f"{folder}/run", name, 2) for name in RUNS}
     found["sharded"] = {size: sharded_step(rank, folder, size) for size in (None, 2)}
     torch.save(found, f"{folder}/rank{rank}.pt")

@@ -1,7 +1,5 @@
 """What each process of `test_sibling_processes.py` runs, or a single one; results go to a file per rank."""
 
-import os
-
 import numpy as np
 import torch
 
@@ -24,7 +22,7 @@ from vlm2rec_hf import (
 from vlm2rec_hf.data.demo_shop import make_demo_shop
 from vlm2rec_hf.modeling.backbones_pixrec import tiny_pixrec
 
-from .process_worker import FewerPictures, Watch
+from .process_worker import FewerPictures, Watch, become
 
 USERS = 12
 PIXREC = {
@@ -117,11 +115,7 @@ def plain(name):
 
 
 def work(rank, folder, port):
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
-    }  # fmt: skip
+    become(rank, port)
     found = {name: pixrec(f"{folder}/run", name, 2) for name in PIXREC}
     found |= {name: watched(head_trainer(f"{folder}/run", name)) for name in HEADS}
     torch.save(found, f"{folder}/rank{rank}.pt")

@@ -1,10 +1,9 @@
 """PixRec in two gloo processes trains as one with the same global batch; heads average their processes' batches."""
 
-import socket
-
 import pytest
 import torch
 
+from .process_worker import found_by_two
 from .sibling_worker import HEADS, PIXREC, head_trainer, pixrec, work
 
 TERMS = ("loss", "generation", "item_item", "user_item", "negatives")
@@ -17,11 +16,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(work, args=(str(folder), port), nprocs=2)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+    return found_by_two(work, folder)
 
 
 def assert_equal_gradients(found, expected, tolerance):

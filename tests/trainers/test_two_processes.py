@@ -1,11 +1,9 @@
 """Two real gloo processes train as one process with the same global batch: losses, gradients, weights, metrics."""
 
-import socket
-
 import pytest
 import torch
 
-from .process_worker import RUNS, USERS, first_step, step_trainer, train, work
+from .process_worker import RUNS, USERS, first_step, found_by_two, step_trainer, train, work
 
 
 @pytest.fixture(scope="module")
@@ -15,11 +13,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(work, args=(str(folder), port), nprocs=2)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+    return found_by_two(work, folder)
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "alone"])
