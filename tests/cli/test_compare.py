@@ -35,6 +35,15 @@ def test_against_a_baseline_by_name(folders, capsys):
     assert "| method | view | hit@20 |" in lines
 
 
+def test_within_a_slice(folders, capsys):
+    assert main(["compare", str(folders / "study"), "--slice", "third", "--metrics", "ndcg@10"]) == 0
+    printed = capsys.readouterr().out
+    part = Report.load(folders / "study").within("third")
+    mean = {method: part.metrics[method]["both"]["ndcg@10"]["mean"] for method in part.methods}
+    assert f"| study sft | both | {mean['sft']:.4f} [" in printed and "40 examples" in printed
+    assert f"| study sft | study wpcl | ndcg@10 | {mean['sft'] - mean['wpcl']:+.4f} [" in printed
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -42,6 +51,7 @@ def test_against_a_baseline_by_name(folders, capsys):
         (["{}/study"], "names 'study' twice"),
         (["{}/nowhere"], "must hold a saved report"),
         (["--metrics", "hit@7"], "holds 'hit@7'"),
+        (["--slice", "fourth"], "`slice` must be one of ['empty', 'third']"),
     ],
 )
 def test_refusals(folders, capsys, more, message):

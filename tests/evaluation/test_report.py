@@ -155,6 +155,26 @@ def test_markdown_is_a_table_of_all_methods_and_floors():
         report.to_markdown(["map@10"])
 
 
+def test_a_slice_is_a_report_of_its_examples(tmp_path):
+    whole = make_report(("sft", "wpcl"))
+    part = whole.within("third")
+    assert len(part) == N // 3 and part.user_ids.tolist() == whole.user_ids[::3].tolist()
+    for method in ("sft", "wpcl"):
+        for view in ("text", "image", "both"):
+            assert np.array_equal(part.ranks(method, view), whole.ranks(method, view)[::3])
+            assert part.metrics[method][view] == whole.slice_metrics[method][view]["third"]
+    hits = (whole.ranks("popularity", "floor")[::3] <= 10).mean()
+    assert part.floors["popularity"]["hit@10"]["mean"] == pytest.approx(hits)
+    assert "40 examples of the test split, slice third, full ranking" in part.to_markdown(["hit@10"])
+    assert "slice" not in whole.to_markdown(["hit@10"]) and part.protocol == whole.protocol
+    part.save(tmp_path)
+    assert Report.load(tmp_path).to_dict() == part.to_dict()
+    with pytest.raises(ValueError, match=r"`slice` must be one of \['empty', 'third'\], got 'fourth'"):
+        whole.within("fourth")
+    with pytest.raises(ValueError, match="`slice` 'empty' has no examples"):
+        whole.within("empty")
+
+
 def test_users_with_several_examples_get_wider_intervals():
     ranks = np.repeat([1, 30], N // 2)
     apart = Report(Protocol("abc"), user_ids=np.arange(N), item_ids=np.arange(N))

@@ -30,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--view", default="both", help="view of each method (text, image, both); a method's only view "
                         "where it lacks this one")  # fmt: skip
     parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="columns, such as hit@10 ndcg@10")
+    parser.add_argument("--slice", metavar="NAME", help="only the examples of this slice, such as cold_item")
     parser.add_argument("--baseline", metavar="NAME", help="test every method against this one, not all pairs")
     parser.add_argument("--output", help="folder to save the joined report in")
     return parser
@@ -49,6 +50,8 @@ def main(argv: Sequence[str]) -> None:
             raise ValueError(f"`NAME=FOLDER` names {name!r} twice; give each report a name of its own.")
         found[name] = Report.load(folder)
     joined = join_reports(found, view=options.view)
+    if options.slice is not None:
+        joined = joined.within(options.slice)
     metrics = options.metrics or ["hit@10", "ndcg@10"]
     table = joined.to_markdown(metrics)
     tests: list[Comparison] = []

@@ -182,6 +182,40 @@ class Report:
             part: found for part, found in by_slice.items() if part in self.slices
         }
 
+    def within(self, name: str) -> Report:
+        """The examples of one slice as a report: means and intervals over them alone, of methods and floors.
+
+        Coverage and novelty, which are of whole lists of all users, and further slices are left out;
+        `facts["slice"]` names the slice.
+
+        Args:
+            name: one of `slices`.
+
+        Raises:
+            ValueError: an unknown slice, or one without examples.
+        """
+        if name not in self.slices:
+            raise ValueError(f"`slice` must be one of {sorted(self.slices)}, got {name!r}.")
+        mask = self.slices[name]
+        if not mask.any():
+            raise ValueError(f"`slice` {name!r} has no examples in this report; choose another.")
+        part = Report(
+            self.protocol,
+            user_ids=self.user_ids[mask],
+            item_ids=self.item_ids[mask],
+            facts={**self.facts, "slice": name},
+            n_resamples=self.n_resamples,
+        )
+        for (method, view), ranks in self._ranks.items():
+            part._ranks[method, view] = ranks[mask]
+            found = part._rank_summaries(ranks[mask])[0]
+            if view == FLOOR_VIEW:
+                part.floors[method] = found
+            else:
+                part.metrics.setdefault(method, {})[view] = found
+                part.slice_metrics.setdefault(method, {})[view] = {}
+        return part
+
     def _check(self, method: str, view: str, ranking: Ranking | SampledRanking) -> None:
         if (method, view) in self._ranks:
             raise ValueError(f"`method` {method!r}, view {view!r} is in the report already; choose another name.")
@@ -200,18 +234,11 @@ class Report:
     def _summaries(
         self, ranking: Ranking | SampledRanking, train_counts: ArrayLike | None
     ) -> tuple[dict[str, Summary], dict[str, dict[str, Summary]]]:
-        summaries: dict[str, Summary] = {}
-        by_slice: dict[str, dict[str, Summary]] = {name: {} for name in self.slices}
+        summaries, by_slice = self._rank_summaries(ranking.ranks)
         top = getattr(ranking, "top_items", None)
+        if train_counts is None or top is None:
+            return summaries, by_slice
         for k in self.protocol.k:
-            for metric in ("hit", "ndcg", "mrr"):
-                name = f"{metric}@{k}"
-                values = rank_metric(name, ranking.ranks)
-                summaries[name] = self._summary(values)
-                for part, mask in self.slices.items():
-                    by_slice[part][name] = self._summary(values, mask)
-            if train_counts is None or top is None:
-                continue
             if k > top.shape[1]:
                 raise ValueError(f"`ranking` holds {top.shape[1]} items per user, but the protocol's k goes to {k}.")
             counts = np.asarray(train_counts)
@@ -220,6 +247,19 @@ class Report:
             novelty = novelty_at_k(top, counts, k)
             known = ~np.isnan(novelty)
             summaries[f"novelty@{k}"] = self._summary(novelty, known)
+        return summaries, by_slice
+
+    def _rank_summaries(self, ranks: np.ndarray) -> tuple[dict[str, Summary], dict[str, dict[str, Summary]]]:
+        """Hit, NDCG and MRR at every cut-off, over all examples and by slice."""
+        summaries: dict[str, Summary] = {}
+        by_slice: dict[str, dict[str, Summary]] = {name: {} for name in self.slices}
+        for k in self.protocol.k:
+            for metric in ("hit", "ndcg", "mrr"):
+                name = f"{metric}@{k}"
+                values = rank_metric(name, ranks)
+                summaries[name] = self._summary(values)
+                for part, mask in self.slices.items():
+                    by_slice[part][name] = self._summary(values, mask)
         return summaries, by_slice
 
     def _summary(self, values: np.ndarray, mask: np.ndarray | None = None) -> Summary:
@@ -372,8 +412,9 @@ class Report:
         what = self.protocol
         sampled = f", {what.n_negatives} sampled negatives, seed {what.seed}" if what.candidates == "sampled" else ""
         seen = "excluded" if what.exclude_seen else "kept"
+        part = f", slice {self.facts['slice']}" if "slice" in self.facts else ""
         return "\n".join(lines) + (
-            f"\n\n{len(self):,} examples of the {what.split} split, {what.candidates} ranking{sampled}, "
+            f"\n\n{len(self):,} examples of the {what.split} split{part}, {what.candidates} ranking{sampled}, "
             f"seen items {seen}, {what.ties} ties; 95 % bootstrap intervals; protocol `{what.fingerprint}`.\n"
         )
 
