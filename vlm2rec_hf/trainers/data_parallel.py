@@ -12,8 +12,14 @@ from transformers import TrainingArguments
 logger = logging.getLogger(__name__)
 
 
-def use_one_gpu(args: TrainingArguments) -> None:
-    """Keep a process to one GPU: `torch.nn.DataParallel` would cut a batch apart, whose rows belong together."""
+def settle_batches(args: TrainingArguments) -> None:
+    """Settings that every method's batches ask for, whose rows belong together and hold no labels of the library's.
+
+    A process keeps to one GPU, as `torch.nn.DataParallel` would cut a batch apart. Memory is pinned for accelerators
+    only; without one the data loader would warn about it.
+    """
+    args.label_names = []
+    args.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type not in ("cpu", "mps")
     if args.n_gpu > 1:
         logger.warning("Training on one of %d GPUs; start with `accelerate launch` to use all.", args.n_gpu)
         args._n_gpu = 1

@@ -8,7 +8,7 @@ from typing import Any
 from trl import SFTConfig
 
 from ..losses.pixrec import PixRecLoss
-from .data_parallel import use_one_gpu
+from .data_parallel import settle_batches
 
 
 @dataclass
@@ -95,10 +95,7 @@ class PixRecTrainingArguments(SFTConfig):
                 f"`save_steps` must equal `eval_steps` with `early_stopping_patience`, got {self.save_steps} and "
                 f"{self.eval_steps}: the best step would be lost where no checkpoint was written at it."
             )
-        self.label_names = []
-        use_one_gpu(self)
-        # Pinned memory is for accelerators; without one the data loader only warns about it.
-        self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type not in ("cpu", "mps")
+        settle_batches(self)
         if self.per_device_train_batch_size < 2:
             raise ValueError(
                 f"`per_device_train_batch_size` must be at least 2, got {self.per_device_train_batch_size}: the other "

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from ..losses.next_item import LOSSES, NEGATIVES_FROM, NextItemLoss
-from .data_parallel import use_one_gpu
+from .data_parallel import settle_batches
 
 
 @dataclass
@@ -63,9 +63,7 @@ class SeqRecTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.label_names = []
-        use_one_gpu(self)
-        self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type not in ("cpu", "mps")
+        settle_batches(self)
         for name in ("n_negatives", "per_device_train_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")

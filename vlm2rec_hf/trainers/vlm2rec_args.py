@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from ..losses.vlm2rec import OBJECTIVES, VLM2RecLoss
 from ..modeling.vision_cache_files import DTYPES
-from .data_parallel import use_one_gpu
+from .data_parallel import settle_batches
 
 
 @dataclass
@@ -91,10 +91,7 @@ class VLM2RecTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.label_names = []
-        # Pinned memory is for accelerators; without one the data loader only warns about it.
-        self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type not in ("cpu", "mps")
-        use_one_gpu(self)
+        settle_batches(self)
         if self.per_device_train_batch_size < 2:
             raise ValueError(
                 f"`per_device_train_batch_size` must be at least 2, got {self.per_device_train_batch_size}: the other "
