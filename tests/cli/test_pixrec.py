@@ -16,7 +16,6 @@ from ..conftest import needs_image_processor
 
 ROOT = Path(__file__).parents[2]
 SIZES = ["--hidden_size", "32", "--vision_hidden_size", "32", "--image_size", "28", "--vocab_size", "400"]
-
 RECIPES = sorted((ROOT / "recipes").glob("pixrec_*.yaml"))
 
 

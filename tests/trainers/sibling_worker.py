@@ -1,6 +1,5 @@
 """What each process of `test_sibling_processes.py` runs, or a single one; results go to a file per rank."""
 
-import numpy as np
 import torch
 
 from vlm2rec_hf import (
@@ -13,7 +12,6 @@ from vlm2rec_hf import (
     PixRecTrainer,
     PixRecTrainingArguments,
     PreparedCatalogue,
-    RecDataset,
     SeqRecConfig,
     SeqRecTrainer,
     SeqRecTrainingArguments,
@@ -23,6 +21,7 @@ from vlm2rec_hf.data.demo_shop import make_demo_shop
 from vlm2rec_hf.modeling.backbones_pixrec import tiny_pixrec
 
 from .process_worker import FewerPictures, Watch, become
+from .walks import walks
 
 USERS = 12
 PIXREC = {
@@ -55,21 +54,9 @@ def pixrec(folder, name, processes):
     return watched(run, evaluate=name == "plain")
 
 
-def walks():
-    """Users that walk in circles of eight items."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for user in range(60):
-        start = int(rng.integers(24))
-        for place in range(int(rng.integers(5, 15))):
-            item = start // 8 * 8 + (start + place) % 8
-            rows.append({"user_id": f"u{user}", "item_id": f"i{item:02d}", "position": place})
-    return RecDataset.from_tables(rows, name="walks").leave_one_out()
-
-
 def head_trainer(folder, name):
     """A trainer of SASRec, or of DMESR around it, nothing in it random but the start."""
-    dataset = walks()
+    dataset = walks(60)
     torch.manual_seed(0)
     sizes = {"n_items": dataset.n_items, "hidden_size": 16, "max_length": 12, "dropout": 0.0}
     options = {

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -23,19 +22,12 @@ from vlm2rec_hf import (
 from vlm2rec_hf.losses import alignment_loss
 
 from ..modeling.dmesr_models import ENCODERS
+from .walks import walks
 
 
 @pytest.fixture(scope="module")
 def rounds():
-    """Users that walk in circles of eight items with a step of one, from anywhere, for 5 to 14 interactions."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for user in range(120):
-        start = int(rng.integers(24))
-        for place in range(int(rng.integers(5, 15))):
-            item = start // 8 * 8 + (start + place) % 8
-            rows.append({"user_id": f"u{user}", "item_id": f"i{item:02d}", "position": place})
-    return RecDataset.from_tables(rows, name="rounds").leave_one_out()
+    return walks(120)
 
 
 def telling_inputs(n, seed=0):

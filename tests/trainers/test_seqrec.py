@@ -19,21 +19,14 @@ from vlm2rec_hf import (
 from vlm2rec_hf.modeling.modeling_seqrec import MASK, PADDING
 from vlm2rec_hf.trainers.seqrec_trainer import mask_items
 
+from .walks import walks
+
 ENCODERS = ("sasrec", "gru4rec", "bert4rec")
 
 
 @pytest.fixture(scope="module")
 def rounds():
-    """Users that walk in circles of eight items with a step of one, from anywhere, for 5 to 14 interactions."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for user in range(120):
-        start = int(rng.integers(24))
-        for place in range(int(rng.integers(5, 15))):
-            rows.append(
-                {"user_id": f"u{user}", "item_id": f"i{start // 8 * 8 + (start + place) % 8:02d}", "position": place}
-            )
-    return RecDataset.from_tables(rows, name="rounds").leave_one_out()
+    return walks(120)
 
 
 def make(dataset, folder, encoder="sasrec", model=None, **options):
