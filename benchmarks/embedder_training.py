@@ -30,7 +30,7 @@ def shop(items: int, seed: int) -> Any:
 def make_trainer(options: argparse.Namespace, batch: int, scratch: str, **arguments: Any) -> Any:
     """A trainer with a fresh model, ready for `train_step`."""
     from vlm2rec_hf import VLM2RecTrainer, VLM2RecTrainingArguments
-    from vlm2rec_hf.modeling.backbones import tiny_vlm
+    from vlm2rec_hf.tiny.backbones import tiny_vlm
 
     dataset = shop(options.items, options.seed)
     model, processor = tiny_vlm(

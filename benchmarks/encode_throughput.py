@@ -53,7 +53,7 @@ def build(options: argparse.Namespace, items: list[dict[str, Any]], folder: str)
     from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 
     from vlm2rec_hf import tiny_vlm
-    from vlm2rec_hf.modeling.sentence_transformer import write_sentence_transformer_files
+    from vlm2rec_hf.sentence_transformers.model_files import write_sentence_transformer_files
 
     model, processor = tiny_vlm(
         "qwen2_vl", [item["text"] for item in items], hidden_size=options.hidden_size, layers=options.layers,

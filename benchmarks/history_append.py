@@ -17,6 +17,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from vlm2rec_hf import HistoryState
+
 BAR = 10.0
 AGREE = 1e-5
 
@@ -55,7 +57,7 @@ def measure(
     clicks = rng.integers(0, len(catalogue), (users, options.history + repeats))
     # An item apart for every click, as they come from the shop: no picture is shared by key.
     histories = [[replace(catalogue[i], key=None) for i in row] for row in clicks]
-    state = model.start_history(processor, batch_size=users)
+    state = HistoryState(model, processor, users=range(users))
     state.extend([row[: options.history - 1] for row in histories])
     state.embedding()
     append, full, differences = [], [], []

@@ -53,7 +53,7 @@ def build(name: str, options: argparse.Namespace, device: str) -> tuple[Any, Any
     from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 
     from vlm2rec_hf import VLM2RecConfig, VLM2RecEmbedder, VLM2RecProcessor
-    from vlm2rec_hf.modeling.backbones import tiny_backbone_config, tiny_vlm, train_tokenizer
+    from vlm2rec_hf.tiny.backbones import tiny_backbone_config, tiny_vlm, train_tokenizer
 
     shape = SHAPES[name]
     if options.tiny:

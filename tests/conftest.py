@@ -21,7 +21,7 @@ FAMILIES = (*QWEN, "smolvlm", "idefics3", "paligemma")
 @pytest.fixture(scope="session")
 def tiny():
     """`tiny(family, fusion=..., **processor_options) -> (model, processor)`: deep copies of models built once."""
-    from vlm2rec_hf.modeling.backbones import tiny_vlm
+    from vlm2rec_hf.tiny.backbones import tiny_vlm
 
     built = {}
 
@@ -58,7 +58,7 @@ def needs_attention(family, implementation):
 @pytest.fixture(scope="session")
 def tiny_pix():
     """`tiny_pix(family, config_options=..., **processor_options) -> (model, processor)`, deep copies as `tiny`."""
-    from vlm2rec_hf.modeling.backbones_pixrec import tiny_pixrec
+    from vlm2rec_hf.tiny.pixrec import tiny_pixrec
 
     built = {}
 

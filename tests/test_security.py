@@ -121,7 +121,7 @@ def test_the_walk_sees_every_danger_it_looks_for():
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A saved model with its processor and the code files that go with them."""
-    from vlm2rec_hf.modeling.backbones import tiny_vlm
+    from vlm2rec_hf.tiny.backbones import tiny_vlm
 
     folder = tmp_path_factory.mktemp("model") / "saved"
     model, processor = tiny_vlm("qwen2_vl", ["red tent"], hidden_size=32, vision_hidden_size=32)

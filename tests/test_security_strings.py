@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vlm2rec_hf.catalogues.prepared_catalogue import PreparedCatalogue
 from vlm2rec_hf.data.dataset import RecDataset
 from vlm2rec_hf.data.hub_pictures import for_hub
 from vlm2rec_hf.data.readers import load_recsys
-from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
 
 CANARY = "canary-7f3a.png"
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request", "socket.sendto")
@@ -177,7 +177,7 @@ def test_files_with_such_texts_are_read_as_text(place, text, tmp_path):
 
 @pytest.fixture(scope="module", params=["qwen2_vl", "smolvlm"])
 def embedder(request):
-    from vlm2rec_hf.modeling.backbones import tiny_vlm
+    from vlm2rec_hf.tiny.backbones import tiny_vlm
 
     model, processor = tiny_vlm(request.param, ["red tent"], hidden_size=32, vision_hidden_size=32)
     processor(items=["warm up"])

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from vlm2rec_hf import LSATextEncoder, RecDataset, make_demo_shop
-from vlm2rec_hf.cli.item_vectors import read_item_vectors
+from vlm2rec_hf.catalogues.item_vectors import read_item_vectors
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.cli.recommend import items_of_user, load_head, table
-from vlm2rec_hf.cli.recommendation_page import ShownItem, page
 from vlm2rec_hf.evaluation.report import Report
+from vlm2rec_hf.recommending.page import ShownItem, page
 
 TRAINING = ["--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--hidden_size", "16", "--max_length"]
 TRAINING += ["12", "--use_cpu", "true", "--disable_tqdm", "true", "--warmup_steps", "2"]

@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from vlm2rec_hf.cli.main import main
-from vlm2rec_hf.cli.training_data import difference, read_trained_on, warning_about
 from vlm2rec_hf.data.demo_shop import make_demo_shop
+from vlm2rec_hf.trained_on import difference, read_trained_on, warning_about
 
 HERE = {"repo_id": "org/shop", "revision": "a" * 40}
 THERE = {"repo_id": "org/shop", "revision": "b" * 40}

@@ -4,13 +4,7 @@ import torch
 from scipy.stats import entropy
 
 from vlm2rec_hf.data.sequences import make_examples
-from vlm2rec_hf.evaluation.modality import (
-    effective_rank,
-    evaluate_views,
-    margins,
-    modality_gap,
-    weak_modality_share,
-)
+from vlm2rec_hf.evaluation.modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
 
 from .oracles import naive_ranks, random_sequences
 

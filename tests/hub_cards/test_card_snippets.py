@@ -74,7 +74,7 @@ def test_without_the_package(tiny, folder, tmp_path):
 
 
 def test_with_sentence_transformers(tiny, folder):
-    from vlm2rec_hf.modeling.sentence_transformer import write_sentence_transformer_files
+    from vlm2rec_hf.sentence_transformers.model_files import write_sentence_transformer_files
 
     assert "SentenceTransformer" not in card_snippets(folder)  # not promised before the files are there
     model, processor = tiny()

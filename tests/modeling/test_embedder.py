@@ -5,9 +5,9 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from vlm2rec_hf import VLM2RecConfig, VLM2RecEmbedder, VLM2RecProcessor
-from vlm2rec_hf.modeling.backbones import tiny_vlm
 from vlm2rec_hf.modeling.family_qwen_vl import multimodal_positions
-from vlm2rec_hf.modeling.fusion_vlm2rec import last_token_pool
+from vlm2rec_hf.modeling.passes_vlm2rec import last_token_pool
+from vlm2rec_hf.tiny.backbones import tiny_vlm
 
 from ..conftest import FAMILIES, QWEN, needs_image_processor
 

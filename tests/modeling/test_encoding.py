@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vlm2rec_hf.modeling import encoding_rows_vlm2rec
-from vlm2rec_hf.modeling.encoding_budget_vlm2rec import PassBudget
-from vlm2rec_hf.modeling.encoding_feed_vlm2rec import picture_key
-from vlm2rec_hf.modeling.processing_vlm2rec import PreparedItem
+from vlm2rec_hf.modeling import passes_vlm2rec as encoding_rows_vlm2rec
+from vlm2rec_hf.modeling.encoding_vlm2rec import picture_key
+from vlm2rec_hf.modeling.items_vlm2rec import PreparedItem
+from vlm2rec_hf.modeling.passes_vlm2rec import PassBudget
 
 from ..conftest import FAMILIES, needs_attention, picture
 

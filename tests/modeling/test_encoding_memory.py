@@ -5,9 +5,9 @@ import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 from transformers.utils import logging
 
-from vlm2rec_hf.modeling import encoding_budget_vlm2rec
-from vlm2rec_hf.modeling.backbones import tiny_vlm
-from vlm2rec_hf.modeling.encoding_budget_vlm2rec import free_memory, safe_tokens, token_bytes
+from vlm2rec_hf.modeling import passes_vlm2rec as encoding_budget_vlm2rec
+from vlm2rec_hf.modeling.passes_vlm2rec import free_memory, safe_tokens, token_bytes
+from vlm2rec_hf.tiny.backbones import tiny_vlm
 
 from ..conftest import FAMILIES, needs_attention, picture
 from .test_encoding import Counts, largest_difference, many_items

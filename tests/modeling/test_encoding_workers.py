@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vlm2rec_hf.modeling.encoding_feed_vlm2rec import Feed
+from vlm2rec_hf.modeling.encoding_vlm2rec import Feed
 
 from ..conftest import picture
 from .test_encoding import largest_difference, many_items

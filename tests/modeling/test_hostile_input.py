@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 
-from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
-from vlm2rec_hf.modeling.processing_vlm2rec import PreparedItem
+from vlm2rec_hf.catalogues.prepared_catalogue import PreparedCatalogue
+from vlm2rec_hf.modeling.items_vlm2rec import PreparedItem
 
 from ..conftest import picture
 

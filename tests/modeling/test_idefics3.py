@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor
-from vlm2rec_hf.modeling.backbones import tiny_vlm
+from vlm2rec_hf.tiny.backbones import tiny_vlm
 
 from ..conftest import needs_image_processor, picture
 
@@ -57,7 +57,7 @@ def test_a_picture_stands_in_a_row_as_the_library_writes_it(tiny, family):
 
 
 def test_a_tokenizer_without_a_token_for_the_global_tag(tiny):
-    from vlm2rec_hf.modeling.backbones import train_tokenizer
+    from vlm2rec_hf.tiny.backbones import train_tokenizer
 
     _, processor = tiny("idefics3")
     tokenizer = train_tokenizer(["a"], 400, ["<|endoftext|>", "<fake_token_around_image>", "<image>"])

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, GemmaConfig, PaliGemmaConfig
 
-from vlm2rec_hf import VLM2RecConfig, VLM2RecEmbedder, VLM2RecProcessor
-from vlm2rec_hf.modeling.backbones import tiny_vlm
+from vlm2rec_hf import HistoryState, VLM2RecConfig, VLM2RecEmbedder, VLM2RecProcessor
+from vlm2rec_hf.tiny.backbones import tiny_vlm
 
 from ..conftest import needs_image_processor, picture
-from .test_history_state import clicked, difference
+from ..histories.test_history_state import clicked, difference
 
 WINDOW = 7
 PICTURES = [picture(0), picture(1, (40, 90)), picture(2, (200, 30)), picture(3)]
@@ -118,7 +118,7 @@ def test_a_window_counts_tokens_of_the_row_and_no_empty_slots(built):
     model, processor = built("window")
     processor.max_history = 5
     shop = ["red tent", "blue mug with a long story", *PICTURES, {"text": "lamp", "image": picture(5)}]
-    state = model.start_history(processor, users=["ann", "bob", 7])
+    state = HistoryState(model, processor, users=["ann", "bob", 7])
     histories, rng = {user: [] for user in state.users}, random.Random(3)
     for _ in range(8):
         clicked(state, histories, rng, shop)
@@ -235,7 +235,7 @@ def test_titles_that_spell_special_tokens_stay_text(built):
 
 def test_pixrecs_head_bends_logits_as_gemma_2_does(tiny_pix):
     """The bound is felt at large logits only, so the head is made large."""
-    from vlm2rec_hf.modeling.generation_pixrec import _next_scores
+    from vlm2rec_hf.evaluation.generation import _next_scores
 
     model, processor = tiny_pix("paligemma")
     with torch.no_grad():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.conftest import picture
-from vlm2rec_hf.modeling.generation_pixrec import generate_next_items
+from vlm2rec_hf.evaluation.generation import generate_next_items
 
 
 def log_probability(model, processor, history, ids):

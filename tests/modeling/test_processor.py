@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
-from vlm2rec_hf.modeling.processing_vlm2rec import as_item
+from vlm2rec_hf.catalogues.prepared_catalogue import PreparedCatalogue
+from vlm2rec_hf.modeling.items_vlm2rec import as_item
 
 from ..conftest import picture
 

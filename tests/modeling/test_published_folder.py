@@ -25,10 +25,10 @@ model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 items = ["red tent", {"text": "blue mug", "image": Image.new("RGB", (60, 50), "navy")}]
 found = model.encode_histories([items, items[1:]], processor)
-state = model.start_history(processor, users=["ann"])
+state = HistoryState(model, processor, users=["ann"])
 state.append(items[0])
 state.append(items[1])
-grown = model.load_history(state.save(folder + "/state"), processor).embedding().both
+grown = HistoryState.load(state.save(folder + "/state"), model, processor).embedding().both
 torch.save({"both": found.both, "class": type(model).__module__, "grown": grown}, folder + "/found.pt")
 """
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vlm2rec_hf.modeling.families_vlm2rec import ImageFeatures
 from vlm2rec_hf.modeling.family_qwen_vl import multimodal_positions
+from vlm2rec_hf.modeling.family_vlm2rec import ImageFeatures
 
 from ..conftest import QWEN, picture
 

@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 
 from vlm2rec_hf import PreparedCatalogue, VLM2RecTrainer, VLM2RecTrainingArguments, default_lora_config
 from vlm2rec_hf.data.demo_shop import make_demo_shop
-from vlm2rec_hf.modeling.backbones import tiny_vlm
+from vlm2rec_hf.tiny.backbones import tiny_vlm
 
 USERS = 12
 RUNS = {

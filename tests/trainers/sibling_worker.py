@@ -18,7 +18,7 @@ from vlm2rec_hf import (
     SequentialRecommender,
 )
 from vlm2rec_hf.data.demo_shop import make_demo_shop
-from vlm2rec_hf.modeling.backbones_pixrec import tiny_pixrec
+from vlm2rec_hf.tiny.pixrec import tiny_pixrec
 
 from .process_worker import FewerPictures, Watch, become
 from .walks import walks

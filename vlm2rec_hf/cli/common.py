@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from vlm2rec_hf.cli.arguments import DataArguments, ModelArguments
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
-    from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
+    from ..data.dataset import RecDataset
+    from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
+    from ..modeling.processing_vlm2rec import VLM2RecProcessor
+    from .arguments import DataArguments, ModelArguments
 
 
 def parse(command: str, description: str, dataclass_types: Sequence[Any], argv: Sequence[str]) -> tuple[Any, ...]:
@@ -83,7 +83,7 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
     Raises:
         ValueError: no dataset named, an unknown split, or filters on a dataset that is split already.
     """
-    from vlm2rec_hf.data.readers import load_recsys
+    from ..data.readers import load_recsys
 
     if not arguments.dataset:
         raise ValueError("`--dataset` is required: a folder that `vlm2rec prepare` wrote, raw data, or a Hub id.")
@@ -127,7 +127,7 @@ def build_model(
     Raises:
         ValueError: both or neither of `model` and `tiny`.
     """
-    from vlm2rec_hf.modeling.backbones import tiny_vlm
+    from ..tiny.backbones import tiny_vlm
 
     if (arguments.model is None) == (arguments.tiny is None):
         raise ValueError("Name exactly one of `--model` (folder or Hub id) and `--tiny` (build one from config).")
@@ -161,8 +161,8 @@ def load_embedder(arguments: ModelArguments) -> tuple[VLM2RecEmbedder, VLM2RecPr
     """
     from transformers import AutoModel
 
-    from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
-    from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
+    from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
+    from ..modeling.processing_vlm2rec import VLM2RecProcessor
 
     where, options = locate_model(arguments)
     revision = options["revision"]
@@ -185,7 +185,7 @@ def locate_model(arguments: ModelArguments) -> tuple[str, dict[str, Any]]:
     Raises:
         ValueError: no model named, or the Hub has no such model.
     """
-    from vlm2rec_hf.modeling.hub_loading import hub_commit
+    from ..modeling.hub_loading import hub_commit
 
     where = arguments.model
     if not where:
@@ -238,8 +238,8 @@ def model_version(where: str, revision: str | None = None) -> str:
 
     A branch or a folder's name would say something else tomorrow.
     """
-    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
-    from vlm2rec_hf.modeling.hub_loading import hub_commit
+    from ..hub_cards.model_folder import weights_fingerprint
+    from ..modeling.hub_loading import hub_commit
 
     if Path(where).is_dir():
         return f"sha256:{weights_fingerprint(Path(where))}"
@@ -248,7 +248,7 @@ def model_version(where: str, revision: str | None = None) -> str:
 
 def weights_of(where: str) -> dict[str, Any]:
     """The fact `weights` of a report on a model folder; nothing for a Hub id."""
-    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
+    from ..hub_cards.model_folder import weights_fingerprint
 
     return {"weights": weights_fingerprint(Path(where))} if Path(where).is_dir() else {}
 

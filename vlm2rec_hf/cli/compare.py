@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm2rec_hf.cli.common import say
+from .common import say
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.evaluation.report import Report
-    from vlm2rec_hf.evaluation.significance import Comparison
+    from ..evaluation.report import Report
+    from ..evaluation.significance import Comparison
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -38,9 +38,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    from vlm2rec_hf.evaluation.joining import join_reports
-    from vlm2rec_hf.evaluation.report import Report
-    from vlm2rec_hf.evaluation.significance import compare, compare_methods
+    from ..evaluation.joining import join_reports
+    from ..evaluation.report import Report
+    from ..evaluation.significance import compare, compare_methods
 
     options = make_parser().parse_args(list(argv))
     found: dict[str, Report] = {}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlm2rec_hf.cli.arguments import DataArguments
-from vlm2rec_hf.cli.common import model_version, open_dataset, parse, require, say
+from .arguments import DataArguments
+from .common import model_version, open_dataset, parse, require, say
 
 
 @dataclass
@@ -33,9 +33,9 @@ def main(argv: Sequence[str]) -> None:
 
     Until the dataset is whole, `OUTPUT.work` holds what has been written; the same command goes on from there.
     """
-    from vlm2rec_hf.describing.describe import COLUMNS, describe_items
-    from vlm2rec_hf.describing.describer import Writing, load_describer
-    from vlm2rec_hf.describing.prompts import load_prompts
+    from ..descriptions.describe import COLUMNS, describe_items
+    from ..descriptions.describer import Writing, load_describer
+    from ..descriptions.prompts import load_prompts
 
     data, options = parse("describe", __doc__ or "", (DataArguments, DescribeArguments), argv)
     output = Path(require(options.output, "--output", "the folder of the new dataset"))

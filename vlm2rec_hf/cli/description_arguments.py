@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vlm2rec_hf.cli.text_encoders import TextEncoderArguments
+from .text_encoders import TextEncoderArguments
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.data.encode_descriptions import DescriptionColumns
-    from vlm2rec_hf.data.encoded_items import EncodedItems
+    from ..data.dataset import RecDataset
+    from ..descriptions.encode_descriptions import DescriptionColumns
+    from ..descriptions.encoded_items import EncodedItems
 
 
 @dataclass
@@ -33,7 +33,7 @@ class DescriptionArguments(TextEncoderArguments):
 
     def columns(self) -> DescriptionColumns:
         """The item columns."""
-        from vlm2rec_hf.data.encode_descriptions import DescriptionColumns
+        from ..descriptions.encode_descriptions import DescriptionColumns
 
         return DescriptionColumns(self.text_column, self.image_column, self.both_column, self.fine_column or None)
 
@@ -43,7 +43,7 @@ class DescriptionArguments(TextEncoderArguments):
         Raises:
             ValueError: no encoder named, nothing loadable there, or columns that the dataset does not have.
         """
-        from vlm2rec_hf.data.encode_descriptions import encode_descriptions
+        from ..descriptions.encode_descriptions import encode_descriptions
 
         columns = self.columns()
         texts = [text for kind in columns.read(dataset) for text in kind if text]

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm2rec_hf.cli.arguments import DataArguments, EmbedArguments, ModelArguments
-from vlm2rec_hf.cli.common import load_embedder, model_version, open_dataset, parse, require
+from .arguments import DataArguments, EmbedArguments, ModelArguments
+from .common import load_embedder, model_version, open_dataset, parse, require
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.jobs.embed import Embedded, Engine
+    from ..jobs.embed import Embedded, Engine
 
 
 def main(argv: Sequence[str]) -> None:
@@ -23,8 +23,8 @@ def main(argv: Sequence[str]) -> None:
     `has_image`; the file's schema metadata holds the dataset's fingerprint and where the model came from. A run that
     was stopped goes on when it is started again.
     """
-    from vlm2rec_hf.jobs.embed import run_embed_job
-    from vlm2rec_hf.jobs.job import EmbedJob
+    from ..jobs.embed import run_embed_job
+    from ..jobs.job import EmbedJob
 
     data, models, options = parse("embed", __doc__ or "", (DataArguments, ModelArguments, EmbedArguments), argv)
     output = Path(require(options.output, "--output", "a FILE.parquet to write, or a folder")).absolute()
@@ -51,10 +51,10 @@ def main(argv: Sequence[str]) -> None:
 def _engine(options: EmbedArguments) -> Engine:
     """Who does the shards."""
     if options.engine == "ray":
-        from vlm2rec_hf.jobs.ray_embed import run_ray
+        from ..jobs.ray_embed import run_ray
 
         return partial(run_ray, count=options.num_processes)
-    from vlm2rec_hf.jobs.run_local import run_here, run_processes
+    from ..jobs.run_local import run_here, run_processes
 
     # Processes that a launcher started on one machine get the accelerators in turn.
     first = int(os.environ.get("LOCAL_RANK", 0)) * options.num_processes

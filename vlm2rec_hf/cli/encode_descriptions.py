@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlm2rec_hf.cli.arguments import DataArguments
-from vlm2rec_hf.cli.common import open_dataset, parse, require
-from vlm2rec_hf.cli.description_arguments import DescriptionArguments
+from .arguments import DataArguments
+from .common import open_dataset, parse, require
+from .description_arguments import DescriptionArguments
 
 
 @dataclass

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vlm2rec_hf.cli.arguments import ModelArguments
-from vlm2rec_hf.cli.common import load_embedder, model_version, say
-from vlm2rec_hf.cli.item_vectors import read_item_vectors, view_names
+from ..catalogues.item_vectors import read_item_vectors, view_names
+from .arguments import ModelArguments
+from .common import load_embedder, model_version, say
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.modeling.recommending_seqrec import Recommendation
+    from ..data.dataset import RecDataset
+    from ..modeling.catalogue_seqrec import Recommendation
 
 ENCODERS = ("vlm2rec", "pixrec")
 """`model_type` of models that encode items and histories, and know no catalogue of their own."""
@@ -50,7 +50,7 @@ class EncodedCatalogue:
     def __init__(self, dataset: RecDataset, items: Tensor, encode: Callable[[list[list[int]]], Tensor]) -> None:
         import torch
 
-        from vlm2rec_hf.modeling.catalogue_seqrec import HeadCatalogue
+        from ..modeling.catalogue_seqrec import HeadCatalogue
 
         counts = torch.as_tensor(dataset.sequences().train_counts())
         self.catalogue = HeadCatalogue(dataset.item_ids.tolist(), counts)
@@ -81,7 +81,7 @@ class EncodedCatalogue:
         on_unknown: str = "error",
     ) -> list[Recommendation]:
         """As `SequentialRecommender.recommend`; scores are cosine similarities."""
-        from vlm2rec_hf.modeling.recommending_seqrec import recommend
+        from ..modeling.catalogue_seqrec import recommend
 
         return recommend(self, self.catalogue, histories, k, exclude_seen, candidates, on_unknown)
 
@@ -101,9 +101,9 @@ def encoded_catalogue(
 def _by_embedder(models: ModelArguments, dataset: RecDataset, own: EncodedArguments) -> EncodedCatalogue:
     import torch
 
-    from vlm2rec_hf.cli.training_data import facts_of_training, trained_history
-    from vlm2rec_hf.evaluation.embedder import encode_catalogue
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..evaluation.embedder import encode_catalogue
+    from ..trained_on import facts_of_training, trained_history
 
     model, processor = load_embedder(models)
     trained = facts_of_training(str(models.model), models.model_revision)
@@ -134,12 +134,12 @@ def _by_embedder(models: ModelArguments, dataset: RecDataset, own: EncodedArgume
 
 
 def _by_pixrec(models: ModelArguments, dataset: RecDataset, own: EncodedArguments) -> EncodedCatalogue:
-    from vlm2rec_hf.cli.evaluate_pixrec import trained_columns
-    from vlm2rec_hf.cli.pixrec_models import column_names, load_pixrec
-    from vlm2rec_hf.cli.training_data import facts_of_training, trained_history
-    from vlm2rec_hf.data.described_items import DescribedItems
-    from vlm2rec_hf.evaluation.pixrec import encode_pixrec_catalogue
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.described_items import DescribedItems
+    from ..evaluation.pixrec import encode_pixrec_catalogue
+    from ..trained_on import facts_of_training, trained_history
+    from .evaluate_pixrec import trained_columns
+    from .pixrec_models import column_names, load_pixrec
 
     if own.vectors is not None or own.view != "both":
         raise ValueError("`--vectors` and `--view` are for embedders; a PixRec model has one vector per item.")

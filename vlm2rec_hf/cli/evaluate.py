@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments, VisionCacheArguments
-from vlm2rec_hf.cli.common import given, load_embedder, model_type_of, open_dataset, parse, require, say, weights_of
+from .arguments import DataArguments, EvaluateArguments, ModelArguments, VisionCacheArguments
+from .common import given, load_embedder, model_type_of, open_dataset, parse, require, say, weights_of
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.evaluation.report import Report
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.dataset import RecDataset
+    from ..evaluation.report import Report
 
 OTHER_MODELS = {"pixrec": "evaluate_pixrec"}
 """`model_type` -> module of this package that evaluates such models, where that is not this one."""
@@ -21,9 +21,9 @@ OTHER_MODELS = {"pixrec": "evaluate_pixrec"}
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    from vlm2rec_hf.cli.training_data import facts_of_training, trained_history, warning_about
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
-    from vlm2rec_hf.modeling.vision_cache import VisionCache
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..catalogues.vision_cache import VisionCache
+    from ..trained_on import facts_of_training, trained_history, warning_about
 
     named = given(argv, "model", "model_revision")
     command = OTHER_MODELS.get(model_type_of(named["model"], named["model_revision"]) or "")
@@ -62,8 +62,8 @@ def evaluate(
     across_processes: bool = False,
 ) -> Report:
     """Evaluate one embedder as the arguments say; for `across_processes` see `evaluate_embedder`."""
-    from vlm2rec_hf.evaluation.embedder import evaluate_embedder
-    from vlm2rec_hf.evaluation.embedder_report import add_embedder, start_report
+    from ..evaluation.embedder import evaluate_embedder
+    from ..evaluation.embedder_report import add_embedder, start_report
 
     max_history = options.eval_max_history or catalogue.processor.max_history
     examples = dataset.examples(options.eval_split, max_history=max_history).spread(options.max_users)

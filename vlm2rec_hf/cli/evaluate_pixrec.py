@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments
-from vlm2rec_hf.cli.common import open_dataset, parse, require, say, weights_of
-from vlm2rec_hf.cli.pixrec_models import PixRecArguments, load_pixrec, print_report, report_pixrec
+from .arguments import DataArguments, EvaluateArguments, ModelArguments
+from .common import open_dataset, parse, require, say, weights_of
+from .pixrec_models import PixRecArguments, load_pixrec, print_report, report_pixrec
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
+    from ..data.dataset import RecDataset
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    from vlm2rec_hf.cli.training_data import facts_of_training, trained_history, warning_about
-    from vlm2rec_hf.data.described_items import DescribedItems
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
-    from vlm2rec_hf.trainers.pixrec_trainer import method_name
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.described_items import DescribedItems
+    from ..trained_on import facts_of_training, trained_history, warning_about
+    from ..trainers.pixrec_trainer import method_name
 
     kinds = (DataArguments, ModelArguments, EvaluateArguments, PixRecArguments)
     data, models, options, own = parse("evaluate", __doc__ or "", kinds, argv)

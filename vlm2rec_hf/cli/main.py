@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         known = parser.parse_args(arguments[: split + 1])
         if known.version:
-            from vlm2rec_hf import __version__
+            from ..version import __version__
 
             print(__version__)
             return 0

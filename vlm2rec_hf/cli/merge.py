@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlm2rec_hf.cli.arguments import DataArguments, ModelArguments
-from vlm2rec_hf.cli.common import load_embedder, open_dataset, parse, require, say
-from vlm2rec_hf.cli.training_data import read_training_facts
+from ..trained_on import read_training_facts
+from .arguments import DataArguments, ModelArguments
+from .common import load_embedder, open_dataset, parse, require, say
 
 
 @dataclass
@@ -28,11 +28,11 @@ class MergeArguments:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command. The adapter's folder is left as it is; nothing is written if the vectors change."""
-    from vlm2rec_hf.data.sequences import spread_rows
-    from vlm2rec_hf.modeling.merge_adapters import merge_adapters
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
-    from vlm2rec_hf.modeling.sentence_transformer import write_sentence_transformer_files
-    from vlm2rec_hf.trainers.training_facts import write_training_facts
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.sequences import spread_rows
+    from ..merging import merge_adapters
+    from ..sentence_transformers.model_files import write_sentence_transformer_files
+    from ..trainers.training_facts import write_training_facts
 
     data, models, options = parse("merge", __doc__ or "", (DataArguments, ModelArguments, MergeArguments), argv)
     output = Path(require(options.output, "--output", "the folder of the merged model"))

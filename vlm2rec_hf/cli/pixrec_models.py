@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.cli.arguments import EvaluateArguments, ModelArguments, WarmUpArguments
-from vlm2rec_hf.cli.common import build_model, config_at, locate_model, say
+from .arguments import EvaluateArguments, ModelArguments, WarmUpArguments
+from .common import build_model, config_at, locate_model, say
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.data.sequences import Examples
-    from vlm2rec_hf.evaluation.pixrec import PixRecEvaluation
-    from vlm2rec_hf.evaluation.report import Report
-    from vlm2rec_hf.modeling.modeling_pixrec import PixRecModel
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
-    from vlm2rec_hf.modeling.processing_pixrec import PixRecProcessor
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.dataset import RecDataset
+    from ..data.sequences import Examples
+    from ..evaluation.pixrec import PixRecEvaluation
+    from ..evaluation.report import Report
+    from ..modeling.modeling_pixrec import PixRecModel
+    from ..modeling.processing_pixrec import PixRecProcessor
 
 
 DIMENSIONS = 128
@@ -49,7 +49,7 @@ class PixRecArguments:
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
         if self.generate_users:
-            from vlm2rec_hf.evaluation.generated import require_bm25s
+            from ..evaluation.generated import require_bm25s
 
             require_bm25s()  # before hours of training
 
@@ -89,9 +89,9 @@ def build_pixrec(
     Raises:
         ValueError: both or neither of `model` and `tiny`, or a warm-up of a pretrained model.
     """
-    from vlm2rec_hf.cli.train_vlm2rec import warm_up
-    from vlm2rec_hf.modeling.backbones_pixrec import pixrec_from_embedder
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..tiny.pixrec import pixrec_from_embedder
+    from .train_vlm2rec import warm_up
 
     options = {**models.processor_options(), "max_history": max_history}
     if own.next_item_prompt is not None:
@@ -127,8 +127,8 @@ def load_pixrec(models: ModelArguments, **for_a_backbone: Any) -> tuple[PixRecMo
     Raises:
         ValueError: no model named, or nothing loadable there.
     """
-    from vlm2rec_hf.modeling.modeling_pixrec import PixRecModel
-    from vlm2rec_hf.modeling.processing_pixrec import PixRecProcessor
+    from ..modeling.modeling_pixrec import PixRecModel
+    from ..modeling.processing_pixrec import PixRecProcessor
 
     where, options = locate_model(models)
     revision = options["revision"]
@@ -152,12 +152,12 @@ def report_pixrec(
     The report's facts hold under `with_seen` the same users ranked with the items of their past as candidates: only
     there is repeat-last a floor of its own.
     """
-    from vlm2rec_hf.evaluation.embedder_report import start_report
-    from vlm2rec_hf.evaluation.floors import rank_floors
-    from vlm2rec_hf.evaluation.metrics import ranking_metrics
-    from vlm2rec_hf.evaluation.pixrec import evaluate_pixrec
-    from vlm2rec_hf.evaluation.ranking import rank_targets
-    from vlm2rec_hf.evaluation.scorers import VectorScorer
+    from ..evaluation.embedder_report import start_report
+    from ..evaluation.floors import rank_floors
+    from ..evaluation.metrics import ranking_metrics
+    from ..evaluation.pixrec import evaluate_pixrec
+    from ..evaluation.ranking import rank_targets
+    from ..evaluation.scorers import VectorScorer
 
     ks, exclude_seen = options.cut_offs(), not options.include_seen
     max_history = options.eval_max_history or catalogue.processor.max_history
@@ -203,11 +203,11 @@ def _by_generation(
     ks: tuple[int, ...],
     exclude_seen: bool,
 ) -> dict[str, Any]:
-    from vlm2rec_hf.data.sequences import spread_rows
-    from vlm2rec_hf.evaluation.generated import rank_generated
-    from vlm2rec_hf.evaluation.metrics import ranking_metrics
-    from vlm2rec_hf.evaluation.ranking import rank_targets
-    from vlm2rec_hf.evaluation.scorers import VectorScorer
+    from ..data.sequences import spread_rows
+    from ..evaluation.generated import rank_generated
+    from ..evaluation.metrics import ranking_metrics
+    from ..evaluation.ranking import rank_targets
+    from ..evaluation.scorers import VectorScorer
 
     rows = spread_rows(len(examples), own.generate_users)
     some = examples.take(rows)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlm2rec_hf.cli.arguments import DataArguments
-from vlm2rec_hf.cli.common import open_dataset, parse, require, say
+from .arguments import DataArguments
+from .common import open_dataset, parse, require, say
 
 
 @dataclass

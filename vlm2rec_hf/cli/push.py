@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm2rec_hf.cli.common import say
+from .common import say
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    from vlm2rec_hf.data.storage import is_saved_dataset
+    from ..data.storage import is_saved_dataset
 
     options = make_parser().parse_args(list(argv))
     folder = Path(options.folder)
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
 
 def push_model(folder: Path, options: argparse.Namespace) -> None:
     """Publish a model folder and tell what happened."""
-    from vlm2rec_hf.hub_cards.publish import publish_model
+    from ..hub_cards.publish import publish_model
 
     done = publish_model(
         folder,
@@ -73,9 +73,9 @@ def push_model(folder: Path, options: argparse.Namespace) -> None:
 
 def push_dataset(folder: Path, options: argparse.Namespace) -> None:
     """Publish a prepared dataset and tell what happened."""
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.hub_cards.card import render_dataset_card
-    from vlm2rec_hf.hub_cards.facts import DatasetFacts
+    from ..data.dataset import RecDataset
+    from ..hub_cards.card import render_dataset_card
+    from ..hub_cards.facts import DatasetFacts
 
     dataset = RecDataset.load(folder)
     facts = DatasetFacts.from_dataset(dataset, options.repo_id, options.tag, license=options.license)

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.cli.common import model_version, parse, say
+from .common import model_version, parse, say
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.data.demo_shop import DemoShop
-    from vlm2rec_hf.evaluation.report import Report
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
-    from vlm2rec_hf.trainers.vlm2rec_trainer import VLM2RecTrainer
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.dataset import RecDataset
+    from ..data.demo_shop import DemoShop
+    from ..evaluation.report import Report
+    from ..trainers.vlm2rec_trainer import VLM2RecTrainer
 
 HISTORY = 6
 FLOORS = {"popularity": "popularity", "repeat_last": "repeat_last", "transitions": "transition"}
@@ -49,7 +49,7 @@ class QuickstartArguments:
     crtr_beta: str = field(default="0.05", metadata={"help": "Schedule of CRTR's weight."})
 
     def __post_init__(self) -> None:
-        from vlm2rec_hf.data.demo_shop import DemoShopConfig
+        from ..data.demo_shop import DemoShopConfig
 
         DemoShopConfig(n_items=self.items, n_users=self.users)
         for name in ("warm_up_steps", "steps", "batch_size", "users"):
@@ -103,17 +103,17 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
     import torch
     from transformers import set_seed
 
-    from vlm2rec_hf.cli.item_vectors import ItemVectors
-    from vlm2rec_hf.cli.quickstart_head import show_user, train_small_head
-    from vlm2rec_hf.data.demo_shop import make_demo_shop
-    from vlm2rec_hf.evaluation.embedder import evaluate_embedder
-    from vlm2rec_hf.evaluation.embedder_report import add_embedder, start_report
-    from vlm2rec_hf.evaluation.plots import plot_margins, plot_views
-    from vlm2rec_hf.hub_cards.model_card import write_model_card
-    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
-    from vlm2rec_hf.modeling.backbones import tiny_vlm
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
-    from vlm2rec_hf.trainers.warm_up import warm_up_backbone
+    from ..catalogues.item_vectors import ItemVectors
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.demo_shop import make_demo_shop
+    from ..evaluation.embedder import evaluate_embedder
+    from ..evaluation.embedder_report import add_embedder, start_report
+    from ..evaluation.plots import plot_margins, plot_views
+    from ..hub_cards.model_card import write_model_card
+    from ..hub_cards.model_folder import weights_fingerprint
+    from ..tiny.backbones import tiny_vlm
+    from ..trainers.warm_up import warm_up_backbone
+    from .quickstart_head import show_user, train_small_head
 
     # One thread: sums in another order give other numbers, and a seed should mean the same on every number of cores.
     torch.set_num_threads(1)
@@ -193,9 +193,9 @@ def _train(
     folder: Path,
 ) -> VLM2RecTrainer:
     """One method on the common budget; returns the trainer."""
-    from vlm2rec_hf.cli.progress import show_only
-    from vlm2rec_hf.trainers.vlm2rec_args import VLM2RecTrainingArguments
-    from vlm2rec_hf.trainers.vlm2rec_trainer import VLM2RecTrainer
+    from ..trainers.vlm2rec_args import VLM2RecTrainingArguments
+    from ..trainers.vlm2rec_trainer import VLM2RecTrainer
+    from .progress import show_only
 
     training = VLM2RecTrainingArguments(
         output_dir=str(folder / ".training"),
@@ -223,7 +223,7 @@ def _train(
 
 def _add_oracle(report: Report, shop: DemoShop, dataset: RecDataset, examples: Any) -> None:
     """What a model that knew the true choice probabilities would score."""
-    from vlm2rec_hf.evaluation.ranking import rank_targets
+    from ..evaluation.ranking import rank_targets
 
     ranking = rank_targets(shop.oracle(examples), examples, k=max(report.protocol.k))
     report.add_floor("oracle", ranking, train_counts=dataset.popularity())

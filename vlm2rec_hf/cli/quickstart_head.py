@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.cli.item_vectors import ItemVectors
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.data.sequences import Examples
-    from vlm2rec_hf.evaluation.ranking import Ranking
-    from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
+    from ..catalogues.item_vectors import ItemVectors
+    from ..data.dataset import RecDataset
+    from ..data.sequences import Examples
+    from ..evaluation.ranking import Ranking
+    from ..modeling.modeling_seqrec import SequentialRecommender
 
 LENGTH, EPOCHS = 20, 12
 
@@ -26,9 +26,9 @@ def train_small_head(
     """
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    from vlm2rec_hf.cli.train_head import HeadArguments, build_head
-    from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
-    from vlm2rec_hf.trainers.seqrec_trainer import SeqRecTrainer, rank_head
+    from ..trainers.seqrec_args import SeqRecTrainingArguments
+    from ..trainers.seqrec_trainer import SeqRecTrainer, rank_head
+    from .train_head import HeadArguments, build_head
 
     arguments = HeadArguments(embedder=vectors.embedder, max_length=LENGTH, hidden_size=32)
     scratch = folder.with_name(".training")
@@ -62,8 +62,8 @@ def show_user(head: SequentialRecommender, dataset: RecDataset, page_file: Path,
         page_file: the page to write.
         last: items of the history named in the text; the page shows all.
     """
-    from vlm2rec_hf.cli.recommend import ShownItems, items_of_user, note_of, table
-    from vlm2rec_hf.cli.recommendation_page import page, write_page
+    from ..recommending.page import page, write_page
+    from .recommend import ShownItems, items_of_user, note_of, table
 
     user = str(dataset.sequences().user_ids[0])
     history = items_of_user(dataset, user)

@@ -7,16 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm2rec_hf.cli.arguments import DataArguments
-from vlm2rec_hf.cli.common import model_type_of, open_dataset, parse, require, say
-from vlm2rec_hf.cli.encoded_catalogue import ENCODERS, EncodedArguments, EncodedCatalogue, encoded_catalogue
-from vlm2rec_hf.cli.recommendation_page import ShownItem, check_new, page, write_page
+from ..recommending.page import ShownItem, check_new, page, write_page
+from .arguments import DataArguments
+from .common import model_type_of, open_dataset, parse, require, say
+from .encoded_catalogue import ENCODERS, EncodedArguments, EncodedCatalogue, encoded_catalogue
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.modeling.base_seqrec import CatalogueRecommender
-    from vlm2rec_hf.modeling.catalogue_seqrec import HeadCatalogue
-    from vlm2rec_hf.modeling.recommending_seqrec import Recommendation
+    from ..data.dataset import RecDataset
+    from ..modeling.catalogue_seqrec import HeadCatalogue, Recommendation
+    from ..modeling.modeling_seqrec import HeadModel
 
 TITLE_WIDTH = 60
 HISTORY_SHOWN = 60
@@ -64,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     disable_progress_bar()
     dataset = open_dataset(data) if data.dataset else None
     kind = model_type_of(options.model, options.model_revision)
-    head: CatalogueRecommender | EncodedCatalogue
+    head: HeadModel | EncodedCatalogue
     if kind in ENCODERS:
         if dataset is None:
             raise ValueError(f"`--dataset` is required: the {kind} model {options.model!r} knows no items of its own.")
@@ -96,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
         say(f"Page in {options.html}." + ("" if dataset else " It has no pictures: they come with `--dataset`."))
 
 
-def load_head(where: str, revision: str | None = None) -> CatalogueRecommender:
+def load_head(where: str, revision: str | None = None) -> HeadModel:
     """Load a head, ready to recommend.
 
     Raises:
@@ -104,7 +103,7 @@ def load_head(where: str, revision: str | None = None) -> CatalogueRecommender:
     """
     from transformers import AutoConfig, AutoModel
 
-    from vlm2rec_hf.modeling.configuration_seqrec import SeqRecConfig
+    from ..modeling.configuration_seqrec import SeqRecConfig
 
     if Path(where).exists() and not (Path(where) / "config.json").is_file():
         raise ValueError(f"`--model` {where!r} holds no config.json: it is no saved model.")

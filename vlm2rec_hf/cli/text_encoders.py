@@ -32,13 +32,13 @@ class TextEncoderArguments:
         if not self.text_encoder:
             raise ValueError("`--text_encoder` is required: a SentenceTransformer's folder or Hub id, or lsa.")
         if self.text_encoder == LSA:
-            from vlm2rec_hf.data.lsa_text_encoder import LSATextEncoder
+            from ..descriptions.lsa_text_encoder import LSATextEncoder
 
             lsa = LSATextEncoder(texts, self.lsa_dim)
             return lsa, LSA, lsa.version
         from sentence_transformers import SentenceTransformer
 
-        from vlm2rec_hf.cli.common import model_version
+        from .common import model_version
 
         try:
             version = model_version(self.text_encoder, self.text_encoder_revision)

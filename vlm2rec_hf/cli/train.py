@@ -23,6 +23,6 @@ def main(argv: Sequence[str]) -> None:
 
 def chosen_method(argv: Sequence[str]) -> str:
     """`--method` of a command line, else `method:` of its `--config` file, else "vlm2rec"."""
-    from vlm2rec_hf.cli.common import given
+    from .common import given
 
     return given(argv, "method")["method"] or "vlm2rec"

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vlm2rec_hf.cli.arguments import DataArguments, EncoderArguments, EvaluateArguments
-from vlm2rec_hf.cli.common import open_dataset, parse, require, say
-from vlm2rec_hf.cli.description_arguments import DescriptionArguments
-from vlm2rec_hf.cli.train_head import finish, test_examples
+from .arguments import DataArguments, EncoderArguments, EvaluateArguments
+from .common import open_dataset, parse, require, say
+from .description_arguments import DescriptionArguments
+from .train_head import finish, test_examples
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.data.encoded_items import EncodedItems
-    from vlm2rec_hf.modeling.modeling_dmesr import DMESRModel
+    from ..data.dataset import RecDataset
+    from ..descriptions.encoded_items import EncodedItems
+    from ..modeling.modeling_dmesr import DMESRModel
 
 
 @dataclass
@@ -39,8 +39,8 @@ def main(argv: Sequence[str]) -> None:
     """Run the command. `output_dir` holds the model, checkpoints and, under `evaluation/`, the test report."""
     from transformers.utils.logging import disable_progress_bar
 
-    from vlm2rec_hf.trainers.dmesr_args import DMESRTrainingArguments
-    from vlm2rec_hf.trainers.dmesr_trainer import DMESRTrainer
+    from ..trainers.dmesr_args import DMESRTrainingArguments
+    from ..trainers.dmesr_trainer import DMESRTrainer
 
     data, options, described, training = parse(
         "train", __doc__ or "", (DataArguments, DMESRArguments, DescriptionArguments, DMESRTrainingArguments), argv
@@ -68,7 +68,7 @@ def encoded_items(options: DMESRArguments, described: DescriptionArguments, data
     Raises:
         ValueError: a file or an encoder that does not fit.
     """
-    from vlm2rec_hf.data.encoded_items import EncodedItems
+    from ..descriptions.encoded_items import EncodedItems
 
     if options.inputs:
         return EncodedItems.load(options.inputs).for_dataset(dataset)
@@ -79,9 +79,9 @@ def build_dmesr(options: DMESRArguments, dataset: RecDataset, encoded: EncodedIt
     """A fresh model as the arguments say, with its inputs in place."""
     from transformers import set_seed
 
-    from vlm2rec_hf.modeling.configuration_dmesr import DMESRConfig
-    from vlm2rec_hf.modeling.inputs_dmesr import ItemInputs
-    from vlm2rec_hf.modeling.modeling_dmesr import DMESRModel
+    from ..modeling.configuration_dmesr import DMESRConfig
+    from ..modeling.inputs_dmesr import ItemInputs
+    from ..modeling.modeling_dmesr import DMESRModel
 
     set_seed(seed)
     inputs = ItemInputs(encoded.coarse, encoded.coarse_present, encoded.fine, encoded.fine_present)

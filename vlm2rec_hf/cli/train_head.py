@@ -8,24 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.cli.arguments import DataArguments, EncoderArguments
-from vlm2rec_hf.cli.common import open_dataset, parse, require, say
-from vlm2rec_hf.cli.item_vectors import (
+from ..catalogues.item_vectors import (
     ItemVectors,
     encode_item_texts,
     encode_item_vectors,
     read_item_vectors,
     view_names,
 )
-from vlm2rec_hf.cli.text_encoders import TextEncoderArguments
+from .arguments import DataArguments, EncoderArguments
+from .common import open_dataset, parse, require, say
+from .text_encoders import TextEncoderArguments
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.data.sequences import Examples
-    from vlm2rec_hf.evaluation.report import Report
-    from vlm2rec_hf.modeling.base_seqrec import CatalogueRecommender
-    from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
-    from vlm2rec_hf.trainers.seqrec_trainer import SeqRecTrainer
+    from ..data.dataset import RecDataset
+    from ..data.sequences import Examples
+    from ..evaluation.report import Report
+    from ..modeling.modeling_seqrec import HeadModel, SequentialRecommender
+    from ..trainers.seqrec_trainer import SeqRecTrainer
 
 
 @dataclass
@@ -95,9 +94,9 @@ def main(argv: Sequence[str]) -> None:
     """Run the command. `output_dir` holds the head, checkpoints and, under `evaluation/`, the test report."""
     from transformers.utils.logging import disable_progress_bar
 
-    from vlm2rec_hf.cli.arguments import EvaluateArguments
-    from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
-    from vlm2rec_hf.trainers.seqrec_trainer import SeqRecTrainer
+    from ..trainers.seqrec_args import SeqRecTrainingArguments
+    from ..trainers.seqrec_trainer import SeqRecTrainer
+    from .arguments import EvaluateArguments
 
     data, options, training = parse(
         "train-head", __doc__ or "", (DataArguments, HeadArguments, SeqRecTrainingArguments), argv
@@ -137,7 +136,7 @@ def finish(
         ks: cut-offs.
         seconds: that all of it took so far.
     """
-    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
+    from ..hub_cards.model_folder import weights_fingerprint
 
     training, config = trainer.args, trainer.head.config
     trainer.save_model(training.output_dir)
@@ -181,8 +180,8 @@ def build_head(
     import torch
     from transformers import set_seed
 
-    from vlm2rec_hf.modeling.configuration_seqrec import SeqRecConfig
-    from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
+    from ..modeling.configuration_seqrec import SeqRecConfig
+    from ..modeling.modeling_seqrec import SequentialRecommender
 
     set_seed(seed)
     content = vectors is not None and options.item_representation != "id"
@@ -205,7 +204,7 @@ def build_head(
 
 
 def report_head(
-    head: CatalogueRecommender,
+    head: HeadModel,
     dataset: RecDataset,
     examples: Examples,
     method: str,
@@ -214,8 +213,8 @@ def report_head(
     facts: dict[str, Any],
 ) -> Report:
     """Rank the examples over the full catalogue with a head, beside the floors."""
-    from vlm2rec_hf.evaluation.embedder_report import start_report
-    from vlm2rec_hf.trainers.seqrec_trainer import rank_head
+    from ..evaluation.embedder_report import start_report
+    from ..trainers.seqrec_trainer import rank_head
 
     report = start_report(dataset, examples, ks=ks, exclude_seen=exclude_seen, facts=facts)
     ranking = rank_head(head, examples, k=max(ks), exclude_seen=exclude_seen)

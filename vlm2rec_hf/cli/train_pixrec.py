@@ -6,17 +6,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments, WarmUpArguments
-from vlm2rec_hf.cli.common import open_dataset, parse, require, say, weights_of
-from vlm2rec_hf.cli.pixrec_models import PixRecArguments, build_pixrec, print_report, report_pixrec
+from .arguments import DataArguments, EvaluateArguments, ModelArguments, WarmUpArguments
+from .common import open_dataset, parse, require, say, weights_of
+from .pixrec_models import PixRecArguments, build_pixrec, print_report, report_pixrec
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command. `output_dir` holds the model, checkpoints and, under `evaluation/`, the test report."""
-    from vlm2rec_hf.data.described_items import DescribedItems
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
-    from vlm2rec_hf.trainers.pixrec_args import PixRecTrainingArguments
-    from vlm2rec_hf.trainers.pixrec_trainer import PixRecTrainer, method_name, pixrec_lora_config
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.described_items import DescribedItems
+    from ..trainers.pixrec_args import PixRecTrainingArguments
+    from ..trainers.pixrec_trainer import PixRecTrainer, method_name, pixrec_lora_config
 
     kinds = (
         DataArguments, ModelArguments, WarmUpArguments, EvaluateArguments, PixRecArguments, PixRecTrainingArguments

@@ -7,18 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.cli.arguments import (
-    DataArguments,
-    EvaluateArguments,
-    ModelArguments,
-    VisionCacheFolder,
-    WarmUpArguments,
-)
-from vlm2rec_hf.cli.common import build_model, open_dataset, parse, require, say
+from .arguments import DataArguments, EvaluateArguments, ModelArguments, VisionCacheFolder, WarmUpArguments
+from .common import build_model, open_dataset, parse, require, say
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.dataset import RecDataset
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,11 +20,11 @@ def main(argv: Sequence[str]) -> None:
 
     Runs in one process, or in several through `accelerate launch -m vlm2rec_hf.cli.main train ...`.
     """
-    from vlm2rec_hf.cli.evaluate import evaluate
-    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
-    from vlm2rec_hf.trainers.vlm2rec_args import VLM2RecTrainingArguments
-    from vlm2rec_hf.trainers.vlm2rec_trainer import VLM2RecTrainer, default_lora_config
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..hub_cards.model_folder import weights_fingerprint
+    from ..trainers.vlm2rec_args import VLM2RecTrainingArguments
+    from ..trainers.vlm2rec_trainer import VLM2RecTrainer, default_lora_config
+    from .evaluate import evaluate
 
     data, models, warm, options, training, cached = parse(
         "train",
@@ -104,8 +98,8 @@ def warm_up(
     model: Any, catalogue: PreparedCatalogue, dataset: RecDataset, warm: WarmUpArguments, seed: int
 ) -> list[dict[str, float]]:
     """Warm a backbone up on what captions would say: the item column `description`, else the item's text."""
-    from vlm2rec_hf.columns import DESCRIPTION
-    from vlm2rec_hf.trainers.warm_up import warm_up_backbone
+    from ..columns import DESCRIPTION
+    from ..trainers.warm_up import warm_up_backbone
 
     column = DESCRIPTION if DESCRIPTION in dataset.items.column_names else None
     return warm_up_backbone(

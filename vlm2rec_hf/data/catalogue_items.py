@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.columns import IMAGE
-from vlm2rec_hf.data.images import image_digest
+from ..columns import IMAGE
+from .images import image_digest
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.data.items import Item
+    from .dataset import RecDataset
+    from .items import Item
 
 
 class CatalogueItems(Sequence["Item"]):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm2rec_hf.data.sequences import SPLIT_CODES, TRAIN
+from .sequences import SPLIT_CODES, TRAIN
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.interaction_log import InteractionLog
+    from .interaction_log import InteractionLog
 
 
 @dataclass(frozen=True)

@@ -11,28 +11,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from vlm2rec_hf.columns import IMAGE, ITEM_ID, TEXT, TIMESTAMP, TITLE
-from vlm2rec_hf.data import items as item_tables
-from vlm2rec_hf.data import quarantine as q
-from vlm2rec_hf.data import splits
-from vlm2rec_hf.data.catalogue_items import CatalogueItems
-from vlm2rec_hf.data.coverage import Coverage, measure
-from vlm2rec_hf.data.filters import keep_core, take_out_cold
-from vlm2rec_hf.data.fingerprint import dataset_fingerprint
-from vlm2rec_hf.data.ids import to_objects
-from vlm2rec_hf.data.images import MAX_PIXELS, try_decode_image
-from vlm2rec_hf.data.ingest import Provenance, Source, find_broken_images, ingest, without_images
-from vlm2rec_hf.data.interaction_log import InteractionLog, log_from_stored
-from vlm2rec_hf.data.items import Item, text_of
-from vlm2rec_hf.data.sequences import SPLIT_CODES, TRAIN, Examples, Sequences, make_examples
-from vlm2rec_hf.data.storage import read_folder, write_folder
-from vlm2rec_hf.data.tables import ColumnMapping
-from vlm2rec_hf.data.validation import Duplicates, UnknownItems
+from ..columns import IMAGE, ITEM_ID, TEXT, TIMESTAMP, TITLE
+from . import items as item_tables
+from . import quarantine as q
+from . import splits
+from .catalogue_items import CatalogueItems
+from .coverage import Coverage, measure
+from .filters import keep_core, take_out_cold
+from .fingerprint import dataset_fingerprint
+from .ids import to_objects
+from .images import MAX_PIXELS, try_decode_image
+from .ingest import Provenance, Source, find_broken_images, ingest, without_images
+from .interaction_log import InteractionLog, log_from_stored
+from .items import Item, text_of
+from .sequences import SPLIT_CODES, TRAIN, Examples, Sequences, make_examples
+from .storage import read_folder, write_folder
+from .tables import ColumnMapping
+from .validation import Duplicates, UnknownItems
 
 if TYPE_CHECKING:
     import datasets
 
-    from vlm2rec_hf.data.hub_push import PushedDataset
+    from .hub_push import PushedDataset
 
 
 class RecDataset:
@@ -500,7 +500,7 @@ class RecDataset:
                 changed meanwhile. Nothing is published then.
             ConnectionError: the Hub cannot be reached.
         """
-        from vlm2rec_hf.data.hub_push import push_dataset
+        from .hub_push import push_dataset
 
         return push_dataset(
             self,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm2rec_hf.columns import IMAGE, TEXT, TITLE
-from vlm2rec_hf.data.items import text_of
+from ..columns import IMAGE, TEXT, TITLE
+from .items import text_of
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.data.items import Item
+    from .dataset import RecDataset
+    from .items import Item
 
 DESCRIBING = (TITLE, "category", "brand", "price")
 """The columns of PixRec's paper."""

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vlm2rec_hf.columns import ITEM_ID
-from vlm2rec_hf.data import quarantine as q
-from vlm2rec_hf.data import splits
-from vlm2rec_hf.data.interaction_log import InteractionLog, k_core_rows
-from vlm2rec_hf.data.sequences import TRAIN
+from ..columns import ITEM_ID
+from . import quarantine as q
+from . import splits
+from .interaction_log import InteractionLog, k_core_rows
+from .sequences import TRAIN
 
 
 def keep_core(log: InteractionLog, k: int) -> tuple[InteractionLog, np.ndarray, dict[str, Any]]:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 if TYPE_CHECKING:
     import datasets
 
-    from vlm2rec_hf.data.interaction_log import InteractionLog
+    from .interaction_log import InteractionLog
 
 _VERSION = b"vlm2rec-rec-dataset-1"
 _BLOCK = 512  # items per block: fixed, so that the hash does not see how the table is chunked

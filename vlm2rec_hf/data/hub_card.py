@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.hub.front_matter import front_matter
+from ..hub.front_matter import front_matter
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
+    from .dataset import RecDataset
 
 
 def with_configs(card: str, configs: list[dict[str, Any]], license: Any) -> str:
@@ -60,7 +60,7 @@ Interactions of users with items, for recommendation.
 - unit of the timestamps: {dataset.timestamp_unit or "not stated"}
 {"".join(f"- step {number}: {step}{chr(10)}" for number, step in enumerate(steps, start=1))}
 ```python
-from vlm2rec_hf import load_recsys
+from .. import load_recsys
 
 dataset = load_recsys("{repo_id}")  # revision="..." for one version for ever
 assert dataset.fingerprint == "{dataset.fingerprint}"

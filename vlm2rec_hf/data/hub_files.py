@@ -21,21 +21,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlm2rec_hf.columns import ITEM_ID, USER_ID
-from vlm2rec_hf.data import quarantine as q
-from vlm2rec_hf.data.hub_card import plain_card, with_configs
-from vlm2rec_hf.data.hub_pictures import for_hub, from_hub
-from vlm2rec_hf.data.ids import encode_ids
-from vlm2rec_hf.data.ingest import Provenance
-from vlm2rec_hf.data.interaction_log import SPLIT, InteractionLog, log_from_stored, order_users, sort_order
-from vlm2rec_hf.data.sequences import SPLIT_CODES
-from vlm2rec_hf.hub.card_marks import CARD_FILE, marked, unmarked
-from vlm2rec_hf.hub.card_marks import is_ours as is_our_card
+from ..columns import ITEM_ID, USER_ID
+from ..hub.card_marks import CARD_FILE, marked, unmarked
+from ..hub.card_marks import is_ours as is_our_card
+from . import quarantine as q
+from .hub_card import plain_card, with_configs
+from .hub_pictures import for_hub, from_hub
+from .ids import encode_ids
+from .ingest import Provenance
+from .interaction_log import SPLIT, InteractionLog, log_from_stored, order_users, sort_order
+from .sequences import SPLIT_CODES
 
 if TYPE_CHECKING:
     import datasets
 
-    from vlm2rec_hf.data.dataset import RecDataset
+    from .dataset import RecDataset
 
 INFO_FILE = "dataset.json"
 INTERACTIONS, ITEMS, QUARANTINE = "interactions", "items", "quarantine"

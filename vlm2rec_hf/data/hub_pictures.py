@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlm2rec_hf.columns import IMAGE
-from vlm2rec_hf.data.ingest import items_dataset
-from vlm2rec_hf.data.items import IMAGE_TYPE
+from ..columns import IMAGE
+from .ingest import items_dataset
+from .items import IMAGE_TYPE
 
 if TYPE_CHECKING:
     import datasets

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm2rec_hf.data.fingerprint import dataset_fingerprint
-from vlm2rec_hf.data.hub_card import license_of
-from vlm2rec_hf.data.hub_files import INFO_FILE, INTERACTIONS, ITEMS, QUARANTINE, read_repo_files, write_repo_files
-from vlm2rec_hf.hub.card_marks import CARD_FILE, check_readme, may_write_card, read_card
-from vlm2rec_hf.hub.card_marks import is_ours as is_our_card
-from vlm2rec_hf.hub.commits import commit_files, is_at, make_tag, open_repo, tagged_commit, taken
-from vlm2rec_hf.hub.errors import check_repo_id, check_tag, explained
-from vlm2rec_hf.hub.files import file_if_there
-from vlm2rec_hf.hub.tokens import holds_token
+from ..hub.card_marks import CARD_FILE, check_readme, may_write_card, read_card
+from ..hub.card_marks import is_ours as is_our_card
+from ..hub.commits import commit_files, is_at, make_tag, open_repo, tagged_commit, taken
+from ..hub.errors import check_repo_id, check_tag, explained
+from ..hub.files import file_if_there
+from ..hub.tokens import holds_token
+from .fingerprint import dataset_fingerprint
+from .hub_card import license_of
+from .hub_files import INFO_FILE, INTERACTIONS, ITEMS, QUARANTINE, read_repo_files, write_repo_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from vlm2rec_hf.data.dataset import RecDataset
+    from .dataset import RecDataset
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from vlm2rec_hf.hub.front_matter import front_matter
+from ..hub.front_matter import front_matter
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlm2rec_hf.columns import IMAGE, ITEM_ID
-from vlm2rec_hf.data import quarantine as q
-from vlm2rec_hf.data.images import check_image_header, try_decode_image
-from vlm2rec_hf.data.interaction_log import InteractionLog
-from vlm2rec_hf.data.items import IMAGE_TYPE, items_from_ids
-from vlm2rec_hf.data.tables import ColumnMapping, rename, split_mapping, to_arrow
-from vlm2rec_hf.data.timestamps import UNITS
-from vlm2rec_hf.data.validation import Duplicates, UnknownItems, check_interactions, check_items
+from ..columns import IMAGE, ITEM_ID
+from . import quarantine as q
+from .images import check_image_header, try_decode_image
+from .interaction_log import InteractionLog
+from .items import IMAGE_TYPE, items_from_ids
+from .tables import ColumnMapping, rename, split_mapping, to_arrow
+from .timestamps import UNITS
+from .validation import Duplicates, UnknownItems, check_interactions, check_items
 
 if TYPE_CHECKING:
     import datasets

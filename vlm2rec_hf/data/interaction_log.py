@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlm2rec_hf.columns import ITEM_ID, TIMESTAMP, USER_ID
-from vlm2rec_hf.data.ids import positions_in, to_objects
-from vlm2rec_hf.data.sequences import Sequences
+from ..columns import ITEM_ID, TIMESTAMP, USER_ID
+from .ids import positions_in, to_objects
+from .sequences import Sequences
 
 POSITION = "position"
 """Optional column of the interactions: the order within the user, where timestamps alone leave ties."""
@@ -102,7 +102,7 @@ def log_from_stored(table: pa.Table, item_ids: pa.Array) -> InteractionLog:
     Raises:
         ValueError: the rows are not in stored order or name unknown items.
     """
-    from vlm2rec_hf.data.ids import encode_ids
+    from .ids import encode_ids
 
     user, user_ids = encode_ids(table[USER_ID], USER_ID)
     code, raw = encode_ids(table[ITEM_ID], ITEM_ID)

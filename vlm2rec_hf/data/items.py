@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlm2rec_hf.columns import DESCRIPTION, IMAGE, ITEM_ID, TEXT, TITLE
-from vlm2rec_hf.data.images import ImageError, ImagePath, encode_png
+from ..columns import DESCRIPTION, IMAGE, ITEM_ID, TEXT, TITLE
+from .images import ImageError, ImagePath, encode_png
 
 if TYPE_CHECKING:
     from PIL import Image

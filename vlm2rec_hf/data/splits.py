@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vlm2rec_hf.data.sequences import TEST, TRAIN, VALIDATION
-from vlm2rec_hf.data.timestamps import cutoff
+from .sequences import TEST, TRAIN, VALIDATION
+from .timestamps import cutoff
 
 
 def leave_one_out_codes(offsets: np.ndarray) -> np.ndarray:

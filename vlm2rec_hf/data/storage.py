@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.columns import IMAGE
+from ..columns import IMAGE
 
 if TYPE_CHECKING:
     import datasets

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from vlm2rec_hf.columns import IMAGE
-from vlm2rec_hf.data.items import IMAGE_TYPE, image_cell
+from ..columns import IMAGE
+from .items import IMAGE_TYPE, image_cell
 
 ColumnMapping = Mapping[str, Any]
 

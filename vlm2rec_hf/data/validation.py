@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlm2rec_hf.columns import ITEM_ID, TIMESTAMP, USER_ID
-from vlm2rec_hf.data import quarantine as q
-from vlm2rec_hf.data.ids import encode_ids, id_strings, positions_in
-from vlm2rec_hf.data.interaction_log import POSITION, SPLIT, InteractionLog, order_users, sort_order
-from vlm2rec_hf.data.items import normalise_items
-from vlm2rec_hf.data.sequences import SPLIT_CODES, TRAIN
-from vlm2rec_hf.data.timestamps import Parsed, parse_timestamps
+from ..columns import ITEM_ID, TIMESTAMP, USER_ID
+from . import quarantine as q
+from .ids import encode_ids, id_strings, positions_in
+from .interaction_log import POSITION, SPLIT, InteractionLog, order_users, sort_order
+from .items import normalise_items
+from .sequences import SPLIT_CODES, TRAIN
+from .timestamps import Parsed, parse_timestamps
 
 Duplicates = Literal["keep", "quarantine"]
 UnknownItems = Literal["quarantine", "keep"]

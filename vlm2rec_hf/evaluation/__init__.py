@@ -9,39 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.evaluation.floors import FLOORS, PopularityScorer, RepeatLastScorer, TransitionScorer, rank_floors
-    from vlm2rec_hf.evaluation.joining import join_reports
-    from vlm2rec_hf.evaluation.metrics import (
-        coverage_at_k,
-        hit_at_k,
-        mrr_at_k,
-        ndcg_at_k,
-        novelty_at_k,
-        rank_metric,
-        recall_at_k,
-    )
-    from vlm2rec_hf.evaluation.modality import (
-        effective_rank,
-        evaluate_views,
-        margins,
-        modality_gap,
-        weak_modality_share,
-    )
-    from vlm2rec_hf.evaluation.plots import plot_margins, plot_views
-    from vlm2rec_hf.evaluation.protocol import Protocol
-    from vlm2rec_hf.evaluation.ranking import Ranking, rank_targets
-    from vlm2rec_hf.evaluation.report import Report
-    from vlm2rec_hf.evaluation.sampled import SampledRanking, rank_sampled
-    from vlm2rec_hf.evaluation.scorers import BlockScorer, VectorScorer
-    from vlm2rec_hf.evaluation.seen import SeenItems
-    from vlm2rec_hf.evaluation.significance import (
-        bootstrap_interval,
-        compare,
-        compare_methods,
-        holm,
-        paired_permutation_test,
-    )
-    from vlm2rec_hf.evaluation.slices import make_slices, popularity_buckets
+    from .floors import FLOORS, PopularityScorer, RepeatLastScorer, TransitionScorer, rank_floors
+    from .joining import join_reports
+    from .metrics import coverage_at_k, hit_at_k, mrr_at_k, ndcg_at_k, novelty_at_k, rank_metric, recall_at_k
+    from .modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
+    from .plots import plot_margins, plot_views
+    from .protocol import Protocol
+    from .ranking import Ranking, rank_targets
+    from .report import Report
+    from .sampled import SampledRanking, rank_sampled
+    from .scorers import BlockScorer, VectorScorer
+    from .seen import SeenItems
+    from .significance import bootstrap_interval, compare, compare_methods, holm, paired_permutation_test
+    from .slices import make_slices, popularity_buckets
 
 _HOME = {
     "floors": ("FLOORS", "PopularityScorer", "RepeatLastScorer", "TransitionScorer", "rank_floors"),

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vlm2rec_hf.evaluation.encoding_inputs import ChosenRows, check_ranked, history_items
-from vlm2rec_hf.evaluation.metrics import ranking_metrics
-from vlm2rec_hf.evaluation.modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
-from vlm2rec_hf.evaluation.sharing import encoded_by_all
+from .encoding_inputs import ChosenRows, check_ranked, history_items
+from .metrics import ranking_metrics
+from .modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
+from .sharing import encoded_by_all
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.sequences import Examples
-    from vlm2rec_hf.evaluation.ranking import Ranking
-    from vlm2rec_hf.modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
-    from vlm2rec_hf.modeling.processing_vlm2rec import PreparedItem
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.sequences import Examples
+    from ..modeling.items_vlm2rec import PreparedItem
+    from ..modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
+    from .ranking import Ranking
 
 
 @dataclass(frozen=True)

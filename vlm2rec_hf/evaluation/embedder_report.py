@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.evaluation.floors import rank_floors
-from vlm2rec_hf.evaluation.protocol import Protocol
-from vlm2rec_hf.evaluation.report import Report
-from vlm2rec_hf.evaluation.slices import make_slices
+from .floors import rank_floors
+from .protocol import Protocol
+from .report import Report
+from .slices import make_slices
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.data.sequences import Examples
-    from vlm2rec_hf.evaluation.embedder import EmbedderEvaluation
+    from ..data.dataset import RecDataset
+    from ..data.sequences import Examples
+    from .embedder import EmbedderEvaluation
 
 
 def start_report(

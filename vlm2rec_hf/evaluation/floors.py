@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlm2rec_hf.data.sequences import TRAIN, Examples, Sequences
-from vlm2rec_hf.evaluation.ranking import Ranking, rank_targets
-from vlm2rec_hf.evaluation.scorers import BlockScorer
-from vlm2rec_hf.evaluation.seen import SeenItems
+from ..data.sequences import TRAIN, Examples, Sequences
+from .ranking import Ranking, rank_targets
+from .scorers import BlockScorer
+from .seen import SeenItems
 
 if TYPE_CHECKING:
     import scipy.sparse

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm2rec_hf.evaluation.pixrec import _Histories
-from vlm2rec_hf.evaluation.ranking import Ranking, rank_targets
+from .pixrec import _Histories
+from .ranking import Ranking, rank_targets
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.sequences import Examples
-    from vlm2rec_hf.modeling.generation_pixrec import Beams
-    from vlm2rec_hf.modeling.modeling_pixrec import PixRecModel
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.sequences import Examples
+    from ..modeling.modeling_pixrec import PixRecModel
+    from .generation import Beams
 
 _WORD = re.compile(r"\w+")
 
@@ -124,7 +124,7 @@ def rank_generated(
         batch_size: histories at once.
         show_progress: draw a progress bar.
     """
-    from vlm2rec_hf.modeling.generation_pixrec import generate_next_items
+    from .generation import generate_next_items
 
     require_bm25s()
     catalogue.check_features(model)  # type: ignore[arg-type]

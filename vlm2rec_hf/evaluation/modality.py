@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vlm2rec_hf.data.sequences import Examples
-from vlm2rec_hf.evaluation.seen import SeenItems, resolve_targets
+from ..data.sequences import Examples
+from .seen import SeenItems, resolve_targets
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.evaluation.ranking import Ranking
+    from .ranking import Ranking
 
 VIEWS = ("text", "image", "both")
 
@@ -195,8 +195,8 @@ def evaluate_views(
     Raises:
         ValueError: views that differ between users and items, or anything `rank_targets` refuses.
     """
-    from vlm2rec_hf.evaluation.ranking import rank_targets
-    from vlm2rec_hf.evaluation.scorers import VectorScorer
+    from .ranking import rank_targets
+    from .scorers import VectorScorer
 
     if not user_views or set(user_views) != set(item_views):
         raise ValueError(

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlm2rec_hf.evaluation.encoding_inputs import ChosenRows, check_ranked, history_items
-from vlm2rec_hf.evaluation.metrics import ranking_metrics
-from vlm2rec_hf.evaluation.ranking import Ranking, rank_targets
-from vlm2rec_hf.evaluation.scorers import VectorScorer
-from vlm2rec_hf.evaluation.sharing import rows_by_all
+from .encoding_inputs import ChosenRows, check_ranked, history_items
+from .metrics import ranking_metrics
+from .ranking import Ranking, rank_targets
+from .scorers import VectorScorer
+from .sharing import rows_by_all
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.sequences import Examples
-    from vlm2rec_hf.modeling.modeling_pixrec import PixRecModel
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.sequences import Examples
+    from ..modeling.modeling_pixrec import PixRecModel
 
 
 @dataclass(frozen=True)

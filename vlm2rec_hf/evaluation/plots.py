@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.evaluation.files import written_whole
-from vlm2rec_hf.evaluation.report import floor_label
+from ..files import written_whole
+from .report import floor_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from vlm2rec_hf.evaluation.report import Report
+    from .report import Report
 
 VIEW_COLOURS = {"text": "#3b6fb6", "image": "#e08a2e", "both": "#3c8d5a"}
 OTHER_COLOURS = ("#7a5aa6", "#b5495b", "#5f6b76")

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from vlm2rec_hf.data.sequences import Examples
-from vlm2rec_hf.evaluation.scorers import BlockScorer, VectorScorer
-from vlm2rec_hf.evaluation.seen import SeenItems, resolve_targets
-from vlm2rec_hf.evaluation.top_k import GROUP, RunningTop, count_at_least_, group_maxima
+from ..data.sequences import Examples
+from .scorers import BlockScorer, VectorScorer
+from .seen import SeenItems, resolve_targets
+from .top_k import GROUP, RunningTop, count_at_least_, group_maxima
 
 BLOCK_SCORES = 2**21
 """Scores held at once by default: 8 MiB of float32, which stays within reach of a CPU's caches."""

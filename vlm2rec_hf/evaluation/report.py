@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vlm2rec_hf.columns import ITEM_ID, USER_ID
-from vlm2rec_hf.evaluation.files import sha256, written_whole
-from vlm2rec_hf.evaluation.metrics import coverage_at_k, novelty_at_k, rank_metric
-from vlm2rec_hf.evaluation.protocol import Protocol
-from vlm2rec_hf.evaluation.significance import bootstrap_interval
+from ..columns import ITEM_ID, USER_ID
+from ..files import sha256, written_whole
+from .metrics import coverage_at_k, novelty_at_k, rank_metric
+from .protocol import Protocol
+from .significance import bootstrap_interval
 
 if TYPE_CHECKING:
     import pyarrow
 
-    from vlm2rec_hf.evaluation.ranking import Ranking
-    from vlm2rec_hf.evaluation.sampled import SampledRanking
+    from .ranking import Ranking
+    from .sampled import SampledRanking
 
 Summary = dict[str, float | int | None]
 """`{"mean", "low", "high", "n"}`; None where there is nothing to average or no interval."""

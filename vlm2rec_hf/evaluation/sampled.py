@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from vlm2rec_hf.data.sequences import Examples
-from vlm2rec_hf.evaluation.scorers import BlockScorer, VectorScorer
-from vlm2rec_hf.evaluation.seen import SeenItems, resolve_targets
+from ..data.sequences import Examples
+from .scorers import BlockScorer, VectorScorer
+from .seen import SeenItems, resolve_targets
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vlm2rec_hf.data.sequences import Examples
+from ..data.sequences import Examples
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.modeling.modeling_vlm2rec import Encoding
+    from ..modeling.modeling_vlm2rec import Encoding
 
 Rows = TypeVar("Rows")
 FIELDS = ("both", "text", "image", "has_text", "has_image")

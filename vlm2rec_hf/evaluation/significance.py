@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.evaluation.report import Report
+    from .report import Report
 
 Key = TypeVar("Key")
 MAX_DISTINCT = 512
@@ -329,7 +329,7 @@ def _test_pair(
     n: int,
     seed: int,
 ) -> Comparison:
-    from vlm2rec_hf.evaluation.metrics import rank_metric
+    from .metrics import rank_metric
 
     values_a, values_b = rank_metric(name, ranks_a), rank_metric(name, ranks_b)
     test = paired_permutation_test(values_a, values_b, n=n, seed=seed, groups=users)

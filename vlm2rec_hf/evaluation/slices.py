@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vlm2rec_hf.data.sequences import Examples
+from ..data.sequences import Examples
 
 HISTORY_EDGES = (1, 5, 10, 20, 50)
 HEAD_SHARE = 0.2

@@ -3,14 +3,8 @@
 Usual way: `write_card(render_embedder_card(EmbedderFacts.from_folder(folder, repo_id)), folder)`.
 """
 
-from vlm2rec_hf.hub_cards.card import (
-    render_dataset_card,
-    render_embedder_card,
-    render_head_card,
-    render_space_card,
-    write_card,
-)
-from vlm2rec_hf.hub_cards.facts import DatasetFacts, EmbedderFacts, HeadFacts, SpaceFacts
+from .card import render_dataset_card, render_embedder_card, render_head_card, render_space_card, write_card
+from .facts import DatasetFacts, EmbedderFacts, HeadFacts, SpaceFacts
 
 __all__ = [
     "DatasetFacts",

@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.evaluation.files import written_whole
-from vlm2rec_hf.hub.card_marks import CARD_FILE, is_ours, marked
-from vlm2rec_hf.hub_cards import sections
-from vlm2rec_hf.hub_cards.markdown import Markdown, code, escape, one_line, python_string
-from vlm2rec_hf.hub_cards.metadata import dataset_metadata, embedder_metadata, head_metadata, space_metadata
-from vlm2rec_hf.hub_cards.token_check import refuse_tokens
+from ..files import written_whole
+from ..hub.card_marks import CARD_FILE, is_ours, marked
+from . import sections
+from .markdown import Markdown, code, escape, one_line, python_string
+from .metadata import dataset_metadata, embedder_metadata, head_metadata, space_metadata
+from .token_check import refuse_tokens
 
 if TYPE_CHECKING:
     import jinja2
     from huggingface_hub import CardData
 
-    from vlm2rec_hf.hub_cards.facts import DatasetFacts, EmbedderFacts, HeadFacts, SpaceFacts
+    from .facts import DatasetFacts, EmbedderFacts, HeadFacts, SpaceFacts
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlm2rec_hf.hub_cards.markdown import Markdown, fenced
+from .markdown import Markdown, fenced
 
 _VLM2REC = """@misc{vlm2rec,
   title         = {{VLM2Rec}},
@@ -45,7 +45,7 @@ def bibtex(method: str | None, encoder: str | None = None, *, dataset: bool = Fa
         encoder: of a head.
         dataset: add that the data's own source is to be cited, which nobody recorded.
     """
-    from vlm2rec_hf import __version__
+    from ..version import __version__
 
     name = method.split()[0] if method else "VLM2Rec" if encoder is None else ""
     entries = [_METHODS[name]] if name in _METHODS else []

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.hub_cards.model_folder import (
+from .model_folder import (
     TRAINING_FILE,
     find_figures,
     first_item_ids,
@@ -21,10 +21,10 @@ from vlm2rec_hf.hub_cards.model_folder import (
     read_report,
     text_or_none,
 )
-from vlm2rec_hf.hub_cards.run_facts import EvaluationFacts, TrainingFacts
+from .run_facts import EvaluationFacts, TrainingFacts
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
+    from ..data.dataset import RecDataset
 
 SPACE_SDKS = ("gradio", "docker", "static")
 SPACE_COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm2rec_hf.hub_cards.model_folder import EVALUATION, REPORT_FILE, read_json, section
+from .model_folder import EVALUATION, REPORT_FILE, read_json, section
 
 _PANELS = (
     ("Margin (cosine)", "margin_{}", ("text", "image")),
@@ -33,8 +33,8 @@ def write_figures(model_folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         ValueError: no report there, or a damaged one.
     """
-    from vlm2rec_hf.evaluation.plots import plot_margins, plot_views
-    from vlm2rec_hf.evaluation.report import Report
+    from ..evaluation.plots import plot_margins, plot_views
+    from ..evaluation.report import Report
 
     folder = Path(model_folder) / EVALUATION
     report = Report.load(folder)
@@ -62,8 +62,8 @@ def plot_modality(diagnostics: Mapping[str, Mapping[str, float | None]], path: s
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from vlm2rec_hf.evaluation.files import written_whole
-    from vlm2rec_hf.evaluation.plots import GRID, INK, VIEW_COLOURS
+    from ..evaluation.plots import GRID, INK, VIEW_COLOURS
+    from ..files import written_whole
 
     path = Path(path)
     if path.suffix.lower() != ".png":

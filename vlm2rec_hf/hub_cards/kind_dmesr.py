@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlm2rec_hf.hub_cards import sections
-from vlm2rec_hf.hub_cards.card import render_card
-from vlm2rec_hf.hub_cards.facts import HeadFacts
-from vlm2rec_hf.hub_cards.kind_head import CATALOGUE, config_without_places, probe_head
-from vlm2rec_hf.hub_cards.metadata import head_metadata
-from vlm2rec_hf.hub_cards.model_kinds import ModelKind
-from vlm2rec_hf.hub_cards.probes import Answers
+from . import sections
+from .card import render_card
+from .facts import HeadFacts
+from .kind_head import CATALOGUE, config_without_places, probe_head
+from .metadata import head_metadata
+from .model_kinds import ModelKind
+from .probes import Answers
 
 
 def render_dmesr_card(facts: HeadFacts) -> str:
@@ -23,7 +23,7 @@ def render_dmesr_card(facts: HeadFacts) -> str:
 
 def probe_dmesr(where: str, hub: dict[str, Any]) -> Answers:
     """Item vectors, and user vectors after histories of the first items; arguments as `probe_head`."""
-    from vlm2rec_hf.modeling.modeling_dmesr import DMESRModel
+    from ..modeling.modeling_dmesr import DMESRModel
 
     return probe_head(where, hub, DMESRModel)
 

@@ -6,13 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from vlm2rec_hf.hub_cards.card import render_embedder_card
-from vlm2rec_hf.hub_cards.facts import EmbedderFacts
-from vlm2rec_hf.hub_cards.model_folder import json_bytes, read_json
-from vlm2rec_hf.hub_cards.model_kinds import ModelKind
-from vlm2rec_hf.hub_cards.probes import Answers, probe_items
-from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
-from vlm2rec_hf.modeling.sentence_transformer import sentence_transformer_contents
+from ..modeling.processing_vlm2rec import VLM2RecProcessor
+from ..sentence_transformers.model_files import sentence_transformer_contents
+from .card import render_embedder_card
+from .facts import EmbedderFacts
+from .model_folder import json_bytes, read_json
+from .model_kinds import ModelKind
+from .probes import Answers, probe_items
 
 
 def probe_embedder(where: str, hub: dict[str, Any]) -> Answers:
@@ -22,7 +22,7 @@ def probe_embedder(where: str, hub: dict[str, Any]) -> Answers:
         where: folder or Hub id.
         hub: `revision`, `token`, `cache_dir`.
     """
-    from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
+    from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 
     model = VLM2RecEmbedder.from_pretrained(where, **hub).eval()
     processor = VLM2RecProcessor.from_pretrained(where, **hub)

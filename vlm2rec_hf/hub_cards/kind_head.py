@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vlm2rec_hf.hub_cards.card import render_head_card
-from vlm2rec_hf.hub_cards.facts import HeadFacts
-from vlm2rec_hf.hub_cards.metadata import hub_id
-from vlm2rec_hf.hub_cards.model_folder import json_bytes, publishable
-from vlm2rec_hf.hub_cards.model_kinds import ModelKind
-from vlm2rec_hf.hub_cards.probes import Answers
+from .card import render_head_card
+from .facts import HeadFacts
+from .metadata import hub_id
+from .model_folder import json_bytes, publishable
+from .model_kinds import ModelKind
+from .probes import Answers
 
 CATALOGUE = {
     "catalogue.parquet": "without it nobody could name the items; set the head's catalogue (`set_catalogue`) and save "
@@ -26,7 +26,7 @@ def probe_head(where: str, hub: dict[str, Any], model_class: Any = None) -> Answ
         hub: `revision`, `token`, `cache_dir`.
         model_class: `SequentialRecommender` by default.
     """
-    from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
+    from ..modeling.modeling_seqrec import SequentialRecommender
 
     head = (model_class or SequentialRecommender).from_pretrained(where, **hub).eval()
     some = list(range(min(head.config.n_items, 5)))

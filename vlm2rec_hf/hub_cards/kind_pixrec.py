@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vlm2rec_hf.hub_cards.card import render_card
-from vlm2rec_hf.hub_cards.facts import EmbedderFacts
-from vlm2rec_hf.hub_cards.metadata import embedder_metadata
-from vlm2rec_hf.hub_cards.model_kinds import ModelKind
-from vlm2rec_hf.hub_cards.probes import Answers, probe_items
-from vlm2rec_hf.hub_cards.sections import embedder as sections
+from .card import render_card
+from .facts import EmbedderFacts
+from .metadata import embedder_metadata
+from .model_kinds import ModelKind
+from .probes import Answers, probe_items
+from .sections import embedder as sections
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ def probe_pixrec(where: str, hub: dict[str, Any]) -> Answers:
         where: folder or Hub id.
         hub: `revision`, `token`, `cache_dir`.
     """
-    from vlm2rec_hf.modeling.modeling_pixrec import PixRecModel
-    from vlm2rec_hf.modeling.processing_pixrec import PixRecProcessor
+    from ..modeling.modeling_pixrec import PixRecModel
+    from ..modeling.processing_pixrec import PixRecProcessor
 
     model = PixRecModel.from_pretrained(where, **hub).eval()
     processor = PixRecProcessor.from_pretrained(where, **hub)

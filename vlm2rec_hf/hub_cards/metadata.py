@@ -9,10 +9,10 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData, SpaceCar
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from vlm2rec_hf.hub_cards.facts import DatasetFacts, EmbedderFacts, HeadFacts, SpaceFacts
-from vlm2rec_hf.hub_cards.licences import licence_fields
-from vlm2rec_hf.hub_cards.markdown import one_line
-from vlm2rec_hf.hub_cards.run_facts import EvaluationFacts
+from .facts import DatasetFacts, EmbedderFacts, HeadFacts, SpaceFacts
+from .licences import licence_fields
+from .markdown import one_line
+from .run_facts import EvaluationFacts
 
 TASK = "recommendation"
 TAGS = ["vlm2rec", "recommendation", "multimodal"]

@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.hub.errors import explained
-from vlm2rec_hf.hub_cards.card import write_card
-from vlm2rec_hf.hub_cards.figures import write_figures
-from vlm2rec_hf.hub_cards.model_folder import read_json, read_report
-from vlm2rec_hf.hub_cards.model_kinds import kind_of
+from ..hub.errors import explained
+from .card import write_card
+from .figures import write_figures
+from .model_folder import read_json, read_report
+from .model_kinds import kind_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -128,7 +128,7 @@ def first_item_ids(folder: Path, count: int) -> tuple[str, ...]:
         return ()
     import pyarrow.parquet as pq
 
-    from vlm2rec_hf.columns import ITEM_ID
+    from ..columns import ITEM_ID
 
     with pq.ParquetFile(path) as file:
         if ITEM_ID not in file.schema_arrow.names:

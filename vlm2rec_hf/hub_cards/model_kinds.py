@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.hub_cards.probes import Answers
+    from .probes import Answers
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class ModelKind:
 
 def model_kinds() -> dict[str, ModelKind]:
     """`model_type` -> kind."""
-    from vlm2rec_hf.hub_cards.kind_dmesr import DMESR
-    from vlm2rec_hf.hub_cards.kind_embedder import EMBEDDER
-    from vlm2rec_hf.hub_cards.kind_head import HEAD
-    from vlm2rec_hf.hub_cards.kind_pixrec import PIXREC
+    from .kind_dmesr import DMESR
+    from .kind_embedder import EMBEDDER
+    from .kind_head import HEAD
+    from .kind_pixrec import PIXREC
 
     return {"vlm2rec": EMBEDDER, "seqrec": HEAD, "pixrec": PIXREC, "dmesr": DMESR}
 

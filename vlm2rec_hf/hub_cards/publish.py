@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.hub.card_marks import CARD_FILE, check_readme, is_ours, licence_in, marked, may_write_card, read_card
-from vlm2rec_hf.hub.commits import Head, commit_files, is_at, make_tag, open_repo, tagged_commit, taken
-from vlm2rec_hf.hub.errors import check_repo_id, check_tag, explained
-from vlm2rec_hf.hub.tokens import holds_token, redact
-from vlm2rec_hf.hub_cards.model_card import render_model_card
-from vlm2rec_hf.hub_cards.model_folder import REPORT_FILE, TRAINING_FILE, json_bytes, publishable, read_json
-from vlm2rec_hf.hub_cards.model_kinds import kind_of
-from vlm2rec_hf.hub_cards.probes import largest_difference
-from vlm2rec_hf.hub_cards.publishable_files import ModelFiles, find_model_files, stale_files
+from ..hub.card_marks import CARD_FILE, check_readme, is_ours, licence_in, marked, may_write_card, read_card
+from ..hub.commits import Head, commit_files, is_at, make_tag, open_repo, tagged_commit, taken
+from ..hub.errors import check_repo_id, check_tag, explained
+from ..hub.tokens import holds_token, redact
+from .model_card import render_model_card
+from .model_folder import REPORT_FILE, TRAINING_FILE, json_bytes, publishable, read_json
+from .model_kinds import kind_of
+from .probes import largest_difference
+from .publishable_files import ModelFiles, find_model_files, stale_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

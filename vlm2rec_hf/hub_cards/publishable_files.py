@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from vlm2rec_hf.hub.card_marks import CARD_FILE
-from vlm2rec_hf.hub_cards.model_folder import read_json, read_report
-from vlm2rec_hf.hub_cards.model_kinds import kind_of
+from ..hub.card_marks import CARD_FILE
+from .model_folder import read_json, read_report
+from .model_kinds import kind_of
 
 # What a loader of ours, of transformers, PEFT or sentence-transformers reads, and what a reader wants to see.
 PUBLISHED = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlm2rec_hf.hub_cards.markdown import Markdown, code, escape, table
-from vlm2rec_hf.hub_cards.metadata import metric_name
-from vlm2rec_hf.hub_cards.run_facts import EvaluationFacts, Metrics
+from .markdown import Markdown, code, escape, table
+from .metadata import metric_name
+from .run_facts import EvaluationFacts, Metrics
 
 CEILING = "oracle"
 """A floor that is the best possible score instead: known choice probabilities of generated data."""

@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlm2rec_hf.hub_cards.model_folder import (
-    REPORT_FILE,
-    TRAINING_FILE,
-    local_name,
-    publishable,
-    section,
-    text_or_none,
-)
+from .model_folder import REPORT_FILE, TRAINING_FILE, local_name, publishable, section, text_or_none
 
 Metrics = dict[str, dict[str, float | int | None]]
 """metric -> `{"mean", "low", "high", "n"}`, as in a saved report."""

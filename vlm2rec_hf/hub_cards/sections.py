@@ -7,12 +7,12 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from vlm2rec_hf.hub_cards import citation, results
-from vlm2rec_hf.hub_cards.facts import DatasetFacts, EmbedderFacts, HeadFacts, SpaceFacts
-from vlm2rec_hf.hub_cards.licences import licence_words
-from vlm2rec_hf.hub_cards.markdown import Markdown, code, escape, json_block, python_string, table
-from vlm2rec_hf.hub_cards.metadata import hub_id
-from vlm2rec_hf.hub_cards.run_facts import DatasetReference, EvaluationFacts, TrainingFacts
+from . import citation, results
+from .facts import DatasetFacts, EmbedderFacts, HeadFacts, SpaceFacts
+from .licences import licence_words
+from .markdown import Markdown, code, escape, json_block, python_string, table
+from .metadata import hub_id
+from .run_facts import DatasetReference, EvaluationFacts, TrainingFacts
 
 _FIGURES = {
     "views": "Metrics by view, beside the floors",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from vlm2rec_hf.hub.tokens import holds_token
+from ..hub.tokens import holds_token
 
 
 def refuse_tokens(text: str) -> str:

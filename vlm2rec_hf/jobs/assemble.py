@@ -7,14 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.jobs.durable import durable
-from vlm2rec_hf.jobs.manifest import job_id, read_manifest, write_manifest
-from vlm2rec_hf.jobs.shards import ShardPlan
+from ..files import durable
+from .manifest import job_id, read_manifest, write_manifest
+from .shards import ShardPlan
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from vlm2rec_hf.jobs.job import EmbedJob
+    from .job import EmbedJob
 
 
 def facts_of(path: Path) -> dict[str, str]:

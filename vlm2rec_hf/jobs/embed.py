@@ -11,12 +11,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from vlm2rec_hf.data.dataset import RecDataset
-from vlm2rec_hf.jobs.assemble import assemble, facts_of, quarantine_file
-from vlm2rec_hf.jobs.durable import clear_retired, retire
-from vlm2rec_hf.jobs.job import EmbedJob, ShardDone
-from vlm2rec_hf.jobs.manifest import check_same_job, job_id, read_manifest
-from vlm2rec_hf.jobs.shards import NAMES, ShardPlan
+from ..data.dataset import RecDataset
+from ..files import clear_retired, retire
+from .assemble import assemble, facts_of, quarantine_file
+from .job import EmbedJob, ShardDone
+from .manifest import check_same_job, job_id, read_manifest
+from .shards import NAMES, ShardPlan
 
 Engine = Callable[[EmbedJob, list[int]], Iterator[ShardDone]]
 

@@ -10,18 +10,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from vlm2rec_hf.columns import IMAGE, ITEM_ID
-from vlm2rec_hf.data import quarantine as q
-from vlm2rec_hf.data.catalogue_items import CatalogueItems
-from vlm2rec_hf.data.images import try_decode_image
-from vlm2rec_hf.data.items import has_image, has_only_image_path
-from vlm2rec_hf.evaluation.embedder import encode_catalogue
-from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+from ..catalogues.prepared_catalogue import PreparedCatalogue
+from ..columns import IMAGE, ITEM_ID
+from ..data import quarantine as q
+from ..data.catalogue_items import CatalogueItems
+from ..data.images import try_decode_image
+from ..data.items import has_image, has_only_image_path
+from ..evaluation.embedder import encode_catalogue
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
-    from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
+    from ..data.dataset import RecDataset
+    from ..modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
+    from ..modeling.processing_vlm2rec import VLM2RecProcessor
 
 EMPTY = "neither_text_nor_picture"
 VIEWS = ("both", "text", "image")

@@ -9,24 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.jobs.claims import POLL_SECONDS
-from vlm2rec_hf.jobs.durable import durable
-from vlm2rec_hf.jobs.manifest import (
-    changed_packages,
-    check_same_job,
-    job_id,
-    package_versions,
-    read_manifest,
-    write_manifest,
-)
-from vlm2rec_hf.jobs.shards import ShardFolder, ShardPlan, default_shard_size
+from ..files import durable
+from .claims import POLL_SECONDS
+from .manifest import changed_packages, check_same_job, job_id, package_versions, read_manifest, write_manifest
+from .shards import ShardFolder, ShardPlan, default_shard_size
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
-    from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
+    from ..data.dataset import RecDataset
+    from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
+    from ..modeling.processing_vlm2rec import VLM2RecProcessor
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,7 @@ class ShardWorker:
     """
 
     def __init__(self, job: EmbedJob, *, device: int = 0) -> None:
-        from vlm2rec_hf.jobs.settings import loaded_settings
+        from .settings import loaded_settings
 
         self.job = job
         self.dataset = job.open_dataset()
@@ -133,8 +126,8 @@ class ShardWorker:
 
     def _do(self, shard: int) -> ShardDone:
         """Embed one shard and write it; bad rows first, because the vectors' file says that the shard is done."""
-        from vlm2rec_hf.data.quarantine import counts
-        from vlm2rec_hf.jobs.embed_items import embed_items, with_facts
+        from ..data.quarantine import counts
+        from .embed_items import embed_items, with_facts
 
         job, rows = self.job, self.plan.rows(shard)
         vectors, bad = embed_items(self.dataset, rows, self.model, self.processor, batch_size=job.batch_size)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm2rec_hf.jobs.durable import durable
+from ..files import durable
 
 FORMAT_VERSION = 1
 PACKAGES = ("vlm2rec-hf", "torch", "transformers", "tokenizers", "pillow", "torchvision")

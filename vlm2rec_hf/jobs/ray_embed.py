@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.jobs.failures import Failure
-from vlm2rec_hf.jobs.job import EmbedJob, ShardDone, ShardWorker
+from .failures import Failure
+from .job import EmbedJob, ShardDone, ShardWorker
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
-from vlm2rec_hf.jobs.failures import Failure
-from vlm2rec_hf.jobs.job import EmbedJob, ShardDone, ShardWorker
+from .failures import Failure
+from .job import EmbedJob, ShardDone, ShardWorker
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess

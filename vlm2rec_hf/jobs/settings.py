@@ -8,8 +8,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
-    from vlm2rec_hf.modeling.processing_vlm2rec import VLM2RecProcessor
+    from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
+    from ..modeling.processing_vlm2rec import VLM2RecProcessor
 
 
 def loaded_settings(model: VLM2RecEmbedder, processor: VLM2RecProcessor) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlm2rec_hf.jobs.claims import Claims
+from .claims import Claims
 
 NAMES = {"manifest.json", ".manifest.json.partial", "shards", "quarantine", ".claims", "..claims.retired"}
 

@@ -1,1 +1,35 @@
-"""What is saved on the Hub. Flat files with sibling imports only: they are copied into model repos as remote code."""
+"""Exactly what is copied into model repos: flat files with sibling imports only.
+
+Importing this package registers our classes with transformers' Auto classes, for loading and for saving their code.
+This file is the only one here that is not copied.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoProcessor
+
+from .configuration_dmesr import DMESRConfig
+from .configuration_pixrec import PixRecConfig
+from .configuration_seqrec import SeqRecConfig
+from .configuration_vlm2rec import VLM2RecConfig
+from .modeling_dmesr import DMESRModel
+from .modeling_pixrec import PixRecModel
+from .modeling_seqrec import SequentialRecommender
+from .modeling_vlm2rec import VLM2RecEmbedder
+from .processing_pixrec import PixRecProcessor
+from .processing_vlm2rec import VLM2RecProcessor
+
+MODELS = (VLM2RecEmbedder, PixRecModel, SequentialRecommender, DMESRModel)
+PROCESSORS = {VLM2RecEmbedder: VLM2RecProcessor, PixRecModel: PixRecProcessor}
+
+for _config, _model in (
+    (VLM2RecConfig, VLM2RecEmbedder),
+    (PixRecConfig, PixRecModel),
+    (SeqRecConfig, SequentialRecommender),
+    (DMESRConfig, DMESRModel),
+):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModel.register(_config, _model, exist_ok=True)
+    _config.register_for_auto_class()
+    _model.register_for_auto_class("AutoModel")
+    if _model in PROCESSORS:
+        AutoProcessor.register(_config, PROCESSORS[_model], exist_ok=True)
+        PROCESSORS[_model].register_for_auto_class("AutoProcessor")

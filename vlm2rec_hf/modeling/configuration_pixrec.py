@@ -4,7 +4,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_backbone_vlm2rec import BackboneConfig
+from .configuration_vlm2rec import BackboneConfig
 
 
 @strict

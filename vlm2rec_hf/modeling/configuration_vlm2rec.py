@@ -3,8 +3,46 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
 
-from .configuration_backbone_vlm2rec import BackboneConfig
+
+@strict
+class BackboneConfig(PreTrainedConfig):
+    """A backbone's configuration inside another one, and where the weights came from.
+
+    Args:
+        vlm_config: configuration (object or dict) of the backbone; a Qwen2-VL by default.
+        initializer_range: standard deviation used when weights are initialised from scratch.
+        base_model: Hub id of what this model was made from, or, in an adapter's repo, of what the adapter sits on;
+            `None` where that is no Hub repo.
+        base_model_revision: commit of `base_model`.
+    """
+
+    # The plain form: `sub_configs_defaults` replaces it from transformers 5.20 on, but older ones do not know it.
+    sub_configs = {"vlm_config": PreTrainedConfig}
+
+    vlm_config: dict | PreTrainedConfig | None = None
+    initializer_range: float | int = 0.02
+    base_model: str | None = None
+    base_model_revision: str | None = None
+
+    def __post_init__(self, **kwargs) -> None:  # noqa: ANN003 - signature is the library's
+        if self.vlm_config is None:
+            self.vlm_config = AutoConfig.for_model("qwen2_vl")
+        elif isinstance(self.vlm_config, dict):
+            options = dict(self.vlm_config)
+            self.vlm_config = AutoConfig.for_model(options.pop("model_type", "qwen2_vl"), **options)
+        super().__post_init__(**kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the backbone's states."""
+        return self.get_text_config().hidden_size
+
+    def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:  # noqa: ANN002, ANN003
+        """Configuration of the language model inside the backbone."""
+        return self.vlm_config.get_text_config(*args, **kwargs)  # type: ignore[union-attr]
+
 
 FUSIONS = ("external", "internal")
 
@@ -27,7 +65,7 @@ class VLM2RecConfig(BackboneConfig):
         ```python
         from transformers import Qwen2VLConfig
 
-        from vlm2rec_hf import VLM2RecConfig
+        from .. import VLM2RecConfig
 
         config = VLM2RecConfig(vlm_config=Qwen2VLConfig())
         assert config.fusion == "external"

@@ -5,18 +5,19 @@ from typing import Any
 
 from torch import Tensor
 
-from .families_vlm2rec import (
+from .family_vlm2rec import (
     BackboneFamily,
     ImageFeatures,
     RowPrefix,
     Sizes,
+    cut_patches,
+    fold_patches,
     packed_arguments,
     padded_arguments,
     place_images,
     plain_positions,
     read_sizes,
 )
-from .picture_patches import cut_patches, fold_patches
 
 
 class Idefics3Family(BackboneFamily):

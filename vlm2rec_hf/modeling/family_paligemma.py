@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
-from .families_vlm2rec import (
+from .family_vlm2rec import (
     BackboneFamily,
     ImageFeatures,
     RowPrefix,
     Sizes,
+    cut_patches,
+    fold_patches,
     packed_arguments,
     padded_arguments,
     place_images,
     plain_positions,
     read_sizes,
 )
-from .picture_patches import cut_patches, fold_patches
 
 
 class PaliGemmaFamily(BackboneFamily):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .families_vlm2rec import (
+from .family_vlm2rec import (
     BackboneFamily,
     ImageFeatures,
     RowPrefix,

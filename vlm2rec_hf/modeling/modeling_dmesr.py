@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 
-from .base_seqrec import CatalogueRecommender
 from .configuration_dmesr import DMESRConfig
 from .fusion_dmesr import ItemFusion
 from .inputs_dmesr import ItemInputs
+from .modeling_seqrec import HeadModel
 
 CONVERTED_BYTES = 2**28
 """Up to this size the token states are kept as the weights' type; larger ones stay as they are, and on the disk."""
 
 
-class DMESRModel(CatalogueRecommender):
+class DMESRModel(HeadModel):
     """DMESR (arXiv 2602.13715) over SASRec, GRU4Rec or BERT4Rec.
 
     Frozen vectors of three descriptions and of the tokens of the original text become two fused vectors per item

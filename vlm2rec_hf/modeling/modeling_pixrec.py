@@ -10,12 +10,12 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoModelForImageTextToText
 from transformers.utils import ModelOutput
 
-from .backbone_model_vlm2rec import BackboneModel
+from .backbone_vlm2rec import BackboneModel
 from .configuration_pixrec import PixRecConfig
-from .fusion_vlm2rec import unit
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
+from .items_vlm2rec import PreparedItem, check_list
+from .passes_vlm2rec import unit
 from .processing_pixrec import PixRecProcessor
-from .processing_vlm2rec import PreparedItem, check_list
 from .states_pixrec import masked_mean, next_token_nll
 
 

@@ -1,20 +1,284 @@
-"""`SequentialRecommender`: a small sequence encoder over item vectors that recommends raw item ids."""
+"""What recommenders over a catalogue share: the encoder at work, raw ids in and out, saving with the catalogue."""
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import ModelOutput
 
-from .base_seqrec import MASK as MASK
-from .base_seqrec import PADDING as PADDING
-from .base_seqrec import CatalogueRecommender
-from .base_seqrec import SeqRecOutput as SeqRecOutput
-from .base_seqrec import SeqRecPreTrainedModel as SeqRecPreTrainedModel
+from .catalogue_seqrec import CATALOGUE_FILE, HeadCatalogue, Recommendation, recommend
 from .configuration_seqrec import SeqRecConfig
+from .encoders_seqrec import make_encoder
+from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, repo_file, require_safetensors
+
+PADDING, MASK = -1, -2
+"""Entries of `input_ids` that are no item: filling on the right, and (bert4rec) an item to be guessed."""
 
 
-class SequentialRecommender(CatalogueRecommender):
+@dataclass
+class SeqRecOutput(ModelOutput):
+    """What a `HeadModel`'s `forward` returns.
+
+    Attributes:
+        last_hidden_state: `(b, t, d)` the encoder's states; the inner product with an item vector is its score.
+        user_vectors: `(b, d)` the state at each row's last entry; meaningless for an empty row.
+        item_vectors: `(n_items, d)` the vectors of the whole catalogue, as read by the encoder.
+    """
+
+    last_hidden_state: Tensor | None = None
+    user_vectors: Tensor | None = None
+    item_vectors: Tensor | None = None
+
+
+class SeqRecPreTrainedModel(PreTrainedModel):
+    """Weight handling of sequential heads."""
+
+    config_class = SeqRecConfig
+    base_model_prefix = ""
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, nn.GRU):
+            for name, parameter in module.named_parameters():
+                if name.startswith("weight_hh"):
+                    init.orthogonal_(parameter)
+                elif name.startswith("weight"):
+                    init.xavier_uniform_(parameter)
+                else:
+                    init.zeros_(parameter)
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, HeadModel):
+            module._init_own_weights()
+
+
+class HeadModel(SeqRecPreTrainedModel):
+    """A sequence encoder over the vectors of a catalogue, which it knows by raw id.
+
+    A subclass says what the items' vectors are (`item_vectors`). They are `hidden_size` long, or several such parts
+    side by side: the one encoder then reads the rows once per part, and its states stand side by side likewise. The
+    same vectors are what the encoder reads and what its states are compared with. `catalogue` is set by the trainer or
+    `set_catalogue` and saved as `catalogue.parquet`.
+    """
+
+    def __init__(self, config: SeqRecConfig) -> None:
+        super().__init__(config)
+        self.catalogue: HeadCatalogue | None = None
+
+    def _add_encoder(self) -> None:
+        """Build the encoder; subclasses call it after their own parts and before `post_init`."""
+        config: Any = self.config
+        self.encoder = make_encoder(config)
+        self.mask_vector = nn.Parameter(torch.zeros(config.hidden_size)) if config.encoder == "bert4rec" else None
+
+    def _init_own_weights(self) -> None:
+        """Initialise what belongs to no module of the library's."""
+        if self.mask_vector is not None:
+            init.normal_(self.mask_vector, mean=0.0, std=self.config.initializer_range)
+
+    # ---- vectors
+
+    def item_vectors(self) -> Tensor:
+        """Vectors of the whole catalogue, `(n_items, d)`, with gradient."""
+        raise NotImplementedError
+
+    def check_content(self) -> None:
+        """Refuse to be trained without what the items' vectors are made of.
+
+        Raises:
+            ValueError: it was never set.
+        """
+
+    def forward(
+        self, input_ids: Tensor, item_vectors: Tensor | None = None, return_dict: bool | None = None, **kwargs: Any
+    ) -> SeqRecOutput:
+        """Encode rows of item indices.
+
+        Args:
+            input_ids: `(b, t)` int64, `t <= max_length`: catalogue indices oldest first, then `PADDING` (-1) on the
+                right; `MASK` (-2) stands for an item to guess (bert4rec only).
+            item_vectors: `item_vectors()`, where the caller has it already.
+            return_dict: accepted for the library's sake; the output is always a `SeqRecOutput`.
+            kwargs: ignored.
+
+        Raises:
+            ValueError: rows longer than `max_length`.
+        """
+        if input_ids.ndim != 2 or input_ids.shape[1] > self.config.max_length:
+            raise ValueError(
+                f"`input_ids` must be (b, t) with t <= `max_length` {self.config.max_length}, got "
+                f"{tuple(input_ids.shape)}; keep the most recent items."
+            )
+        table = self.item_vectors() if item_vectors is None else item_vectors
+        present = input_ids != PADDING
+        parts = [self._encoded(input_ids, present, part) for part in table.split(self.config.hidden_size, dim=1)]
+        states = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        last = (present.sum(dim=1) - 1).clamp(min=0)
+        users = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
+        return SeqRecOutput(last_hidden_state=states, user_vectors=users, item_vectors=table)
+
+    def _encoded(self, input_ids: Tensor, present: Tensor, table: Tensor) -> Tensor:
+        """States `(b, t, hidden_size)` of rows whose items are read from `table` `(n_items, hidden_size)`."""
+        vectors = nn.functional.embedding(input_ids.clamp(min=0), table) * self.config.hidden_size**0.5
+        if self.mask_vector is not None:
+            mask_vector = self.mask_vector * self.config.hidden_size**0.5
+            vectors = torch.where((input_ids == MASK)[:, :, None], mask_vector.to(vectors.dtype), vectors)
+        return self.encoder(vectors * present[:, :, None], present)
+
+    @torch.no_grad()
+    def encode_histories(self, histories: Sequence[Any], batch_size: int = 128) -> Tensor:
+        """User vectors after each history, in evaluation mode.
+
+        Args:
+            histories: non-empty sequences of catalogue indices, oldest first; the last `max_length` count.
+            batch_size: rows at once; rows of similar length share a batch.
+
+        Returns:
+            `(n, d)` on the model's device.
+
+        Raises:
+            ValueError: an empty history.
+        """
+        order = sorted(range(len(histories)), key=lambda i: len(histories[i]))
+        if order and len(histories[order[0]]) == 0:
+            raise ValueError(f"`histories` holds an empty one in row {order[0]}; `recommend` handles cold users.")
+        was_training, device = self.training, self.device
+        self.eval()
+        masked = self.mask_vector is not None
+        room = self.config.max_length - int(masked)
+        rows = [torch.as_tensor(history, dtype=torch.int64)[-room:] for history in histories]
+        table = self.item_vectors()
+        found = table.new_zeros((len(rows), table.shape[1]))
+        for start in range(0, len(rows), batch_size):
+            chosen = order[start : start + batch_size]
+            width = max(len(rows[i]) for i in chosen) + int(masked)
+            batch = torch.full((len(chosen), width), PADDING)
+            for place, i in enumerate(chosen):
+                batch[place, : len(rows[i])] = rows[i]
+                if masked:
+                    batch[place, len(rows[i])] = MASK
+            found[chosen] = self(batch.to(device), item_vectors=table).user_vectors
+        self.train(was_training)
+        return found
+
+    # ---- items
+
+    def set_catalogue(
+        self, ids: Sequence[str], popularity: Tensor | None = None, titles: Sequence[str | None] | None = None
+    ) -> None:
+        """Name the items: raw ids in the order of the item vectors; see `HeadCatalogue`.
+
+        Raises:
+            ValueError: another number of items than `config.n_items`, or ids that repeat.
+        """
+        if len(ids) != self.config.n_items:
+            raise ValueError(f"`ids` must name {self.config.n_items} items, as the config says, got {len(ids)}.")
+        self.catalogue = HeadCatalogue(ids, popularity, titles)
+
+    def check_embedder(self, embedder: str | None, revision: str | None) -> None:
+        """Compare an embedder with the one whose vectors this head was built on; what is None is not compared.
+
+        Raises:
+            ValueError: another embedder, or another revision of it: its vectors live in another space.
+        """
+        for name, ours, theirs in (
+            ("embedder", self.config.embedder, embedder),
+            ("embedder_revision", self.config.embedder_revision, revision),
+        ):
+            if ours is not None and theirs is not None and ours != theirs:
+                raise ValueError(
+                    f"`{name}` is {theirs!r}, but this head was built on the item vectors of {ours!r}; encode the "
+                    "items with that one, or train a head on the new vectors."
+                )
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        candidates: Sequence[str] | None = None,
+        on_unknown: str = "error",
+    ) -> list[Recommendation]:
+        """The best items after each history, by raw id.
+
+        Args:
+            histories: raw item ids, oldest first; an empty one gets the most popular items, marked as such.
+            k: how many items; fewer come back where there are fewer candidates.
+            exclude_seen: leave out items of the history (all of it, not only the part that is read).
+            candidates: raw ids to choose from; the whole catalogue by default.
+            on_unknown: `"error"`, or `"skip"`: leave unknown ids out and count them.
+
+        Returns:
+            One `Recommendation` per history.
+
+        Raises:
+            ValueError: an unknown id, no catalogue, or `k < 1`.
+        """
+        return recommend(self, self._required_catalogue(), histories, k, exclude_seen, candidates, on_unknown)
+
+    def _required_catalogue(self) -> HeadCatalogue:
+        if self.catalogue is None:
+            raise ValueError("This head has no `catalogue`; call `set_catalogue(ids, popularity, titles)` first.")
+        return self.catalogue
+
+    # ---- to disk and back
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any):  # noqa: ANN201
+        """As in the library; `catalogue.parquet` is written beside the weights."""
+        if self.catalogue is not None and kwargs.get("is_main_process", True):
+            self.catalogue.save(save_directory)
+        hub = {name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private") if name in kwargs}
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", os.path.basename(os.fspath(save_directory))), **hub)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in the library, by folder or Hub id and `revision`; the catalogue comes along.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id.
+            args: passed on.
+            kwargs: passed on; `embedder_revision` is compared with the one the head was built on.
+
+        Raises:
+            ValueError: the head was built on the vectors of another `embedder_revision`.
+        """
+        wanted = kwargs.pop("embedder_revision", None)
+        with_info = kwargs.pop("output_loading_info", False)
+        require_safetensors(kwargs)
+        if pretrained_model_name_or_path is None:  # built from a config and a state dict: no folder to look into
+            return super().from_pretrained(None, *args, **kwargs)
+        where, hub = str(pretrained_model_name_or_path), hub_arguments(kwargs)
+        if (commit := hub_commit(where, **hub)) is not None:
+            kwargs["revision"] = hub["revision"] = commit  # weights and catalogue of one version
+        loaded: Any = super().from_pretrained(where, *args, **kwargs, output_loading_info=True)
+        model, info = loaded
+        refuse_random_weights("pretrained_model_name_or_path", where, info)
+        model.check_embedder(None, wanted)
+        path = repo_file(where, CATALOGUE_FILE, hub)
+        if path is not None:
+            catalogue = HeadCatalogue.load(path)
+            model.set_catalogue(catalogue.ids, catalogue.popularity, catalogue.titles)
+        return (model, info) if with_info else model
+
+
+class SequentialRecommender(HeadModel):
     """SASRec, GRU4Rec or BERT4Rec over learnt ids, frozen content vectors, or both.
 
     The same item vectors are what the encoder reads and what its states are compared with. A head knows its items by

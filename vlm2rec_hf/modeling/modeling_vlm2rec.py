@@ -1,6 +1,5 @@
 """`VLM2RecEmbedder`: items and user histories in one space, from a vision-language backbone."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +9,12 @@ from torch import Tensor
 from transformers import AutoModel
 from transformers.utils import ModelOutput
 
-from .backbone_model_vlm2rec import BackboneModel
+from .backbone_vlm2rec import BackboneModel
 from .configuration_vlm2rec import VLM2RecConfig
 from .encoding_vlm2rec import VIEWS, Encoding, EncodingMixin
-from .families_vlm2rec import ImageFeatures
-from .fusion_vlm2rec import fuse, last_token_pool, scatter_rows, unit
+from .family_vlm2rec import ImageFeatures
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
-from .processing_vlm2rec import VLM2RecProcessor
+from .passes_vlm2rec import fuse, last_token_pool, scatter_rows, unit
 
 __all__ = ["VIEWS", "Encoding", "VLM2RecEmbedder", "VLM2RecOutput"]
 
@@ -167,22 +165,3 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
     def _pooled(self, rows: Tensor, mask: Tensor, images: ImageFeatures | None) -> Tensor:
         """Final-norm state of the last token of each row."""
         return last_token_pool(self.family.run(self.vlm, rows, mask, images), mask)
-
-    def start_history(
-        self,
-        processor: VLM2RecProcessor,
-        *,
-        batch_size: int = 1,
-        users: Sequence[int | str] | None = None,
-        views: Sequence[str] | None = None,
-    ) -> Any:
-        """Histories that grow click by click at the cost of the click alone: a `HistoryState`; see there."""
-        from .history_state_vlm2rec import HistoryState
-
-        return HistoryState(self, processor, range(batch_size) if users is None else users, views)
-
-    def load_history(self, path: str | os.PathLike, processor: VLM2RecProcessor) -> Any:
-        """The `HistoryState` that `HistoryState.save` wrote to `path` with these weights and this processor."""
-        from .history_files_vlm2rec import load_history
-
-        return load_history(self, path, processor)

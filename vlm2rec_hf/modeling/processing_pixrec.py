@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from .processing_vlm2rec import PreparedItem, VLM2RecProcessor, _distinct_pictures, as_item
+from .items_vlm2rec import PreparedItem, as_item
+from .processing_vlm2rec import VLM2RecProcessor, _distinct_pictures
 from .states_pixrec import IGNORED
 
 NEITHER, HISTORY, TARGET = 0, 1, 2

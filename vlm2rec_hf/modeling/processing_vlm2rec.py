@@ -5,7 +5,6 @@ wherever it stands (alone, or anywhere in a history) and can be computed once pe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -13,72 +12,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BatchFeature, ProcessorMixin
 
-from .families_vlm2rec import BackboneFamily, ImageFeatures, family_of
-from .messages_vlm2rec import MessagesMixin
+from .families_vlm2rec import family_of
+from .family_vlm2rec import BackboneFamily, ImageFeatures
+from .items_vlm2rec import MessagesMixin, PreparedItem, as_item, check_list
 
 ROLES = ("item", "user")
 MAX_ASPECT = 100
-
-
-@dataclass
-class PreparedItem:
-    """One item, ready to be placed in rows.
-
-    Attributes:
-        text: token ids of the text, or `None` without one.
-        grid: vision grid `(t, h, w)` of the picture, or `None` without one.
-        pixel_values: what the image processor made of the picture, `(n_patches, patch_dim)`.
-        features: vision features instead of pixels, where the tower's output is already known.
-        key: equal keys mean the same picture; such pictures are encoded once per batch. `None`: like no other.
-    """
-
-    text: list[int] | None = None
-    grid: tuple[int, ...] | None = None
-    pixel_values: Tensor | None = None
-    features: ImageFeatures | None = None
-    key: Any = None
-
-
-def as_item(value: Any) -> dict[str, Any]:
-    """Type an item: a string is always text, a PIL picture is always a picture, a dict holds `text` and/or `image`.
-
-    Raises:
-        TypeError: something else, or a dict entry of another type (strings are never opened as paths or URLs).
-        ValueError: neither text nor picture is present.
-    """
-    if isinstance(value, str):
-        value = {"text": value}
-    elif isinstance(value, Image.Image):
-        value = {"image": value}
-    elif not isinstance(value, dict):
-        raise TypeError(
-            f"`items` holds a {type(value).__name__}; pass a str (text), a PIL.Image.Image or a dict with 'text' "
-            "and/or 'image'."
-        )
-    text, image = value.get("text"), value.get("image")
-    if text is not None and not isinstance(text, str):
-        raise TypeError(f"`text` of an item must be a str or None, got {type(text).__name__}.")
-    if image is not None and not isinstance(image, Image.Image):
-        raise TypeError(
-            f"`image` of an item must be a PIL.Image.Image or None, got {type(image).__name__}; decode bytes or "
-            "files first with `vlm2rec_hf.data.decode_image`."
-        )
-    text = text if text and text.strip() else None
-    if text is None and image is None:
-        raise ValueError(f"An item needs a text or a picture, got {value!r}.")
-    return {"text": text, "image": image}
-
-
-def check_list(name: str, value: Any) -> None:
-    """Refuse a lone item where a list of items belongs: a string would fall apart into one-letter items.
-
-    Raises:
-        TypeError: `value` is an item.
-    """
-    if isinstance(value, (str, dict, Image.Image, PreparedItem)):
-        raise TypeError(
-            f"`{name}` must be a list of items, got a {type(value).__name__}; wrap a single item as `[item]`."
-        )
 
 
 class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..modeling.backbone_model_vlm2rec import BackboneModel
+from ..modeling.backbone_vlm2rec import BackboneModel
 from ..modeling.families_vlm2rec import families
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 

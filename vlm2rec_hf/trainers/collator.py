@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import Dataset
 
 if TYPE_CHECKING:
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..data.sequences import Examples
-    from ..modeling.prepared_catalogue import PreparedCatalogue
 
 
 class ExampleDataset(Dataset):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..losses.dmesr import alignment_loss
-from ..modeling.base_seqrec import PADDING
 from ..modeling.modeling_dmesr import DMESRModel
+from ..modeling.modeling_seqrec import PADDING
 from .dmesr_args import DMESRTrainingArguments
 from .seqrec_trainer import SeqRecTrainer
 from .step_metrics import StepMetrics

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..modeling.prepared_catalogue import PreparedCatalogue
-from ..modeling.vision_cache import VisionCache
-from ..modeling.vision_tower import is_sharded
+from ..catalogues.prepared_catalogue import PreparedCatalogue
+from ..catalogues.vision_cache import VisionCache
+from ..catalogues.vision_tower import is_sharded
 
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset

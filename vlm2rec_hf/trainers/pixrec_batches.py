@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Sampler
 
 if TYPE_CHECKING:
-    from ..modeling.prepared_catalogue import PreparedCatalogue
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..modeling.processing_pixrec import PixRecProcessor
     from .collator import ExampleDataset
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProcessorMixin, TrainerCallback, set_seed
 from trl import SFTTrainer
 
+from ..catalogues.prepared_catalogue import PreparedCatalogue
 from ..losses.gather import gather_pairs
 from ..modeling.hub_loading import hub_arguments
 from ..modeling.modeling_pixrec import PixRecModel
-from ..modeling.prepared_catalogue import PreparedCatalogue
 from ..modeling.processing_pixrec import PixRecProcessor
 from .adapters import continue_adapter, default_lora_config, inner_model
 from .checkpoints import CompleteCheckpoints

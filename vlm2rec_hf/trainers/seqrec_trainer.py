@@ -11,8 +11,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from ..columns import TITLE
 from ..evaluation.metrics import ranking_metrics
-from ..modeling.base_seqrec import MASK, PADDING, CatalogueRecommender
-from ..modeling.modeling_seqrec import SequentialRecommender
+from ..modeling.modeling_seqrec import MASK, PADDING, HeadModel, SequentialRecommender
 from .checkpoints import CompleteCheckpoints
 from .hub_publishing import PublishesToHub
 from .ranking_evaluation import RankingEvaluation
@@ -52,11 +51,11 @@ class SeqRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Trai
 
     _tag_names = ["vlm2rec", "recommendation", "sequential-recommendation"]
     _name = "SeqRec"
-    _model_class: type[CatalogueRecommender] = SequentialRecommender
+    _model_class: type[HeadModel] = SequentialRecommender
 
     def __init__(
         self,
-        model: CatalogueRecommender,
+        model: HeadModel,
         args: SeqRecTrainingArguments | None = None,
         train_dataset: RecDataset | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -135,7 +134,7 @@ class SeqRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Trai
             "embedder_revision": config.embedder_revision,
         }
 
-    def _trained(self) -> CatalogueRecommender:
+    def _trained(self) -> HeadModel:
         return self.head
 
     def get_train_dataloader(self) -> EpochLoader:
@@ -218,7 +217,7 @@ def mask_items(input_ids: Tensor, probability: float) -> tuple[Tensor, Tensor]:
 
 
 def rank_head(
-    head: CatalogueRecommender, examples: Examples, *, k: int = 20, exclude_seen: bool = True, batch_size: int = 128
+    head: HeadModel, examples: Examples, *, k: int = 20, exclude_seen: bool = True, batch_size: int = 128
 ) -> Ranking:
     """Rank every example's target over the whole catalogue by a head's scores.
 

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation.files import written_whole
+from ..files import written_whole
 from ..hub_cards.model_folder import TRAINING_FILE, json_bytes
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def adapter_facts(model: Any) -> dict[str, Any] | None:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries a result depends on."""
-    from .. import __version__
+    from ..version import __version__
 
     return {"vlm2rec_hf": __version__, **{name: version(name) for name in LIBRARIES}}
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vlm2rec_hf.data.dataset import RecDataset
-    from vlm2rec_hf.data.sequences import Examples
-    from vlm2rec_hf.modeling.modeling_vlm2rec import VLM2RecEmbedder
-    from vlm2rec_hf.modeling.prepared_catalogue import PreparedCatalogue
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.dataset import RecDataset
+    from ..data.sequences import Examples
+    from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 
 
 class EvaluationCatalogues:
@@ -32,7 +32,7 @@ class EvaluationCatalogues:
 
     def of(self, dataset: RecDataset) -> PreparedCatalogue:
         """The catalogue in whose order `dataset` counts its items."""
-        from vlm2rec_hf.data.catalogue_items import same_items
+        from ..data.catalogue_items import same_items
 
         for known, catalogue in self._known:
             if dataset is known or same_items(dataset, known):
@@ -68,7 +68,7 @@ def rank_validation(
     Raises:
         ValueError: the dataset has no validation split.
     """
-    from vlm2rec_hf.evaluation.embedder import evaluate_embedder
+    from ..evaluation.embedder import evaluate_embedder
 
     examples = validation_examples(dataset, max_history, users)
     found = evaluate_embedder(model, catalogue, examples, batch_size=batch_size, across_processes=across_processes)

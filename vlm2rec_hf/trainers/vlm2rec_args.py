@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from ..catalogues.vision_cache_files import DTYPES
 from ..losses.vlm2rec import OBJECTIVES, VLM2RecLoss
-from ..modeling.vision_cache_files import DTYPES
 from .data_parallel import settle_batches
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, set_seed
 
+from ..catalogues.prepared_catalogue import PreparedCatalogue
 from ..losses.gather import gather_candidates
 from ..losses.similarity import ViewVectors
 from ..modeling.hub_loading import hub_arguments
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
-from ..modeling.prepared_catalogue import PreparedCatalogue
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
-from ..modeling.sentence_transformer import suits_sentence_transformers, write_sentence_transformer_files
+from ..sentence_transformers.model_files import suits_sentence_transformers, write_sentence_transformer_files
 from .adapters import continue_adapter, default_lora_config, embedder_of, is_peft, wrap_with_adapter
 from .checkpoints import CompleteCheckpoints
 from .collator import Chunk, ContrastiveCollator, ExampleDataset, trainable_examples

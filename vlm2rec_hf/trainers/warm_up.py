@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 if TYPE_CHECKING:
+    from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
-    from ..modeling.prepared_catalogue import PreparedCatalogue
 
 TARGETS = ("semantic", "identity")
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from vlm2rec_hf.data.dataset import RecDataset
-from vlm2rec_hf.data.readers import amazon_2014, amazon_2023, delimited, hub, movielens, parquet
-from vlm2rec_hf.data.readers.amazon_2014 import read_amazon_2014
-from vlm2rec_hf.data.readers.amazon_2023 import read_amazon_2023
-from vlm2rec_hf.data.readers.delimited import read_delimited
-from vlm2rec_hf.data.readers.hub import read_hub, stream_hub
-from vlm2rec_hf.data.readers.movielens import read_movielens
-from vlm2rec_hf.data.readers.parquet import read_parquet
-from vlm2rec_hf.data.storage import INFO_FILE, is_saved_dataset
+from ..dataset import RecDataset
+from ..storage import INFO_FILE, is_saved_dataset
+from . import amazon_2014, amazon_2023, delimited, hub, movielens, parquet
+from .amazon_2014 import read_amazon_2014
+from .amazon_2023 import read_amazon_2023
+from .delimited import read_delimited
+from .hub import read_hub, stream_hub
+from .movielens import read_movielens
+from .parquet import read_parquet
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vlm2rec_hf.data.dataset import RecDataset
-from vlm2rec_hf.data.readers.amazon_files import LineParser, Vintage, first_file
-from vlm2rec_hf.data.readers.amazon_text import product_row
-from vlm2rec_hf.data.readers.jsonl import json_object
+from ..dataset import RecDataset
+from .amazon_files import LineParser, Vintage, first_file
+from .amazon_text import product_row
+from .jsonl import json_object
 
 _ASIN = re.compile(r"""['"]asin['"]\s*:\s*['"]([^'"]+)['"]""")
 _PATTERNS = ("reviews_*.json.gz", "reviews_*.json", "*_5.json.gz", "*_5.json")

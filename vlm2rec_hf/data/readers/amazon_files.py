@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlm2rec_hf.columns import ITEM_ID, RATING, TEXT, TIMESTAMP, TITLE, USER_ID
-from vlm2rec_hf.data import quarantine as q
-from vlm2rec_hf.data.dataset import RecDataset
-from vlm2rec_hf.data.readers.image_folder import with_images
-from vlm2rec_hf.data.readers.jsonl import parse_lines, read_json_lines
+from ...columns import ITEM_ID, RATING, TEXT, TIMESTAMP, TITLE, USER_ID
+from .. import quarantine as q
+from ..dataset import RecDataset
+from .image_folder import with_images
+from .jsonl import parse_lines, read_json_lines
 
 _ITEM = pa.schema([(name, pa.string()) for name in (ITEM_ID, TITLE, "brand", "category", TEXT)])
 LineParser = Callable[[str], dict[str, Any] | None]

@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from vlm2rec_hf.columns import ITEM_ID, USER_ID
-from vlm2rec_hf.data import quarantine as q
-from vlm2rec_hf.data.dataset import RecDataset
-from vlm2rec_hf.data.ids import id_strings
-from vlm2rec_hf.data.readers.image_folder import with_images
-from vlm2rec_hf.data.readers.jsonl import json_object, open_bytes, parse_lines
-from vlm2rec_hf.data.tables import ColumnMapping, rename, split_mapping, to_arrow
+from ...columns import ITEM_ID, USER_ID
+from .. import quarantine as q
+from ..dataset import RecDataset
+from ..ids import id_strings
+from ..tables import ColumnMapping, rename, split_mapping, to_arrow
+from .image_folder import with_images
+from .jsonl import json_object, open_bytes, parse_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 

@@ -9,16 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm2rec_hf.columns import IMAGE
-from vlm2rec_hf.data.dataset import RecDataset
-from vlm2rec_hf.data.fingerprint import dataset_fingerprint
-from vlm2rec_hf.data.hub_files import INFO_FILE, INTERACTIONS, ITEMS, is_ours, read_info, read_repo_files
-from vlm2rec_hf.data.hub_tables import HubTable, declared_tables
-from vlm2rec_hf.data.ingest import Source
-from vlm2rec_hf.data.interaction_log import SPLIT
-from vlm2rec_hf.hub.card_marks import CARD_FILE
-from vlm2rec_hf.hub.errors import check_repo_id, explained
-from vlm2rec_hf.hub.files import file_if_there
+from ...columns import IMAGE
+from ...hub.card_marks import CARD_FILE
+from ...hub.errors import check_repo_id, explained
+from ...hub.files import file_if_there
+from ..dataset import RecDataset
+from ..fingerprint import dataset_fingerprint
+from ..hub_files import INFO_FILE, INTERACTIONS, ITEMS, is_ours, read_info, read_repo_files
+from ..hub_tables import HubTable, declared_tables
+from ..ingest import Source
+from ..interaction_log import SPLIT
 
 if TYPE_CHECKING:
     import datasets

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from vlm2rec_hf.columns import IMAGE, ITEM_ID
-from vlm2rec_hf.data.images import ImageError, ImagePath
-from vlm2rec_hf.data.items import IMAGE_TYPE
+from ...columns import IMAGE, ITEM_ID
+from ..images import ImageError, ImagePath
+from ..items import IMAGE_TYPE
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 

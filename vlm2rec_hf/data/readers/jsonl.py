@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from vlm2rec_hf.data import quarantine as q
+from .. import quarantine as q
 
 _BLOCK_BYTES = 16 << 20
 _MAX_LINE = 8 << 20

@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlm2rec_hf.columns import ITEM_ID, RATING, TEXT, TIMESTAMP, TITLE, USER_ID
-from vlm2rec_hf.data import quarantine as q
-from vlm2rec_hf.data.dataset import RecDataset
-from vlm2rec_hf.data.readers.delimited import read_csv_bytes
-from vlm2rec_hf.data.readers.image_folder import with_images
+from ...columns import ITEM_ID, RATING, TEXT, TIMESTAMP, TITLE, USER_ID
+from .. import quarantine as q
+from ..dataset import RecDataset
+from .delimited import read_csv_bytes
+from .image_folder import with_images
 
 _GENRES = "genres"
 _CSV_NAMES = {"userId": USER_ID, "movieId": ITEM_ID, "title": TITLE, "genres": _GENRES}

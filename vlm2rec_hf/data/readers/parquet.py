@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlm2rec_hf.data.dataset import RecDataset
+from ..dataset import RecDataset
 
 
 def matches(folder: Path) -> bool:

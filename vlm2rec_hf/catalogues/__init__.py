@@ -1,0 +1,1 @@
+"""Items made ready once: prepared catalogues, the frozen-vision cache, item vectors."""

@@ -1,0 +1,125 @@
+"""Pictures of a sequence of items, decoded and preprocessed, in this process or in worker processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..modeling.encoding_vlm2rec import picture_key
+from ..modeling.items_vlm2rec import as_item
+from ..modeling.processing_vlm2rec import VLM2RecProcessor
+
+if TYPE_CHECKING:
+    from .vision_cache_store import FeatureStore
+
+
+@dataclass
+class ReadPicture:
+    """What reading the picture of an item gave.
+
+    Attributes:
+        index: of the item.
+        key: of the picture (`picture_key`), or `None` without one.
+        source: hash of its file, where the items can tell and it was not known before.
+        grid: vision grid, where it was preprocessed.
+        pixel_values: `None` where the store has the picture's features.
+    """
+
+    index: int
+    key: bytes | None = None
+    source: bytes | None = None
+    grid: tuple[int, ...] | None = None
+    pixel_values: Tensor | None = None
+
+
+class PictureReader(Dataset):
+    """Reads pictures by place in `indices`; what a store has is not preprocessed, a known file not even decoded.
+
+    Args:
+        items: as `as_item` takes them, or empty. `items.image_source(index)`, where there is such a method, gives a
+            hash of the picture's file (`None` without one).
+        indices: which items.
+        processor: preprocesses.
+        store: features on disk.
+        verify: a picture counts as known only if its features are still what was written.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        indices: Sequence[int] | np.ndarray,
+        processor: VLM2RecProcessor,
+        store: FeatureStore | None = None,
+        *,
+        verify: bool = True,
+    ) -> None:
+        self.items, self.indices, self.processor, self.store, self.verify = items, indices, processor, store, verify
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> ReadPicture:
+        index, source = int(self.indices[place]), None
+        if self.store is not None and hasattr(self.items, "image_source"):
+            source = self.items.image_source(index)
+            if source is None:
+                return ReadPicture(index)
+            known = self.store.key_of_source(source)
+            if known is not None and self.store.has(known, verify=self.verify):
+                return ReadPicture(index, known)
+        image = typed_or_empty(self.items[index])["image"]
+        if image is None:
+            return ReadPicture(index)
+        read = ReadPicture(index, picture_key(image), source)
+        if self.store is None or not self.store.has(read.key, verify=self.verify):  # type: ignore[arg-type]
+            prepared = self.processor.prepare_items([{"image": image}])[0]
+            read.grid, read.pixel_values = prepared.grid, prepared.pixel_values
+        return read
+
+    def batches(self, batch_size: int, workers: int) -> Iterator[list[ReadPicture]]:
+        """Everything in order, in lists of `batch_size`, read by `workers` processes (0: by this one)."""
+        loader: DataLoader = DataLoader(
+            self,
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=_packed if workers else list,
+            generator=torch.Generator(),  # the loader draws a seed: not from the global random state
+        )
+        for batch in loader:
+            if workers:
+                batch = _unpacked(*batch)
+            for read in batch:
+                if workers and read.key is None:
+                    self.items[read.index]  # what is wrong with a broken picture is noted in the items of this process
+            yield batch
+
+
+def _packed(batch: list[ReadPicture]) -> tuple[list[ReadPicture], Tensor | None]:
+    """One tensor for all pixels: each tensor that a worker sends costs a file descriptor."""
+    pixels = [read.pixel_values for read in batch if read.pixel_values is not None]
+    return [replace(read, pixel_values=None) for read in batch], torch.cat(pixels) if pixels else None
+
+
+def _unpacked(batch: list[ReadPicture], pixels: Tensor | None) -> list[ReadPicture]:
+    """The pictures with their own pixels; one with a grid has as many rows of them as its grid has places."""
+    if pixels is None:
+        return batch
+    sizes = [math.prod(read.grid) if read.grid is not None else 0 for read in batch]
+    parts = pixels.split(sizes)
+    return [
+        replace(read, pixel_values=part) if read.grid is not None else read
+        for read, part in zip(batch, parts, strict=True)
+    ]
+
+
+def typed_or_empty(item: Any) -> dict[str, Any]:
+    """`as_item`, but an entry may also hold nothing."""
+    empty = isinstance(item, dict) and item.get("image") is None and not (item.get("text") or "")
+    return {"text": None, "image": None} if empty else as_item(item)

@@ -1,0 +1,151 @@
+"""A catalogue ready for use: each item is tokenised once, each picture passes a frozen vision tower once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..modeling.family_vlm2rec import ImageFeatures
+from ..modeling.items_vlm2rec import PreparedItem
+from ..modeling.processing_vlm2rec import VLM2RecProcessor
+from .picture_reader import PictureReader, ReadPicture, typed_or_empty
+from .vision_cache import StoredPictures, VisionCache, encode_waiting
+from .vision_tower import is_sharded, ready_to_encode, tower_fingerprint
+
+if TYPE_CHECKING:
+    from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
+
+
+class PreparedCatalogue(Sequence[PreparedItem]):
+    """Items by catalogue index, as the processor lays them out.
+
+    Texts are tokenised on construction. Pictures are decoded and preprocessed when an item is asked for, unless
+    `cache_features` was called: then they are vision features and nothing is decoded any more.
+
+    Args:
+        items: the catalogue in order; entries as `as_item` takes them, read lazily. An entry may hold neither text
+            nor picture (it then has zero vectors and never trains).
+        processor: made for the backbone at hand.
+    """
+
+    def __init__(self, items: Sequence[Any], processor: VLM2RecProcessor) -> None:
+        self.items = items
+        self.processor = processor
+        self._texts: list[list[int] | None] = [None] * len(items)
+        self._features: dict[int, tuple[tuple[int, ...], ImageFeatures]] | StoredPictures | None = None
+        self._tower: str | None = None
+        texts = [(i, text) for i, text in enumerate(_texts_of(items)) if text is not None]
+        for (i, _), ids in zip(texts, processor.tokenize_texts([text for _, text in texts]), strict=True):
+            self._texts[i] = ids
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[int(index)]
+        if self._features is not None:
+            if isinstance(self._features, StoredPictures):
+                grid, features = self._features.get(index)
+            else:
+                grid, features = self._features.get(index, (None, None))
+            return PreparedItem(text=self._texts[index], grid=grid, features=features, key=index)
+        image = typed_or_empty(self.items[index])["image"]
+        if image is None:
+            return PreparedItem(text=self._texts[index], key=index)
+        prepared = self.processor.prepare_items([{"image": image}], keys=[index])[0]
+        prepared.text = self._texts[index]
+        return prepared
+
+    def __iter__(self) -> Iterator[PreparedItem]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def has_cached_features(self) -> bool:
+        """Whether pictures are held as vision features (in memory or in a cache on disk)."""
+        return self._features is not None
+
+    def is_empty(self, index: int) -> bool:
+        """Whether an item has neither a text nor a picture that decodes; decodes only where there is no text."""
+        return self._texts[index] is None and self[index].grid is None
+
+    def cache_features(
+        self,
+        model: VLM2RecEmbedder,
+        cache: VisionCache | None = None,
+        *,
+        batch_size: int = 64,
+        workers: int = 0,
+        show_progress: bool = False,
+        device: torch.device | str | None = None,
+    ) -> PreparedCatalogue:
+        """Run every distinct picture through the (frozen) vision tower once and keep the features.
+
+        Valid for as long as the tower's weights stay the same (`check_features`).
+
+        Args:
+            model: its tower is run in evaluation mode.
+            cache: keeps the features on disk for this and later runs, read as memory-mapped views; without one they
+                are kept in memory for as long as the catalogue.
+            batch_size: pictures per forward pass.
+            workers: processes that decode and preprocess; 0: this one does.
+            show_progress: draw a progress bar.
+            device: where the tower runs; where it is by default.
+        """
+        self._features = None
+        tower = tower_fingerprint(model)
+        if cache is not None:
+            how: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "show_progress": show_progress}
+            self._features = cache.fill(model, self.processor, self.items, device=device, **how)
+        else:
+            with ready_to_encode(model, device):
+                self._features = self._in_memory(model, batch_size, workers, show_progress)
+        self._tower = tower
+        return self
+
+    def check_features(self, model: VLM2RecEmbedder) -> None:
+        """Refuse to go on with features of another vision tower than the model's; without features all is well.
+
+        Raises:
+            ValueError: the features were made with other weights.
+        """
+        if self._features is not None and not is_sharded(model) and tower_fingerprint(model) != self._tower:
+            raise ValueError(
+                "`catalogue` holds vision features made with other vision tower weights than this model's (it was "
+                "trained since, or the features are another model's); call `catalogue.cache_features(model)` with it."
+            )
+
+    def _in_memory(
+        self, model: VLM2RecEmbedder, batch_size: int, workers: int, show_progress: bool
+    ) -> dict[int, tuple[tuple[int, ...], ImageFeatures]]:
+        """Features by item; equal pictures share theirs."""
+        reader = PictureReader(self.items, range(len(self)), self.processor)
+        known: dict[bytes, tuple[tuple[int, ...], ImageFeatures]] = {}
+        waiting: dict[bytes, ReadPicture] = {}
+        keys: dict[int, bytes] = {}
+
+        def keep(key: bytes, features: ImageFeatures) -> None:
+            known[key] = tuple(features.grid[0].tolist()), features.clone()
+
+        with tqdm(total=len(self), desc="Pictures", disable=not show_progress, leave=False) as bar:
+            for batch in reader.batches(batch_size, workers):
+                for read in batch:
+                    if read.key is not None:
+                        keys[read.index] = read.key
+                        if read.key not in known:
+                            waiting.setdefault(read.key, read)
+                    if len(waiting) == batch_size:
+                        encode_waiting(model, waiting, keep)
+                bar.update(len(batch))
+            encode_waiting(model, waiting, keep)
+        return {index: known[key] for index, key in keys.items()}
+
+
+def _texts_of(items: Sequence[Any]) -> Iterator[str | None]:
+    """Texts of the items, without decoding pictures where the sequence can tell them apart."""
+    source = items.texts() if hasattr(items, "texts") else (typed_or_empty(item)["text"] for item in items)
+    return (text if text and text.strip() else None for text in source)

@@ -1,0 +1,1 @@
+"""A vision-language model describes items; text encoders encode the descriptions."""

@@ -1,0 +1,1 @@
+"""Histories that grow click by click: the keys and values of what was run are kept."""

@@ -1,0 +1,285 @@
+"""What every model around a vision-language backbone does alike: loading, saving, its vision tower, its pictures."""
+
+import importlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
+
+from .families_vlm2rec import family_of
+from .family_vlm2rec import BackboneFamily, ImageFeatures
+from .hub_loading import (
+    HUB_ARGUMENTS,
+    hub_arguments,
+    hub_commit,
+    refuse_random_weights,
+    repo_file,
+    require_safetensors,
+)
+
+
+class BackboneModel(PreTrainedModel):
+    """A model whose `vlm` is a vision-language backbone; subclasses call `set_up_backbone` in their constructor."""
+
+    base_model_prefix = ""
+    input_modalities = ["image", "text"]
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    config: Any
+    family: BackboneFamily
+    vlm: Any
+    loaded_from: tuple[str, str | None] | None = None
+    """Hub id and commit of the weights (without adapters), or a folder and `None`; `None` for a model built from
+    config, and once the weights have changed. An adapter is saved with it as its base, so whoever changes weights by
+    hand sets it to `None`; `VLM2RecTrainer`, `warm_up_backbone` and `merge_adapters` do."""
+
+    def set_up_backbone(self, vlm: Any) -> None:
+        """Take `vlm` as the backbone."""
+        self.family = family_of(self.config.vlm_config.model_type)
+        self.vlm = vlm
+        self.family.prepare_backbone(vlm)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Self:
+        """Load a model, or an adapter together with the base its `config.json` names (at the commit named there).
+
+        Weights are read from safetensors only.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id.
+            model_args: as in `PreTrainedModel.from_pretrained`.
+            kwargs: as in `PreTrainedModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, ...).
+
+        Raises:
+            ValueError: `use_safetensors=False`, weights that are missing or of another shape, an adapter that names
+                no base, or one that does not fit its base.
+        """
+        require_safetensors(kwargs)
+        adapter = find_adapter_repo(pretrained_model_name_or_path, kwargs)
+        if adapter is not None:
+            return load_with_adapter(cls, adapter, kwargs)
+        where, hub = str(pretrained_model_name_or_path), hub_arguments(kwargs)
+        with_info = kwargs.pop("output_loading_info", False)
+        commit = hub_commit(where, **hub)
+        if commit is not None:
+            kwargs["revision"] = commit  # every file of one version, whatever is published meanwhile
+        loaded: Any = super().from_pretrained(where, *model_args, **kwargs, output_loading_info=True)
+        model, info = loaded
+        refuse_random_weights("pretrained_model_name_or_path", where, info)
+        model.loaded_from = (where, commit)
+        return (model, info) if with_info else model  # type: ignore[return-value]
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save; beside an adapter, which the library saves without its configuration, also `config.json`."""
+        if self.holds_adapter:
+            os.makedirs(save_directory, exist_ok=True)
+            if self._auto_class is not None:
+                custom_object_save(self, save_directory, config=self.config)  # type: ignore[arg-type]
+            self.config.save_pretrained(save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @property
+    def holds_adapter(self) -> bool:
+        """Whether an adapter was loaded into this model (a PEFT model around it is another matter)."""
+        return bool(getattr(self, "_hf_peft_config_loaded", False))
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load weights; whatever they are, they are no longer those of `loaded_from`."""
+        self.loaded_from = None
+        return super().load_state_dict(*args, **kwargs)
+
+    def get_input_embeddings(self) -> Any:
+        """The backbone's token embedding."""
+        return self.vlm.get_input_embeddings()
+
+    def set_input_embeddings(self, value: torch.nn.Module) -> None:
+        """Replace the backbone's token embedding."""
+        self.vlm.set_input_embeddings(value)
+
+    def vision_parameters(self) -> list[torch.nn.Parameter]:
+        """Parameters of the vision tower (its merger or connector included)."""
+        return [weight for module in self.family.vision_modules(self.vlm) for weight in module.parameters()]
+
+    def freeze_vision(self) -> None:
+        """Stop training the vision tower, so that pictures need to pass it only once."""
+        for parameter in self.vision_parameters():
+            parameter.requires_grad_(False)
+
+    def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor) -> ImageFeatures:
+        """Run the vision tower alone on what the image processor made of the pictures."""
+        dtype = self.family.vision_modules(self.vlm)[0].dtype
+        return self.family.encode_images(self.vlm, pixel_values.to(dtype), image_grid_thw)
+
+    def _gather_images(
+        self,
+        pixel_values: Tensor | None,
+        grid: Tensor | None,
+        index: Tensor | None,
+        tokens: Tensor | None,
+        layers: Tensor | None,
+    ) -> ImageFeatures | None:
+        """Features of every picture slot: distinct pictures pass the tower once and are repeated by index."""
+        if grid is None or (pixel_values is None and tokens is None):
+            return None
+        if tokens is not None:
+            images = ImageFeatures(tokens, grid, tuple(layers) if layers is not None else ())
+        else:
+            images = self.encode_images(pixel_values, grid)  # type: ignore[arg-type]
+        return images if index is None else self._select(images, index)
+
+    def _select(self, images: ImageFeatures | None, image_index: Tensor | None) -> ImageFeatures | None:
+        """The features that stand in the slots `image_index`; `None` for rows without pictures."""
+        if images is None or image_index is None:
+            return None
+        return images.select(image_index, self.family.tokens_per_image(self.config.vlm_config, images.grid))
+
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+FULL_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_PREFIX = "base_model.model."  # PEFT saves the names of its wrapper
+
+
+@dataclass(frozen=True)
+class AdapterRepo:
+    """An adapter without its base's weights.
+
+    Attributes:
+        where: the folder or Hub id.
+        base: what `adapter_config.json` names as its base.
+        hub: arguments to read `where` with (`revision`, `token`, ...).
+    """
+
+    where: str
+    base: str | None
+    hub: dict[str, Any]
+
+
+def find_adapter_repo(where: Any, arguments: dict[str, Any]) -> AdapterRepo | None:
+    """Tell whether `where` holds an adapter and no full weights.
+
+    Args:
+        where: folder or Hub id given to `from_pretrained`.
+        arguments: the other arguments given to `from_pretrained`.
+
+    Raises:
+        ValueError: the adapter's weights are not safetensors.
+    """
+    where, hub = str(where), hub_arguments(arguments)
+    given = arguments.get("adapter_kwargs") or {}
+    adapter = str(given.get("_adapter_model_path") or where)
+    if adapter != where:  # the library has followed `base_model_name_or_path` to the base already
+        where, hub = adapter, {**{k: v for k, v in hub.items() if k != "revision"}, **hub_arguments(given)}
+        if repo_file(where, "config.json", hub) is None:
+            return None  # no adapter repo of ours
+    hub |= hub_arguments(given)
+    config = repo_file(where, ADAPTER_CONFIG, hub)
+    if config is None or any(repo_file(where, name, hub) for name in FULL_WEIGHTS):
+        return None
+    if repo_file(where, ADAPTER_WEIGHTS, hub) is None:
+        raise ValueError(
+            f"`pretrained_model_name_or_path` {where!r} has an {ADAPTER_CONFIG} but no {ADAPTER_WEIGHTS}; other "
+            "formats are not read, because pickles can run code. Save the adapter as safetensors."
+        )
+    with open(config, encoding="utf-8") as file:
+        return AdapterRepo(where, json.load(file).get("base_model_name_or_path"), hub)
+
+
+def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict[str, Any]) -> Any:
+    """Load the base that the adapter's `config.json` names, at the commit named there, and put the adapter into it.
+
+    Args:
+        embedder_class: `VLM2RecEmbedder`.
+        adapter: found by `find_adapter_repo`.
+        arguments: the other arguments given to `from_pretrained`.
+
+    Raises:
+        ValueError: no base is named, or the adapter does not fit the base.
+    """
+    config = embedder_class.config_class.from_pretrained(adapter.where, **adapter.hub)
+    base = config.base_model or adapter.base
+    if not base or base == adapter.where:
+        raise ValueError(
+            f"`pretrained_model_name_or_path` {adapter.where!r} holds an adapter that names no base model; save it "
+            "with its trainer, or merge it into its base."
+        )
+    of_the_adapter = (*HUB_ARGUMENTS, "config", "adapter_kwargs", "trust_remote_code", "_from_auto", "_commit_hash")
+    arguments = {name: value for name, value in arguments.items() if name not in of_the_adapter}
+    with_info = arguments.pop("output_loading_info", False)
+    hub = {name: value for name, value in adapter.hub.items() if name not in ("revision", "subfolder")}
+    if config.base_model_revision is not None:
+        hub["revision"] = config.base_model_revision
+    base_config = PreTrainedConfig.get_config_dict(base, **hub)[0]
+    if base_config.get("model_type") == config.model_type:
+        model = embedder_class.from_pretrained(base, **hub, **arguments)
+    else:
+        model = embedder_class.from_backbone(base, **config.backbone_options(), **hub, **arguments)
+    _check_shape(adapter, base, config, model.config)
+    _put_in(model, adapter)
+    model.config.base_model, model.config.base_model_revision = config.base_model, config.base_model_revision
+    model.config.name_or_path = adapter.where
+    info: dict[str, Any] = {
+        "missing_keys": set(),
+        "unexpected_keys": set(),
+        "mismatched_keys": set(),
+        "error_msgs": [],
+    }
+    return (model.eval(), info) if with_info else model.eval()
+
+
+def _put_in(model: Any, adapter: AdapterRepo) -> None:
+    """Add the adapter's layers to `model` and fill them, by PEFT's own functions.
+
+    `PreTrainedModel.load_adapter` does the same, but renames the weights in ways that changed with its version and
+    PEFT's; with transformers 5.17 and PEFT 0.19 it finds no place for any of them.
+
+    Raises:
+        ValueError: a weight of the adapter has no place in the model, or a place got no weight.
+    """
+    peft = importlib.import_module("peft")  # not `import`: without an adapter nobody needs it to be installed
+    config_file = str(repo_file(adapter.where, ADAPTER_CONFIG, adapter.hub))
+    config = peft.PeftConfig.from_pretrained(os.path.dirname(config_file))
+    config.inference_mode = True
+    weights = load_file(str(repo_file(adapter.where, ADAPTER_WEIGHTS, adapter.hub)))
+    loaded_from = model.loaded_from
+    peft.inject_adapter_in_model(config, model, "default")
+    found = peft.set_peft_model_state_dict(model, {k.removeprefix(_PREFIX): v for k, v in weights.items()}, "default")
+    places = {name for name, _ in model.named_parameters() if ".default." in name}
+    filled = len(places) - len(places & set(found.missing_keys))
+    lost = sorted({*(places & set(found.missing_keys)), *found.unexpected_keys})
+    if lost or filled != len(weights):
+        raise ValueError(
+            f"`pretrained_model_name_or_path` {adapter.where!r} does not fit its base: {len(lost)} weights do not "
+            f"match ({', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}). Its config.json must name the base it "
+            "was trained on."
+        )
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model._hf_peft_config_loaded = True
+    model.loaded_from = loaded_from
+
+
+def _check_shape(adapter: AdapterRepo, base: str, wanted: Any, found: Any) -> None:
+    """Refuse a base of another family or size than the one the adapter was trained on."""
+    for name in ("vlm_config.model_type", "hidden_size", "text_config.num_hidden_layers"):
+        values = []
+        for config in (wanted, found):
+            value = config.get_text_config() if name.startswith("text_config") else config
+            for part in name.removeprefix("text_config.").split("."):
+                value = getattr(value, part)
+            values.append(value)
+        if values[0] != values[1]:
+            raise ValueError(
+                f"`pretrained_model_name_or_path` {adapter.where!r} does not fit its base {base!r}: {name} is "
+                f"{values[1]!r} there and {values[0]!r} here. Its config.json must name the base it was trained on."
+            )

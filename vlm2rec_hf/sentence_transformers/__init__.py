@@ -1,0 +1,1 @@
+"""Files, losses and data for users of the sentence-transformers library."""

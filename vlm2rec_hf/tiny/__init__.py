@@ -1,0 +1,1 @@
+"""Small random models built from config, without any download."""

@@ -1,0 +1,300 @@
+"""Tiny vision-language backbones from config, with a tokenizer trained on the spot, for tests and small studies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..modeling.configuration_vlm2rec import VLM2RecConfig
+from ..modeling.families_vlm2rec import family_of
+from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
+from ..modeling.processing_vlm2rec import VLM2RecProcessor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
+                  "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
+IDEFICS3_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>",
+                           "<global-img>", "<image>"]  # fmt: skip
+PALIGEMMA_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<bos>", "<image>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""In the manner of Qwen-VL's; IMAGE stands for what stands for a picture."""
+QWEN, IDEFICS3, PALIGEMMA = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("smolvlm", "idefics3"), ("paligemma",)
+PROCESSOR_TEXTS = ["Represent this item for recommendation:\n", "Represent what this user will choose next, given "
+                   "the history, oldest first:\n", "1. 2. 3. 4. 5. 6. 7. 8. 9. 10. \n"]  # fmt: skip
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int = 2000, special_tokens: Sequence[str] = SPECIAL_TOKENS
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer with Qwen-VL's special tokens, or others; deterministic in `texts`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(special_tokens),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*PROCESSOR_TEXTS * 8, *texts], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(special_tokens[1:]),
+        padding_side="right",
+        model_max_length=4096,
+    )
+
+
+def tiny_backbone_config(
+    family: str,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    hidden_size: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    vision_hidden_size: int = 64,
+    vision_layers: int = 2,
+    patch_size: int = 14,
+    image_size: int | None = None,
+) -> PreTrainedConfig:
+    """Configuration of a small backbone of `family` (a `model_type` of `QWEN`, `IDEFICS3` or `PALIGEMMA`).
+
+    `image_size` (8 patches by default) is what PaliGemma's tower has positions for; its own `forward` reads no other.
+
+    Raises:
+        ValueError: an unknown `family`, or `hidden_size` not divisible by `2 * heads`.
+    """
+    makers = dict.fromkeys(QWEN, _qwen_config) | dict.fromkeys(IDEFICS3, _idefics3_config)
+    makers |= dict.fromkeys(PALIGEMMA, _paligemma_config)
+    if family not in makers:
+        raise ValueError(f"`family` must be one of {sorted(makers)}, got {family!r}.")
+    if hidden_size % (2 * heads):
+        raise ValueError(f"`hidden_size` must be divisible by 2 * heads = {2 * heads}, got {hidden_size}.")
+    text: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "max_position_embeddings": 4096,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision: dict[str, Any] = {"patch_size": patch_size}
+    if family not in QWEN:
+        vision["image_size"] = image_size if image_size and family in PALIGEMMA else 8 * patch_size
+    return makers[family](family, tokenizer, text, vision, vision_hidden_size, vision_layers)
+
+
+def _qwen_config(
+    family: str,
+    tokenizer: PreTrainedTokenizerFast,
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    vision_hidden_size: int,
+    vision_layers: int,
+) -> PreTrainedConfig:
+    from transformers import Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
+
+    hidden_size, heads, patch_size = text["hidden_size"], text["num_attention_heads"], vision["patch_size"]
+    half = hidden_size // heads // 2
+    section = [half - 2 * (half // 3), half // 3, half // 3]
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": section}
+    vision |= {"depth": vision_layers, "num_heads": heads}
+    if family == "qwen2_vl":
+        vision |= {"embed_dim": vision_hidden_size, "hidden_size": hidden_size, "mlp_ratio": 2}
+    else:
+        vision |= {
+            "hidden_size": vision_hidden_size,
+            "out_hidden_size": hidden_size,
+            "intermediate_size": 2 * vision_hidden_size,
+        }
+        if family == "qwen2_5_vl":
+            vision |= {"fullatt_block_indexes": list(range(vision_layers)), "window_size": 8 * patch_size}
+        else:
+            vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 256}
+            text |= {"head_dim": hidden_size // heads}
+    ids: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    builders = {"qwen2_vl": Qwen2VLConfig, "qwen2_5_vl": Qwen2_5_VLConfig, "qwen3_vl": Qwen3VLConfig}
+    return builders[family](
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+
+
+def _idefics3_config(
+    family: str,
+    tokenizer: PreTrainedTokenizerFast,
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    vision_hidden_size: int,
+    vision_layers: int,
+) -> PreTrainedConfig:
+    from transformers import Idefics3Config, SmolVLMConfig
+
+    vision |= {
+        "hidden_size": vision_hidden_size,
+        "intermediate_size": 2 * vision_hidden_size,
+        "num_hidden_layers": vision_layers,
+        "num_attention_heads": text["num_attention_heads"],
+    }
+    builders = {"smolvlm": SmolVLMConfig, "idefics3": Idefics3Config}
+    options: dict[str, Any] = {
+        "text_config": {"model_type": "llama", **text},
+        "vision_config": vision,
+        "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
+        "pad_token_id": tokenizer.pad_token_id,
+        "scale_factor": 2,
+    }
+    return builders[family](**options)
+
+
+def _paligemma_config(
+    family: str,
+    tokenizer: PreTrainedTokenizerFast,
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    vision_hidden_size: int,
+    vision_layers: int,
+) -> PreTrainedConfig:
+    """Of the second generation, whose language model is Gemma 2."""
+    from transformers import Gemma2Config, PaliGemmaConfig, SiglipVisionConfig
+
+    hidden_size, heads = text["hidden_size"], text["num_attention_heads"]
+    vision |= {
+        "hidden_size": vision_hidden_size,
+        "intermediate_size": 2 * vision_hidden_size,
+        "num_hidden_layers": vision_layers,
+        "num_attention_heads": heads,
+        "vision_use_head": False,
+    }
+    head_size = hidden_size // heads
+    options: dict[str, Any] = {
+        "text_config": Gemma2Config(**text, head_dim=head_size, query_pre_attn_scalar=head_size),
+        "vision_config": SiglipVisionConfig(**vision),
+        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
+    }
+    return PaliGemmaConfig(**options, projection_dim=hidden_size, hidden_size=hidden_size)
+
+
+def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
+    """An image processor that brings pictures to about (Idefics3, PaliGemma: exactly) `edge` pixels a side."""
+    from transformers import AutoImageProcessor  # noqa: F401 - registers the processors' lazy modules
+
+    if config.model_type in IDEFICS3:
+        # By file: until transformers 5.18 the plain names insist on torchvision.
+        from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+        from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+        made: Any = {"smolvlm": SmolVLMImageProcessorPil, "idefics3": Idefics3ImageProcessorPil}[config.model_type](
+            do_image_splitting=False, size={"longest_edge": edge}, max_image_size={"longest_edge": edge}
+        )
+    elif config.model_type in PALIGEMMA:
+        from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+        made = SiglipImageProcessorPil(size={"height": edge, "width": edge})
+    else:
+        from transformers.models.qwen2_vl import Qwen2VLImageProcessor
+
+        options: dict[str, Any] = {
+            "patch_size": config.vision_config.patch_size,
+            "merge_size": 2,
+            "temporal_patch_size": 2,
+            "size": {"shortest_edge": edge * edge, "longest_edge": edge * edge},
+        }
+        made = Qwen2VLImageProcessor(**options)
+    family_of(config.model_type).set_up_image_processor(made, config)
+    return made
+
+
+def tiny_vlm(
+    family: str = "qwen2_vl",
+    texts: Iterable[str] = (),
+    *,
+    image_size: int = 56,
+    vocab_size: int = 2000,
+    fusion: str = "external",
+    seed: int = 0,
+    processor_options: dict[str, Any] | None = None,
+    **sizes: int,
+) -> tuple[VLM2RecEmbedder, VLM2RecProcessor]:
+    """A small random embedder and its processor, built without any download.
+
+    Args:
+        family: `qwen2_vl`, `qwen2_5_vl`, `qwen3_vl`, `smolvlm`, `idefics3` or `paligemma` (a PaliGemma 2).
+        texts: what the tokenizer is trained on.
+        image_size: pictures are brought to about this many pixels a side.
+        vocab_size: size of the tokenizer at most.
+        fusion: see `VLM2RecConfig`.
+        seed: of the random weights; the global random state is left as it was.
+        processor_options: for `VLM2RecProcessor`, such as `max_history`.
+        sizes: for `tiny_backbone_config`.
+
+    Returns:
+        The embedder (in evaluation mode, float32) and the processor.
+    """
+    import torch
+
+    special = dict.fromkeys(IDEFICS3, IDEFICS3_SPECIAL_TOKENS) | dict.fromkeys(PALIGEMMA, PALIGEMMA_SPECIAL_TOKENS)
+    tokenizer = train_tokenizer(texts, vocab_size, special.get(family, SPECIAL_TOKENS))
+    if family == "qwen3_vl":
+        sizes.setdefault("patch_size", 16)
+    step = 2 * sizes.setdefault("patch_size", 14)
+    edge = max(image_size // step, 1) * step
+    config = tiny_backbone_config(family, tokenizer, image_size=edge, **sizes)
+    processor = VLM2RecProcessor(
+        _image_processor(config, edge),
+        tokenizer,
+        backbone_type=family,
+        fusion=fusion,
+        **(processor_options or {}),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = VLM2RecEmbedder(VLM2RecConfig(vlm_config=config, fusion=fusion))
+    return model.eval(), processor
+
+
+def save_tiny_backbone(
+    folder: str | Path, family: str = "qwen2_vl", texts: Iterable[str] = (), *, seed: int = 0, **options: Any
+) -> None:
+    """Save a small random vision-language model as a raw checkpoint, as others publish theirs.
+
+    `VLM2RecEmbedder.from_backbone`, `VLM2RecProcessor.from_backbone` and `vlm2rec describe` read it.
+
+    Args:
+        folder: where.
+        family: see `tiny_vlm`.
+        texts: what the tokenizer is trained on.
+        seed: of the random weights; the global random state is left as it was.
+        options: further ones of `tiny_vlm`.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    model, processor = tiny_vlm(family, texts, **options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        raw = AutoModelForImageTextToText.from_config(model.config.vlm_config)
+    raw.save_pretrained(folder)
+    processor.tokenizer.chat_template = CHAT_TEMPLATE.replace("IMAGE", processor.family.chat_image)
+    processor.tokenizer.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
