@@ -31,7 +31,8 @@ ALLOWED = {
     "jobs": {"modeling", "data", "catalogues", "evaluation"},
     "hub_cards": {"hub", "modeling", "data", "evaluation", "loading", "sentence_transformers"},
     "trainers": {
-        "losses", "modeling", "data", "catalogues", "evaluation", "loading", "hub", "hub_cards", "sentence_transformers",
+        "losses", "modeling", "data", "catalogues", "evaluation", "loading", "hub", "hub_cards",
+        "sentence_transformers",
     },
 }  # fmt: skip
 THIRD_PARTY_OF_COPIED = {"torch", "transformers", "PIL", "tqdm", "huggingface_hub", "safetensors", "pyarrow"}
@@ -64,7 +65,7 @@ def test_every_way_to_write_an_import_is_seen():
         def read_text(self, encoding):
             return """
 from .. import data
-from ..modeling.auto import x
+from ..auto import x
 from . import wpcl
 from vlm2rec_hf import RecDataset
 import vlm2rec_hf.cli.main
@@ -126,7 +127,6 @@ def test_importing_the_package_is_cheap_and_its_names_are_real():
         "print([m for m in ('peft', 'trl', 'sentence_transformers', 'sklearn', 'matplotlib', 'datasets', 'ray')"
         " if m in sys.modules]);"
         "assert vlm2rec_hf.__all__ == sorted(vlm2rec_hf.__all__);"
-        "assert set(vlm2rec_hf._EXPORTS) == set(vlm2rec_hf.__all__);"
         "[getattr(vlm2rec_hf, name) for name in vlm2rec_hf.__all__]"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

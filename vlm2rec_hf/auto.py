@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 AUTO_CLASSES = "transformers.models.auto.configuration_auto"
 """Every Auto class imports this module."""
@@ -56,7 +56,7 @@ class _AfterImport:
         finally:
             self.finding = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Told(spec.loader, self)
+            spec.loader = cast(Any, _Told(spec.loader, self))
         return spec
 
     def begin(self) -> None:

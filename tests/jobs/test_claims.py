@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from vlm2rec_hf.files import durable, retire
 from vlm2rec_hf.jobs.claims import Claims
 from vlm2rec_hf.jobs.claims import __file__ as claims_file
-from vlm2rec_hf.jobs.durable import durable, retire
 
 HOLDER = """
 import importlib.util, sys, time

@@ -4,6 +4,8 @@ Importing this package registers our classes with transformers' Auto classes, fo
 This file is the only one here that is not copied.
 """
 
+from typing import Any
+
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .configuration_dmesr import DMESRConfig
@@ -17,15 +19,13 @@ from .modeling_vlm2rec import VLM2RecEmbedder
 from .processing_pixrec import PixRecProcessor
 from .processing_vlm2rec import VLM2RecProcessor
 
-MODELS = (VLM2RecEmbedder, PixRecModel, SequentialRecommender, DMESRModel)
-PROCESSORS = {VLM2RecEmbedder: VLM2RecProcessor, PixRecModel: PixRecProcessor}
+MODELS: tuple[Any, ...] = (VLM2RecEmbedder, PixRecModel, SequentialRecommender, DMESRModel)
+"""Every class of model, one per `model_type`."""
+PROCESSORS: dict[Any, Any] = {VLM2RecEmbedder: VLM2RecProcessor, PixRecModel: PixRecProcessor}
+"""Model class -> class of its processor; heads have none."""
 
-for _config, _model in (
-    (VLM2RecConfig, VLM2RecEmbedder),
-    (PixRecConfig, PixRecModel),
-    (SeqRecConfig, SequentialRecommender),
-    (DMESRConfig, DMESRModel),
-):
+for _model in MODELS:
+    _config = _model.config_class
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModel.register(_config, _model, exist_ok=True)
     _config.register_for_auto_class()
