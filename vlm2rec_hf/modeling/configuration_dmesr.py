@@ -29,7 +29,7 @@ class DMESRConfig(SeqRecConfig):
 
     Example:
         ```python
-        from .. import DMESRConfig
+        from vlm2rec_hf import DMESRConfig
 
         config = DMESRConfig(n_items=3416, encoder="gru4rec", content_dims={"coarse": 384, "fine": 384})
         assert config.item_representation == "content" and config.adapter_width("fine") == 192

@@ -31,7 +31,7 @@ class SeqRecConfig(PreTrainedConfig):
 
     Example:
         ```python
-        from .. import SeqRecConfig
+        from vlm2rec_hf import SeqRecConfig
 
         config = SeqRecConfig(n_items=3416, hidden_size=128, max_length=200)
         assert config.encoder == "sasrec"

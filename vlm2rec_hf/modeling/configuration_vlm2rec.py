@@ -65,7 +65,7 @@ class VLM2RecConfig(BackboneConfig):
         ```python
         from transformers import Qwen2VLConfig
 
-        from .. import VLM2RecConfig
+        from vlm2rec_hf import VLM2RecConfig
 
         config = VLM2RecConfig(vlm_config=Qwen2VLConfig())
         assert config.fusion == "external"
