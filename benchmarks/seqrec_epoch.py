@@ -58,7 +58,8 @@ def work_ours(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import TrainerCallback
 
-    from vlm2rec_hf import SeqRecConfig, SeqRecTrainer, SeqRecTrainingArguments, SequentialRecommender, rank_head
+    from vlm2rec_hf import SeqRecConfig, SeqRecTrainer, SeqRecTrainingArguments, SequentialRecommender
+    from vlm2rec_hf.evaluation import rank_head
 
     class Clock(TrainerCallback):
         seconds: list[float] = []

@@ -1,55 +1,60 @@
 """The public names, each written once: what `vlm2rec_hf` exports, `__all__`, and what type checkers see."""
 
+# What every method has.
+from .catalogues.item_vectors import ItemVectors as ItemVectors
+
+# Items and histories made ready.
 from .catalogues.prepared_catalogue import PreparedCatalogue as PreparedCatalogue
 from .catalogues.vision_cache import VisionCache as VisionCache
+
+# Data.
 from .data.dataset import RecDataset as RecDataset
 from .data.demo_shop import make_demo_shop as make_demo_shop
-from .data.described_items import DescribedItems as DescribedItems
 from .data.images import ImagePath as ImagePath
 from .data.readers import load_recsys as load_recsys
-from .descriptions.encode_descriptions import DescriptionColumns as DescriptionColumns
-from .descriptions.encode_descriptions import encode_descriptions as encode_descriptions
-from .descriptions.encoded_items import EncodedItems as EncodedItems
-from .descriptions.lsa_text_encoder import LSATextEncoder as LSATextEncoder
-from .evaluation.embedder import evaluate_embedder as evaluate_embedder
-from .evaluation.pixrec import evaluate_pixrec as evaluate_pixrec
+from .evaluation.embedding import embed as embed
+from .evaluation.evaluating import evaluate as evaluate
 from .evaluation.report import Report as Report
 from .histories.history_state import HistoryState as HistoryState
 from .hub_cards.publish import publish_model as publish_model
+from .loading import load_model as load_model
+from .loading import load_processor as load_processor
 from .losses.next_item import NextItemLoss as NextItemLoss
 from .losses.pixrec import PixRecLoss as PixRecLoss
 from .losses.vlm2rec import VLM2RecLoss as VLM2RecLoss
 from .merging import merge_adapters as merge_adapters
-from .modeling.catalogue_seqrec import HeadCatalogue as HeadCatalogue
 from .modeling.catalogue_seqrec import Recommendation as Recommendation
 from .modeling.configuration_dmesr import DMESRConfig as DMESRConfig
 from .modeling.configuration_pixrec import PixRecConfig as PixRecConfig
 from .modeling.configuration_seqrec import SeqRecConfig as SeqRecConfig
+
+# Models.
 from .modeling.configuration_vlm2rec import VLM2RecConfig as VLM2RecConfig
 from .modeling.encoding_vlm2rec import Encoding as Encoding
-from .modeling.inputs_dmesr import ItemInputs as ItemInputs
 from .modeling.modeling_dmesr import DMESRModel as DMESRModel
 from .modeling.modeling_pixrec import PixRecModel as PixRecModel
 from .modeling.modeling_seqrec import SequentialRecommender as SequentialRecommender
 from .modeling.modeling_vlm2rec import VLM2RecEmbedder as VLM2RecEmbedder
 from .modeling.processing_pixrec import PixRecProcessor as PixRecProcessor
 from .modeling.processing_vlm2rec import VLM2RecProcessor as VLM2RecProcessor
-from .sentence_transformers.cached_ranking_loss import CachedVLM2RecRankingLoss as CachedVLM2RecRankingLoss
+from .recommending.recommender import Recommender as Recommender
+from .recommending.recommender import recommender as recommender
 from .sentence_transformers.model_files import as_documents as as_documents
 from .sentence_transformers.model_files import as_queries as as_queries
-from .sentence_transformers.model_files import write_sentence_transformer_files as write_sentence_transformer_files
-from .sentence_transformers.ranking_loss import VLM2RecRankingLoss as VLM2RecRankingLoss
 from .tiny.backbones import tiny_vlm as tiny_vlm
 from .tiny.pixrec import tiny_pixrec as tiny_pixrec
 from .trainers.adapters import default_lora_config as default_lora_config
 from .trainers.dmesr_args import DMESRTrainingArguments as DMESRTrainingArguments
 from .trainers.dmesr_trainer import DMESRTrainer as DMESRTrainer
+from .trainers.head_models import build_dmesr as build_dmesr
+from .trainers.head_models import build_head as build_head
 from .trainers.pixrec_args import PixRecTrainingArguments as PixRecTrainingArguments
 from .trainers.pixrec_trainer import PixRecTrainer as PixRecTrainer
 from .trainers.pixrec_trainer import pixrec_lora_config as pixrec_lora_config
 from .trainers.seqrec_args import SeqRecTrainingArguments as SeqRecTrainingArguments
 from .trainers.seqrec_trainer import SeqRecTrainer as SeqRecTrainer
-from .trainers.seqrec_trainer import rank_head as rank_head
+
+# Training.
 from .trainers.vlm2rec_args import VLM2RecTrainingArguments as VLM2RecTrainingArguments
 from .trainers.vlm2rec_trainer import VLM2RecTrainer as VLM2RecTrainer
 from .trainers.warm_up import warm_up_backbone as warm_up_backbone

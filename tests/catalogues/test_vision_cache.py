@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from vlm2rec_hf import PreparedCatalogue, VisionCache, evaluate_embedder
+from vlm2rec_hf import PreparedCatalogue, VisionCache
 from vlm2rec_hf.catalogues import vision_cache, vision_tower
 from vlm2rec_hf.catalogues.picture_reader import PictureReader
 from vlm2rec_hf.catalogues.vision_tower import preprocessing_fingerprint, tower_fingerprint
+from vlm2rec_hf.evaluation import evaluate_embedder
 from vlm2rec_hf.modeling.encoding_vlm2rec import picture_key
 
 from ..conftest import FAMILIES, picture

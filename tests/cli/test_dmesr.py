@@ -7,9 +7,11 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from vlm2rec_hf import DMESRModel, EncodedItems, RecDataset, make_demo_shop, rank_head
+from vlm2rec_hf import DMESRModel, RecDataset, make_demo_shop
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.cli.recommend import load_head
+from vlm2rec_hf.descriptions import EncodedItems
+from vlm2rec_hf.evaluation import rank_head
 from vlm2rec_hf.evaluation.report import Report
 from vlm2rec_hf.hub_cards.publish import publish_model
 
@@ -149,10 +151,10 @@ def test_recipes_name_options_that_exist(recipe, tmp_path):
 
 def test_the_plain_head_gets_the_same_budget(tmp_path):
     import yaml
+    from vlm2rec_hf.cli.train_head import HeadArguments
 
     from vlm2rec_hf.cli.arguments import DataArguments
     from vlm2rec_hf.cli.common import parse
-    from vlm2rec_hf.cli.train_head import HeadArguments
     from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
 
     plain = RECIPES / "head_ml1m.yaml"

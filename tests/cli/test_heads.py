@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from vlm2rec_hf import LSATextEncoder, RecDataset, make_demo_shop
+from vlm2rec_hf import RecDataset, make_demo_shop
 from vlm2rec_hf.catalogues.item_vectors import read_item_vectors
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.cli.recommend import items_of_user, load_head, table
+from vlm2rec_hf.descriptions import LSATextEncoder
 from vlm2rec_hf.evaluation.report import Report
 from vlm2rec_hf.recommending.page import ShownItem, page
 

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from vlm2rec_hf import DescribedItems, PreparedCatalogue, evaluate_embedder, evaluate_pixrec, make_demo_shop
+from vlm2rec_hf import PreparedCatalogue, make_demo_shop
 from vlm2rec_hf.cli.main import main
+from vlm2rec_hf.data.described_items import DescribedItems
+from vlm2rec_hf.evaluation import evaluate_embedder, evaluate_pixrec
 
 
 @pytest.fixture(scope="module")
@@ -86,4 +88,4 @@ def test_refusals(embedder, dataset, shop, capsys):
     assert "'sound'" in capsys.readouterr().err
     bare = next(item for i, item in enumerate(dataset.item_ids) if dataset.item(i)["image"] is None)
     assert main([*command, bare, "--view", "image"]) == 2
-    assert "no item with a text or a picture" in capsys.readouterr().err
+    assert "no item has a text or an image" in capsys.readouterr().err

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vlm2rec_hf import DescribedItems, PreparedCatalogue
-from vlm2rec_hf.data.described_items import describe
+from vlm2rec_hf import PreparedCatalogue
+from vlm2rec_hf.data.described_items import DescribedItems, describe
 
 
 @pytest.fixture

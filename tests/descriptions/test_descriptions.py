@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from vlm2rec_hf import DescriptionColumns, EncodedItems, LSATextEncoder, RecDataset, encode_descriptions
-from vlm2rec_hf.descriptions.encode_descriptions import encode_texts
+from vlm2rec_hf import RecDataset
+from vlm2rec_hf.descriptions import DescriptionColumns, EncodedItems, LSATextEncoder, encode_descriptions
+from vlm2rec_hf.descriptions.encoding import encode_texts
 
 TITLES = ["red tent for two", "blue mug", "red mug with a lid", "small blue tent", "green lamp", "blue lamp"]
 WORDS = sorted({word for text in TITLES for word in text.split()} | {"a", "cosy", "http", "jpg", "png"})

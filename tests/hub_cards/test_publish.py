@@ -12,10 +12,11 @@ from huggingface_hub import HfApi, snapshot_download
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
-from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor, as_queries, write_sentence_transformer_files
+from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor, as_queries
 from vlm2rec_hf.hub_cards import publish
 from vlm2rec_hf.hub_cards.card import is_ours
 from vlm2rec_hf.hub_cards.publish import publish_model
+from vlm2rec_hf.sentence_transformers import write_sentence_transformer_files
 
 REPO = "org/embedder"
 
@@ -268,8 +269,8 @@ def test_hand_written_cards_never_replace_each_other_and_hold_no_token(hub, fold
 
 
 def test_a_report_of_other_weights_stays_at_home(hub, folder, demo_dataset):
-    from vlm2rec_hf.evaluation.embedder_report import start_report
     from vlm2rec_hf.evaluation.floors import rank_floors
+    from vlm2rec_hf.evaluation.start_report import start_report
     from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
 
     dataset = demo_dataset.leave_one_out() if demo_dataset.split_spec["kind"] == "none" else demo_dataset

@@ -6,7 +6,7 @@ import warnings
 import pyarrow.parquet as pq
 import pytest
 
-from vlm2rec_hf.jobs.manifest import read_manifest
+from vlm2rec_hf.catalogues.vector_files import read_manifest
 from vlm2rec_hf.jobs.run_local import run_here
 
 from .small_jobs import N_ITEMS, QUARANTINED, leftovers, run, small_dataset, small_job, small_model, table_of

@@ -2,7 +2,8 @@
 
 import torch
 
-from vlm2rec_hf import DMESRConfig, DMESRModel, ItemInputs
+from vlm2rec_hf import DMESRConfig, DMESRModel
+from vlm2rec_hf.modeling.inputs_dmesr import ItemInputs
 
 N, COARSE, FINE = 30, 7, 5
 ENCODERS = ("sasrec", "gru4rec", "bert4rec")

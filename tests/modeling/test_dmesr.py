@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from vlm2rec_hf import DMESRConfig, DMESRModel, ItemInputs
+from vlm2rec_hf import DMESRConfig, DMESRModel
 from vlm2rec_hf.modeling.encoders_seqrec import AttentionEncoder, RecurrentEncoder
 from vlm2rec_hf.modeling.fusion_dmesr import CrossAttention
+from vlm2rec_hf.modeling.inputs_dmesr import ItemInputs
 
 from .dmesr_models import ENCODERS, N, make, random_inputs
 

@@ -233,7 +233,8 @@ def test_a_vision_cache_prepares_in_place_of_the_processor(tiny, shop, family):
 
 
 def test_evaluation_takes_the_options_and_a_vision_cache(tiny, demo_dataset):
-    from vlm2rec_hf import PreparedCatalogue, evaluate_embedder
+    from vlm2rec_hf import PreparedCatalogue
+    from vlm2rec_hf.evaluation import evaluate_embedder
 
     model, processor = tiny()
     examples = demo_dataset.leave_one_out().examples("test")

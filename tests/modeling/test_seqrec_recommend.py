@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from vlm2rec_hf import HeadCatalogue, SequentialRecommender
+from vlm2rec_hf import SequentialRecommender
+from vlm2rec_hf.modeling.catalogue_seqrec import HeadCatalogue
 
 from .test_seqrec import ENCODERS, N, make
 

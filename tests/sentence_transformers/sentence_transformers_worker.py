@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from sentence_transformers import SentenceTransformer
 
-from vlm2rec_hf.sentence_transformers.losses import CachedVLM2RecRankingLoss, VLM2RecRankingLoss
+from vlm2rec_hf.sentence_transformers import CachedVLM2RecRankingLoss, VLM2RecRankingLoss
 
 from .sentence_transformer_models import batch_of, interactions, table
 

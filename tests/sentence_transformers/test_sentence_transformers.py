@@ -9,7 +9,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from vlm2rec_hf.losses import OBJECTIVES, ViewVectors, VLM2RecLoss
-from vlm2rec_hf.sentence_transformers.losses import CachedVLM2RecRankingLoss, VLM2RecRankingLoss
+from vlm2rec_hf.sentence_transformers import CachedVLM2RecRankingLoss, VLM2RecRankingLoss
 
 from .sentence_transformer_models import batch_of, catalogue, interactions, save, table
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
-from vlm2rec_hf.sentence_transformers.losses import CachedVLM2RecRankingLoss, VLM2RecRankingLoss
+from vlm2rec_hf.sentence_transformers import CachedVLM2RecRankingLoss, VLM2RecRankingLoss
 from vlm2rec_hf.sentence_transformers.model_files import as_documents, as_queries
-from vlm2rec_hf.sentence_transformers.ranking_dataset import ranking_dataset
+from vlm2rec_hf.sentence_transformers.ranking_data import ranking_dataset
 
 from .sentence_transformer_models import batch_of, catalogue, interactions, save, table
 

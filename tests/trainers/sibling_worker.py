@@ -3,12 +3,10 @@
 import torch
 
 from vlm2rec_hf import (
-    DescribedItems,
     DMESRConfig,
     DMESRModel,
     DMESRTrainer,
     DMESRTrainingArguments,
-    ItemInputs,
     PixRecTrainer,
     PixRecTrainingArguments,
     PreparedCatalogue,
@@ -18,6 +16,8 @@ from vlm2rec_hf import (
     SequentialRecommender,
 )
 from vlm2rec_hf.data.demo_shop import make_demo_shop
+from vlm2rec_hf.data.described_items import DescribedItems
+from vlm2rec_hf.modeling.inputs_dmesr import ItemInputs
 from vlm2rec_hf.tiny.pixrec import tiny_pixrec
 
 from .process_worker import FewerPictures, Watch, become

@@ -11,15 +11,15 @@ from vlm2rec_hf import (
     DMESRModel,
     DMESRTrainer,
     DMESRTrainingArguments,
-    ItemInputs,
     RecDataset,
     SeqRecConfig,
     SeqRecTrainer,
     SeqRecTrainingArguments,
     SequentialRecommender,
-    rank_head,
 )
+from vlm2rec_hf.evaluation import rank_head
 from vlm2rec_hf.losses import alignment_loss
+from vlm2rec_hf.modeling.inputs_dmesr import ItemInputs
 
 from ..modeling.dmesr_models import ENCODERS
 from .walks import walks

@@ -14,15 +14,15 @@ from transformers import AutoModel
 from tests.trainers.test_resume import StopAt, losses
 from tests.trainers.test_training import moved, snapshot
 from vlm2rec_hf import (
-    DescribedItems,
     PixRecModel,
     PixRecTrainer,
     PixRecTrainingArguments,
     PreparedCatalogue,
-    evaluate_pixrec,
     make_demo_shop,
     pixrec_lora_config,
 )
+from vlm2rec_hf.data.described_items import DescribedItems
+from vlm2rec_hf.evaluation import evaluate_pixrec
 from vlm2rec_hf.trainers.pixrec_batches import DistinctTargetSampler
 
 TERMS = {"generation", "item_item", "user_item"}

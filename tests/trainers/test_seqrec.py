@@ -8,14 +8,8 @@ import pytest
 import torch
 from transformers import AutoModel, TrainerCallback
 
-from vlm2rec_hf import (
-    RecDataset,
-    SeqRecConfig,
-    SeqRecTrainer,
-    SeqRecTrainingArguments,
-    SequentialRecommender,
-    rank_head,
-)
+from vlm2rec_hf import RecDataset, SeqRecConfig, SeqRecTrainer, SeqRecTrainingArguments, SequentialRecommender
+from vlm2rec_hf.evaluation import rank_head
 from vlm2rec_hf.modeling.modeling_seqrec import MASK, PADDING
 from vlm2rec_hf.trainers.seqrec_trainer import mask_items
 

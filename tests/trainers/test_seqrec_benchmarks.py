@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vlm2rec_hf import RecDataset, SequentialRecommender, rank_head
+from vlm2rec_hf import RecDataset, SequentialRecommender
+from vlm2rec_hf.evaluation import rank_head
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -190,7 +190,8 @@ def test_workers_make_the_same_batches(trainer):
 
 @pytest.mark.slow
 def test_a_trained_embedder_recommends_better_than_it_started(tiny):
-    from vlm2rec_hf import PreparedCatalogue, evaluate_embedder, make_demo_shop, warm_up_backbone
+    from vlm2rec_hf import PreparedCatalogue, make_demo_shop, warm_up_backbone
+    from vlm2rec_hf.evaluation import evaluate_embedder
 
     dataset = make_demo_shop(120, n_users=400).dataset()
     model, processor = tiny()

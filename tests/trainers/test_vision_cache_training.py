@@ -10,14 +10,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from vlm2rec_hf import (
-    PreparedCatalogue,
-    VisionCache,
-    VLM2RecTrainingArguments,
-    default_lora_config,
-    evaluate_embedder,
-    make_demo_shop,
-)
+from vlm2rec_hf import PreparedCatalogue, VisionCache, VLM2RecTrainingArguments, default_lora_config, make_demo_shop
+from vlm2rec_hf.evaluation import evaluate_embedder
 
 from ..conftest import FAMILIES
 

@@ -1,11 +1,46 @@
-"""Find the vectors that a job wrote: one file, or a folder of shards."""
+"""Tables of vectors on disk, as `vlm2rec embed` writes them: one file, or a folder of shards with a manifest."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ..jobs.assemble import facts_of
-from ..jobs.manifest import job_id, read_manifest
+FORMAT_VERSION = 1
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest, None where there is none yet.
+
+    Raises:
+        ValueError: damaged, or written by a newer version.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        version, _ = found["format_version"], found["settings"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"`--output`: {str(path)!r} is no manifest of ours ({error!r}); move it away.") from error
+    if version > FORMAT_VERSION:
+        raise ValueError(f"`--output`: {str(path)!r} has format {version}, this package reads {FORMAT_VERSION}.")
+    return found
+
+
+def job_id(settings: Mapping[str, Any]) -> str:
+    """A digest of everything that decides what the rows are; every shard carries it."""
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def facts_of(path: Path) -> dict[str, str]:
+    """The facts in a parquet file's schema, without Arrow's own."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_schema(path).metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
 
 
 def table_files(path: Path) -> tuple[list[Path], dict[str, str]]:

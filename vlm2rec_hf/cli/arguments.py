@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +9,8 @@ from typing import Any
 @dataclass
 class DataArguments:
     """Which dataset, and what is done to it before use."""
+
+    _argument_group_name = "data"
 
     dataset: str = field(default="", metadata={"help": "Folder (prepared or raw) or Hub id of the dataset."})
     format: str | None = field(default=None, metadata={"help": "Reader to use; found by itself by default."})
@@ -27,20 +28,39 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         if self.k_core < 0:
-            raise ValueError(f"`k_core` must be 0 or more, got {self.k_core}.")
+            raise ValueError(f"`--k_core` must be 0 or more, got {self.k_core}.")
 
 
 @dataclass
 class ModelArguments:
-    """Which embedder: a trained one, a raw backbone, or a tiny one built from config."""
+    """Which model, and how its weights are loaded."""
 
-    model: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of an embedder or of a raw vision-language backbone."}
-    )
+    _argument_group_name = "model"
+
+    model: str | None = field(default=None, metadata={"help": "Folder or Hub id of the model."})
     model_revision: str | None = field(default=None, metadata={"help": "Tag, branch or commit of the model."})
     model_dtype: str = field(default="auto", metadata={"help": "Weights' dtype: auto, float32, bfloat16, float16."})
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
-    fusion: str = field(default="external", metadata={"help": "external (the paper's) or internal (baseline)."})
+
+    def loading(self) -> dict[str, Any]:
+        """Options of `load_model` and its siblings."""
+        options = {"dtype": self.model_dtype, "attn_implementation": self.attn_implementation}
+        return {name: value for name, value in options.items() if value is not None}
+
+
+@dataclass
+class EncoderModelArguments(ModelArguments):
+    """A trained embedder or PixRec model, or a raw vision-language backbone that becomes one."""
+
+    fusion: str = field(
+        default="external", metadata={"help": "Of a new embedder: external (the paper's) or internal (baseline)."}
+    )
+
+
+@dataclass
+class TrainModelArguments(EncoderModelArguments):
+    """What is trained: a model to train further, a raw backbone, or a tiny one built from config."""
+
     tiny: str | None = field(
         default=None,
         metadata={
@@ -73,35 +93,55 @@ class ModelArguments:
                  "max_history_item_tokens")  # fmt: skip
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
+    def tiny_options(self) -> dict[str, Any]:
+        """Options of `tiny_vlm`."""
+        return {
+            "image_size": self.image_size,
+            "vocab_size": self.vocab_size,
+            "fusion": self.fusion,
+            "hidden_size": self.hidden_size,
+            "layers": self.num_layers,
+            "vision_hidden_size": self.vision_hidden_size,
+            "vision_layers": self.vision_layers,
+        }
+
 
 @dataclass
 class WarmUpArguments:
-    """The warm-up of a backbone without pretrained weights."""
+    """The warm-up of a backbone without pretrained weights, before training itself."""
 
-    warm_up_steps: int = field(default=0, metadata={"help": "Steps of the warm-up; 0: none."})
+    _argument_group_name = "warm-up of a tiny backbone"
+
+    warm_up_backbone: int = field(
+        default=0, metadata={"help": "Steps in which a tiny backbone learns to match the items' captions; 0: none."}
+    )
     warm_up_batch_size: int = field(default=256, metadata={"help": "Items per step."})
     warm_up_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
     warm_up_target: str = field(default="semantic", metadata={"help": "semantic or identity."})
 
     def facts(self) -> dict[str, Any]:
         """What a model's card and `training.json` tell of the warm-up."""
-        return {name.removeprefix("warm_up_"): value for name, value in vars(self).items()}
+        facts = {name.removeprefix("warm_up_"): value for name, value in vars(self).items()}
+        return {"steps": facts.pop("backbone"), **facts}
 
 
 @dataclass
-class EvaluateArguments:
-    """What is ranked and where the report goes."""
+class RankingArguments:
+    """Who is ranked, and what counts."""
 
-    output: str = field(default="", metadata={"help": "Folder of the report."})
-    eval_split: str = field(default="test", metadata={"help": "validation or test."})
-    eval_max_history: int | None = field(
-        default=None, metadata={"help": "Most recent items shown to the model; as in training by default."}
-    )
+    _argument_group_name = "evaluation"
+
     ks: str = field(default="10,20", metadata={"help": "Cut-offs, separated by commas."})
     include_seen: bool = field(default=False, metadata={"help": "Let items of the user's past be candidates."})
     max_users: int | None = field(default=None, metadata={"help": "Rank only this many users, evenly spread."})
-    eval_batch_size: int = field(default=64, metadata={"help": "Histories or items per forward pass."})
-    method: str = field(default="embedder", metadata={"help": "Name of the model in the report."})
+    report_name: str | None = field(
+        default=None, metadata={"help": "Name of the model in the report; that of its method by default."}
+    )
+
+    def __post_init__(self) -> None:
+        self.cut_offs()
+        if self.max_users is not None and self.max_users < 1:
+            raise ValueError(f"`--max_users` must be at least 1, got {self.max_users}.")
 
     def cut_offs(self) -> tuple[int, ...]:
         """The cut-offs as numbers.
@@ -110,17 +150,50 @@ class EvaluateArguments:
             ValueError: something that is no list of positive whole numbers.
         """
         try:
-            numbers = tuple(sorted({int(part) for part in self.ks.split(",")}))
+            numbers = tuple(sorted({int(part) for part in str(self.ks).split(",")}))
         except ValueError:
             numbers = ()
         if not numbers or numbers[0] < 1:
-            raise ValueError(f"`ks` must be whole numbers separated by commas, such as 10,20; got {self.ks!r}.")
+            raise ValueError(f"`--ks` must be whole numbers separated by commas, such as 10,20; got {self.ks!r}.")
         return numbers
+
+    def ranking(self) -> dict[str, Any]:
+        """Options of `evaluate`."""
+        return {
+            "ks": self.cut_offs(),
+            "exclude_seen": not self.include_seen,
+            "max_users": self.max_users,
+            "report_name": self.report_name,
+        }
 
 
 @dataclass
-class EncoderArguments:
-    """A sequence encoder, and the test report of the head that is built on it."""
+class EncoderRankingArguments(RankingArguments):
+    """The test report of an embedder or PixRec model after training."""
+
+    eval_split: str = field(default="test", metadata={"help": "validation or test."})
+    eval_batch_size: int = field(default=64, metadata={"help": "Histories or items per forward pass."})
+
+    def ranking(self) -> dict[str, Any]:
+        """Options of `evaluate`."""
+        return {**super().ranking(), "split": self.eval_split, "batch_size": self.eval_batch_size}
+
+
+@dataclass
+class EvaluateArguments(EncoderRankingArguments):
+    """What is ranked and where the report goes."""
+
+    output: str = field(default="", metadata={"help": "Folder of the report."})
+    eval_max_history: int | None = field(
+        default=None, metadata={"help": "Most recent items shown to an encoder; as in training by default."}
+    )
+
+
+@dataclass
+class HeadEncoderArguments:
+    """The sequence encoder of a head."""
+
+    _argument_group_name = "model"
 
     encoder: str = field(default="sasrec", metadata={"help": "sasrec, gru4rec or bert4rec."})
     hidden_size: int = field(default=64, metadata={"help": "Length of item and user vectors."})
@@ -128,14 +201,6 @@ class EncoderArguments:
     num_heads: int = field(default=2, metadata={"help": "Attention heads."})
     max_length: int = field(default=50, metadata={"help": "Most recent items that are read."})
     dropout: float = field(default=0.2, metadata={"help": "During training."})
-    output: str = field(default="", metadata={"help": "Folder of the test report; OUTPUT_DIR/evaluation by default."})
-    ks: str = field(default="10,20", metadata={"help": "Cut-offs of the test report, separated by commas."})
-    include_seen: bool = field(default=False, metadata={"help": "Let items of the user's past be candidates."})
-    max_users: int | None = field(default=None, metadata={"help": "Test only this many users, evenly spread."})
-
-    def __post_init__(self) -> None:
-        if self.max_users is not None and self.max_users < 1:
-            raise ValueError(f"`--max_users` must be at least 1, got {self.max_users}.")
 
     def sizes(self) -> dict[str, Any]:
         """What of these a head's configuration takes."""
@@ -144,68 +209,90 @@ class EncoderArguments:
 
 
 @dataclass
-class VisionCacheFolder:
-    """Where features of pictures are kept across runs."""
+class TextEncoderArguments:
+    """A frozen text encoder."""
 
-    vision_cache: str | None = field(
+    _argument_group_name = "text encoder"
+
+    text_encoder: str | None = field(
         default=None,
-        metadata={"help": "Folder that keeps features of pictures for later runs (frozen tower)."},
+        metadata={"help": "Folder or Hub id of a SentenceTransformer, or lsa: made from the texts, no download."},
     )
+    text_encoder_revision: str | None = field(default=None, metadata={"help": "Its tag, branch or commit."})
+    lsa_dim: int = field(default=128, metadata={"help": "Length of the vectors of --text_encoder lsa."})
+    encode_batch_size: int = field(default=32, metadata={"help": "Texts per forward pass of the text encoder."})
 
 
 @dataclass
-class VisionCacheArguments(VisionCacheFolder):
-    """The cache as commands without training arguments take it."""
+class PixRecItemArguments:
+    """How PixRec describes items."""
 
+    _argument_group_name = "PixRec"
+
+    pictures: bool | None = field(
+        default=None, metadata={"help": "false: leave every picture out (the text-only ablation)."}
+    )
+    item_columns: str | None = field(
+        default=None,
+        metadata={"help": "Item columns that make an item's text, such as title,category,brand,price; in training by "
+                          "default where there are any, later as in training."},
+    )  # fmt: skip
+
+    def columns(self) -> list[str] | None:
+        """The item columns as a list; `None` for the default ones."""
+        return [name.strip() for name in self.item_columns.split(",")] if self.item_columns else None
+
+
+@dataclass
+class PixRecRankingArguments(PixRecItemArguments):
+    """PixRec's items, and its ranking by generated text."""
+
+    generate_users: int = field(
+        default=0, metadata={"help": "Also rank this many users by generated text and BM25; 0: nobody."}
+    )
+    beams: int = field(default=4, metadata={"help": "Beams of the generation."})
+    max_new_tokens: int = field(default=24, metadata={"help": "Tokens of a generated text at most."})
+
+    def __post_init__(self) -> None:
+        if self.generate_users < 0:
+            raise ValueError(f"`--generate_users` must be at least 0, got {self.generate_users}.")
+        for name in ("beams", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`--{name}` must be at least 1, got {getattr(self, name)}.")
+
+    def generation(self) -> Any:
+        """`GenerationOptions`, or `None` where nobody is ranked so."""
+        if not self.generate_users:
+            return None
+        from ..evaluation.generated import GenerationOptions
+
+        return GenerationOptions(self.generate_users, self.beams, self.max_new_tokens)
+
+
+@dataclass
+class VisionCacheArguments:
+    """Where features of images are kept across runs."""
+
+    _argument_group_name = "image features"
+
+    vision_cache_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder that keeps features of images for later runs (frozen tower)."},
+    )
     vision_cache_dtype: str = field(
         default="float32", metadata={"help": "What features are kept in: float32, bfloat16 or float16."}
     )
 
+    def cache(self) -> Any:
+        """A `VisionCache`, or `None` where no folder is named."""
+        if not self.vision_cache_dir:
+            return None
+        from ..catalogues.vision_cache import VisionCache
 
-@dataclass
-class EmbedArguments:
-    """Where the vectors go, and who computes them."""
+        return VisionCache(self.vision_cache_dir, dtype=self.vision_cache_dtype)
 
-    output: str = field(
-        default="", metadata={"help": "FILE.parquet to write, or a folder that is to hold shards and manifest."}
-    )
-    embed_batch_size: int = field(default=64, metadata={"help": "Items per forward pass."})
-    shard_size: int | None = field(
-        default=None,
-        metadata={"help": "Items per shard, the unit that a killed run loses; chosen by size by default."},
-    )
-    num_processes: int = field(default=1, metadata={"help": "Processes of this machine, each with its own model."})
-    torch_threads: int | None = field(
-        default=None, metadata={"help": "Threads of each process; by default 1 where there are several."}
-    )
-    shard: str | None = field(
-        default=None,
-        metadata={"help": "I/N: do part I of N parts, from 0; by default RANK and WORLD_SIZE of the environment."},
-    )
-    engine: str = field(default="local", metadata={"help": "local, or ray (a Ray Data job; needs the extra `ray`)."})
 
-    def __post_init__(self) -> None:
-        for name in ("embed_batch_size", "shard_size", "num_processes", "torch_threads"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"`--{name}` must be at least 1, got {number}.")
-        if self.engine not in ("local", "ray"):
-            raise ValueError(f"`--engine` must be local or ray, got {self.engine!r}.")
-
-    def part(self, environment: Mapping[str, str]) -> tuple[int, int]:
-        """Which part of how many this run does: as `--shard` says, else as a launcher's `RANK` and `WORLD_SIZE` do.
-
-        Raises:
-            ValueError: no such part.
-        """
-        text, source = self.shard, "`--shard`"
-        if text is None:
-            size = environment.get("WORLD_SIZE", "1")
-            text, source = f"{environment.get('RANK', '0') if size != '1' else '0'}/{size}", "`RANK`/`WORLD_SIZE`"
-        try:
-            index, count = (int(number) for number in text.split("/"))
-        except ValueError:
-            index, count = 0, 0
-        if not 0 <= index < count:
-            raise ValueError(f"{source} must be I/N with 0 <= I < N, such as 0/4 for the first of four; got {text!r}.")
-        return index, count
+def given_options(arguments: Any) -> list[str]:
+    """Names of a dataclass' fields that differ from their defaults: what the user set."""
+    defaults = type(arguments)()
+    return [name for name, value in vars(arguments).items() if value != getattr(defaults, name)]

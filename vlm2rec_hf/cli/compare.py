@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import say
+from .parsing import with_underscores
 
 if TYPE_CHECKING:
     from ..evaluation.report import Report
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     from ..evaluation.report import Report
     from ..evaluation.significance import compare, compare_methods
 
-    options = make_parser().parse_args(list(argv))
+    options = make_parser().parse_args(with_underscores(argv))
     found: dict[str, Report] = {}
     for given in options.reports:
         name, folder = _named(given)

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .arguments import DataArguments
-from .common import model_version, open_dataset, parse, require, say
+from .common import open_dataset, require, say
+from .parsing import check_options_early, parse
 
 
 @dataclass
 class DescribeArguments:
     """Which model writes, how, and where the dataset with the descriptions goes."""
+
+    _argument_group_name = "description"
 
     model: str = field(default="", metadata={"help": "Folder or Hub id of an image-text-to-text model."})
     model_revision: str | None = field(default=None, metadata={"help": "Tag, branch or commit of the model."})
@@ -36,8 +39,11 @@ def main(argv: Sequence[str]) -> None:
     from ..descriptions.describe import COLUMNS, describe_items
     from ..descriptions.describer import Writing, load_describer
     from ..descriptions.prompts import load_prompts
+    from ..loading import model_version
 
-    data, options = parse("describe", __doc__ or "", (DataArguments, DescribeArguments), argv)
+    check_options_early(argv, (DataArguments, DescribeArguments))
+    usage = "--dataset DATA --model VLM --output DIR [options]"
+    data, options = parse("describe", __doc__ or "", (DataArguments, DescribeArguments), argv, usage)
     output = Path(require(options.output, "--output", "the folder of the new dataset"))
     require(options.model, "--model", "a folder or Hub id of an image-text-to-text model")
     if output.exists():

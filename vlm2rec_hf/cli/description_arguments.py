@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .text_encoders import TextEncoderArguments
+from .arguments import TextEncoderArguments
 
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset
-    from ..descriptions.encode_descriptions import DescriptionColumns
     from ..descriptions.encoded_items import EncodedItems
+    from ..descriptions.encoding import DescriptionColumns
 
 
 @dataclass
 class DescriptionArguments(TextEncoderArguments):
     """Which columns are encoded, and by what."""
+
+    _argument_group_name = "descriptions"
 
     text_column: str = field(
         default="description_text", metadata={"help": "Item column with the text's description; '' leaves it out."}
@@ -33,7 +35,7 @@ class DescriptionArguments(TextEncoderArguments):
 
     def columns(self) -> DescriptionColumns:
         """The item columns."""
-        from ..descriptions.encode_descriptions import DescriptionColumns
+        from ..descriptions.encoding import DescriptionColumns
 
         return DescriptionColumns(self.text_column, self.image_column, self.both_column, self.fine_column or None)
 
@@ -43,16 +45,21 @@ class DescriptionArguments(TextEncoderArguments):
         Raises:
             ValueError: no encoder named, nothing loadable there, or columns that the dataset does not have.
         """
-        from ..descriptions.encode_descriptions import encode_descriptions
+        from ..descriptions.encoding import encode_descriptions
+        from ..descriptions.text_encoders import load_text_encoder
 
+        if not self.text_encoder:
+            raise ValueError("`--text_encoder` is required: a SentenceTransformer's folder or Hub id, or lsa.")
         columns = self.columns()
         texts = [text for kind in columns.read(dataset) for text in kind if text]
-        encoder, model, revision = self.load_text_encoder(texts)
+        encoder, version = load_text_encoder(
+            self.text_encoder, texts, revision=self.text_encoder_revision, lsa_dim=self.lsa_dim
+        )
         return encode_descriptions(
             dataset,
             encoder,
-            model=model,
-            revision=revision,
+            model=self.text_encoder,
+            revision=version,
             columns=columns,
             max_fine_tokens=self.max_fine_tokens,
             batch_size=self.encode_batch_size,

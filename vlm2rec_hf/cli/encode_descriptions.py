@@ -7,26 +7,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .arguments import DataArguments
-from .common import open_dataset, parse, require
+from .common import named_as_options, open_dataset, require
 from .description_arguments import DescriptionArguments
+from .parsing import check_options_early, parse
 
 
 @dataclass
 class OutputArguments:
     """Where the vectors go."""
 
+    _argument_group_name = "output"
+
     output: str = field(default="", metadata={"help": "The safetensors file to write."})
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command. The file names the encoder, its version, the columns and the dataset's fingerprint."""
-    data, options, place = parse(
-        "encode-descriptions", __doc__ or "", (DataArguments, DescriptionArguments, OutputArguments), argv
-    )
+    types = (DataArguments, DescriptionArguments, OutputArguments)
+    check_options_early(argv, types)
+    usage = "--dataset DATA --text_encoder MODEL --output FILE [options]"
+    data, options, place = parse("encode-descriptions", __doc__ or "", types, argv, usage)
     output = Path(require(place.output, "--output", "the safetensors file to write"))
     if output.exists():
         raise ValueError(f"`--output` {str(output)!r} exists; name a new file or move the old one away.")
-    encoded = options.encode(open_dataset(data))
+    with named_as_options(text_encoder="--text_encoder"):
+        encoded = options.encode(open_dataset(data))
     encoded.save(output)
     counts = ", ".join(
         f"{name} {int(number):,}"

@@ -1,89 +1,84 @@
-"""`vlm2rec evaluate`: rank users over the full catalogue with an embedder, by view, beside the floors."""
+"""`vlm2rec evaluate`: rank users over the full catalogue with any trained model, beside the floors."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import DataArguments, EvaluateArguments, ModelArguments, VisionCacheArguments
-from .common import given, load_embedder, model_type_of, open_dataset, parse, require, say, weights_of
+from .arguments import (
+    DataArguments,
+    EncoderModelArguments,
+    EvaluateArguments,
+    PixRecRankingArguments,
+    VisionCacheArguments,
+    given_options,
+)
+from .common import named_as_options, open_dataset, print_report, require, say
+from .parsing import check_options_early, parse
 
 if TYPE_CHECKING:
-    from ..catalogues.prepared_catalogue import PreparedCatalogue
-    from ..data.dataset import RecDataset
-    from ..evaluation.report import Report
+    from ..loading import LoadedModel
 
-OTHER_MODELS = {"pixrec": "evaluate_pixrec"}
-"""`model_type` -> module of this package that evaluates such models, where that is not this one."""
+OPTIONS = (DataArguments, EncoderModelArguments, EvaluateArguments, PixRecRankingArguments, VisionCacheArguments)
+USAGE = "--dataset DATA --model MODEL --output DIR [options]"
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    from ..catalogues.prepared_catalogue import PreparedCatalogue
-    from ..catalogues.vision_cache import VisionCache
-    from ..trained_on import facts_of_training, trained_history, warning_about
+    check_options_early(argv, OPTIONS)
+    data, models, ranking, pixrec, cached = parse("evaluate", __doc__ or "", OPTIONS, argv, USAGE)
+    output = Path(require(ranking.output, "--output", "the folder of the report"))
+    where = require(models.model, "--model", "a folder or Hub id of a model")
+    from ..evaluation.evaluating import evaluate
+    from ..loading import ENCODERS, METHODS, model_type_of
 
-    named = given(argv, "model", "model_revision")
-    command = OTHER_MODELS.get(model_type_of(named["model"], named["model_revision"]) or "")
-    if command is not None:
-        importlib.import_module(f"vlm2rec_hf.cli.{command}").main(argv)
-        return
-    data, models, options, cached = parse(
-        "evaluate", __doc__ or "", (DataArguments, ModelArguments, EvaluateArguments, VisionCacheArguments), argv
-    )
-    cache = VisionCache(cached.vision_cache, dtype=cached.vision_cache_dtype) if cached.vision_cache else None
-    output = Path(require(options.output, "--output", "the folder of the report"))
-    options.cut_offs()
+    kind = model_type_of(where, models.model_revision)
+    refuse_options_of_others(kind, pixrec, kind == "pixrec", "PixRec models")
     dataset = open_dataset(data)
-    model, processor = load_embedder(models)
-    told = warning_about(str(models.model), models.model_revision, dataset)
-    if told is not None:
-        say(f"Warning: {told}")
-    trained = facts_of_training(str(models.model), models.model_revision)
-    options.eval_max_history = options.eval_max_history or trained_history(trained, processor.max_history)
-    processor.max_history = options.eval_max_history
-    catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
-    catalogue.cache_features(model, cache, show_progress=True)
-    facts = {"model": str(models.model), **weights_of(str(models.model))}
-    report = evaluate(model, catalogue, dataset, options, facts=facts)
-    say(f"Report in {output}.")
+    options: dict[str, Any] = {**ranking.ranking(), "max_history": ranking.eval_max_history}
+    names = {"where": "--model", "model": "--model", "dataset": "--dataset", "max_history": "--eval_max_history"}
+    with named_as_options(**names, split="--eval_split", vision_cache="--vision_cache_dir"):
+        if kind == "pixrec":
+            options |= {"item_columns": pixrec.columns(), "use_images": pixrec.pictures}
+            options |= {"generation": pixrec.generation()}
+        if kind in METHODS and kind not in ENCODERS and ranking.eval_batch_size == EvaluateArguments.eval_batch_size:
+            del options["batch_size"]
+        report = evaluate(
+            load(models),
+            dataset,
+            vision_cache=cached.cache(),
+            show_progress=True,
+            **options,
+        )
     report.save(output)
-    print(report.to_markdown())
+    say(f"Report in {output}.")
+    print_report(report)
 
 
-def evaluate(
-    model: Any,
-    catalogue: PreparedCatalogue,
-    dataset: RecDataset,
-    options: EvaluateArguments,
-    facts: dict[str, Any],
-    across_processes: bool = False,
-) -> Report:
-    """Evaluate one embedder as the arguments say; for `across_processes` see `evaluate_embedder`."""
-    from ..evaluation.embedder import evaluate_embedder
-    from ..evaluation.embedder_report import add_embedder, start_report
+def load(models: EncoderModelArguments) -> LoadedModel:
+    """The model that the options name; a raw vision-language backbone becomes an embedder.
 
-    max_history = options.eval_max_history or catalogue.processor.max_history
-    examples = dataset.examples(options.eval_split, max_history=max_history).spread(options.max_users)
-    found = evaluate_embedder(
-        model,
-        catalogue,
-        examples,
-        k=max(options.cut_offs()),
-        exclude_seen=not options.include_seen,
-        batch_size=options.eval_batch_size,
-        show_progress=True,
-        across_processes=across_processes,
-    )
-    report = start_report(
-        dataset,
-        examples,
-        split=options.eval_split,
-        ks=options.cut_offs(),
-        exclude_seen=not options.include_seen,
-        facts=facts,
-    )
-    add_embedder(report, options.method, found, examples)
-    return report
+    Raises:
+        ValueError: nothing loadable there.
+    """
+    from ..loading import METHODS, load_or_build, load_with_processor, model_type_of
+
+    where = require(models.model, "--model", "a folder or Hub id of a model")
+    with named_as_options(where="--model", model="--model"):
+        if model_type_of(where, models.model_revision) in (None, *METHODS):
+            return load_with_processor(where, revision=models.model_revision, **models.loading())
+        fusion = {"fusion": models.fusion}
+        options = {"backbone_options": fusion, "processor_options": fusion, **models.loading()}
+        return load_or_build(where, "vlm2rec", revision=models.model_revision, **options)
+
+
+def refuse_options_of_others(kind: str | None, arguments: Any, allowed: bool, whose: str) -> None:
+    """Refuse options that the kind of model at hand does not have.
+
+    Raises:
+        ValueError: one of them is set.
+    """
+    for name in given_options(arguments):
+        if not allowed:
+            raise ValueError(f"`--{name}` is an option of {whose}, and `--model` is a {kind} model; leave it out.")

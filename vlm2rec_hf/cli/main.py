@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad usage or bad input, 1 anything else. Errors are one pa
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
 import os
@@ -16,16 +17,15 @@ from collections.abc import Sequence
 COMMANDS = {
     "quickstart": "train on a generated shop and compare with and without the paper's losses",
     "prepare": "read interactions and items, check, filter and split them, save a dataset",
-    "train": "train a model on a prepared dataset: an embedder, or another --method",
-    "evaluate": "rank a dataset's test users with an embedder, by view, beside the floors",
+    "train": "train a model: --method vlm2rec (an embedder), pixrec, seqrec (SASRec, ...) or dmesr",
+    "evaluate": "rank a dataset's test users with a trained model, beside the floors",
     "compare": "several evaluations in one table, with paired tests between their methods",
     "embed": "write the vectors of a dataset's items",
     "describe": "let a vision-language model write descriptions of the items into a dataset",
     "merge": "merge an adapter into its base, checked on real items",
     "push": "publish a model or a dataset on the Hub: one commit, checked, then tagged",
     "encode-descriptions": "encode item descriptions by a text encoder, for `train --method dmesr`",
-    "train-head": "train a sequential recommender (SASRec, GRU4Rec, BERT4Rec) by id or item vectors",
-    "recommend": "the best next items after a history, as a table or a page with pictures",
+    "recommend": "the best next items after a history, as a table or a page with images",
 }
 
 
@@ -41,8 +41,22 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and library warnings")
-    parser.add_argument("command", nargs="?", choices=list(COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("command", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
     return parser
+
+
+def check_command(command: str) -> str:
+    """The command in the spelling of `COMMANDS`.
+
+    Raises:
+        ValueError: there is no such command.
+    """
+    spelt = command.replace("_", "-")
+    if spelt not in COMMANDS:
+        near = difflib.get_close_matches(spelt, COMMANDS, 1)
+        hint = f"; did you mean `{near[0]}`?" if near else f"; there are {', '.join(COMMANDS)}."
+        raise ValueError(f"there is no command `{command}`{hint}")
+    return spelt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,9 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if known.command is None:
             parser.print_help()
             return 2
+        name = check_command(known.command)
+        _show_messages()
         if not debug:
             _quiet_libraries()
-        command = importlib.import_module(f"vlm2rec_hf.cli.{known.command.replace('-', '_')}")
+        command = importlib.import_module(f"vlm2rec_hf.cli.{name.replace('-', '_')}")
         command.main(arguments[split + 1 :])
         sys.stdout.flush()
     except SystemExit as stop:  # argparse: 0 for --help, 2 for bad usage
@@ -105,6 +121,22 @@ def _reader_left() -> bool:
     if gone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains as it ends
     return gone
+
+
+class _Messages(logging.Handler):
+    """Shows what the package logs on standard error, in plain words."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        label = "Warning: " if record.levelno >= logging.WARNING else ""
+        print(f"{label}{record.getMessage()}", file=sys.stderr, flush=True)
+
+
+def _show_messages() -> None:
+    logger = logging.getLogger("vlm2rec_hf")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Messages) for handler in logger.handlers):
+        logger.addHandler(_Messages())
+        logger.propagate = False
 
 
 def _quiet_libraries() -> None:

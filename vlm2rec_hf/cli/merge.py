@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..trained_on import read_training_facts
-from .arguments import DataArguments, ModelArguments
-from .common import load_embedder, open_dataset, parse, require, say
+from .arguments import DataArguments, EncoderModelArguments
+from .common import open_dataset, require, say
+from .evaluate import load
+from .parsing import check_options_early, parse
 
 
 @dataclass
 class MergeArguments:
     """Where the merged model goes and how it is checked."""
+
+    _argument_group_name = "merge"
 
     output: str = field(default="", metadata={"help": "Folder of the merged model; must not exist."})
     tolerance: float = field(default=1e-4, metadata={"help": "Largest change allowed in any vector's coordinate."})
@@ -34,12 +37,16 @@ def main(argv: Sequence[str]) -> None:
     from ..sentence_transformers.model_files import write_sentence_transformer_files
     from ..trainers.training_facts import write_training_facts
 
-    data, models, options = parse("merge", __doc__ or "", (DataArguments, ModelArguments, MergeArguments), argv)
+    types = (DataArguments, EncoderModelArguments, MergeArguments)
+    check_options_early(argv, types)
+    usage = "--model ADAPTER --dataset DATA --output DIR [options]"
+    data, models, options = parse("merge", __doc__ or "", types, argv, usage)
     output = Path(require(options.output, "--output", "the folder of the merged model"))
     if output.exists():
         raise ValueError(f"`--output` {str(output)!r} exists; name a new folder.")
     dataset = open_dataset(data)
-    model, processor = load_embedder(models)
+    loaded = load(models)
+    model, processor = loaded.model, loaded.processor
     catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
     usable = [i for i in range(len(catalogue)) if not catalogue.is_empty(i)]
     examples = dataset.examples("train", max_history=processor.max_history)
@@ -57,9 +64,8 @@ def main(argv: Sequence[str]) -> None:
         merged.model.save_pretrained(partial)
         processor.save_pretrained(partial)
         write_sentence_transformer_files(partial, processor, merged.model.config)
-        told = read_training_facts(str(models.model), models.model_revision)
         measured = {"difference": merged.difference, "items": merged.n_items, "histories": merged.n_histories}
-        write_training_facts(partial, {**(told or {}), "merged": measured})
+        write_training_facts(partial, {**loaded.training, "merged": measured})
         os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .arguments import DataArguments
-from .common import open_dataset, parse, require, say
+from .common import open_dataset, require, say
+from .parsing import check_options_early, parse
 
 
 @dataclass
 class PrepareArguments:
     """Where the prepared dataset goes."""
+
+    _argument_group_name = "output"
 
     output: str = field(default="", metadata={"help": "Folder to write."})
     overwrite: bool = field(default=False, metadata={"help": "Replace a prepared dataset that is there."})
@@ -23,7 +26,9 @@ class PrepareArguments:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    data, options = parse("prepare", __doc__ or "", (DataArguments, PrepareArguments), argv)
+    check_options_early(argv, (DataArguments, PrepareArguments))
+    usage = "--dataset SOURCE --output DIR [options]"
+    data, options = parse("prepare", __doc__ or "", (DataArguments, PrepareArguments), argv, usage)
     output = Path(require(options.output, "--output", "the folder to write"))
     dataset = open_dataset(data)
     if options.check_images:

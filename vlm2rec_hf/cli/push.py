@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .common import say
+from .parsing import with_underscores
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -28,8 +29,8 @@ def make_parser() -> argparse.ArgumentParser:
         default="write",
         help="README.md: write it but keep one that a person wrote (write), write it in any case, leave it alone",
     )
-    parser.add_argument("--method", help="method of the evaluation's report that the model is, where it holds several")
-    parser.add_argument("--no-verify", action="store_true", help="do not load the published copy back")
+    parser.add_argument("--report_name", help="name of the model in the evaluation's report")
+    parser.add_argument("--no_verify", action="store_true", help="do not load the published copy back")
     return parser
 
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     from ..data.storage import is_saved_dataset
 
-    options = make_parser().parse_args(list(argv))
+    options = make_parser().parse_args(with_underscores(argv))
     folder = Path(options.folder)
     if not folder.is_dir():
         raise ValueError(f"`FOLDER` {options.folder!r} is no folder; name a saved model or a prepared dataset.")
@@ -59,7 +60,7 @@ def push_model(folder: Path, options: argparse.Namespace) -> None:
         message=options.message,
         license=options.license,
         card=options.card,
-        method=options.method,
+        method=options.report_name,
         verify=not options.no_verify,
         say=say,
     )

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import model_version, parse, say
+from .common import say
+from .parsing import check_options_early, parse
 
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
@@ -35,12 +36,14 @@ FLOORS = {"popularity": "popularity", "repeat_last": "repeat_last", "transitions
 class QuickstartArguments:
     """Size of the quickstart; the defaults are what the README promises."""
 
+    _argument_group_name = "quickstart"
+
     output: str = field(default="runs/quickstart", metadata={"help": "Folder of the results."})
     seed: int = field(default=0, metadata={"help": "Of the shop, the weights and the training."})
     json: bool = field(default=False, metadata={"help": "Print the results as one JSON object on the last line."})
     items: int = field(default=600, metadata={"help": "Products in the shop, 60 to 100,000."})
     users: int = field(default=1200, metadata={"help": "Users of the shop."})
-    warm_up_steps: int = field(default=120, metadata={"help": "Steps of the warm-up."})
+    warm_up_backbone: int = field(default=120, metadata={"help": "Steps of the warm-up."})
     steps: int = field(default=300, metadata={"help": "Training steps of each method."})
     batch_size: int = field(default=64, metadata={"help": "Users per step."})
     wpcl_lambda: str = field(
@@ -52,13 +55,14 @@ class QuickstartArguments:
         from ..data.demo_shop import DemoShopConfig
 
         DemoShopConfig(n_items=self.items, n_users=self.users)
-        for name in ("warm_up_steps", "steps", "batch_size", "users"):
+        for name in ("warm_up_backbone", "steps", "batch_size", "users"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`--{name}` must be at least 1, got {getattr(self, name)}.")
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
+    check_options_early(argv, (QuickstartArguments,))
     (options,) = parse("quickstart", __doc__ or "", (QuickstartArguments,), argv)
     output = Path(options.output)
     if output.exists() and not output.is_dir():
@@ -81,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
         f"\n{seconds:.0f} s. In {output}: embedder/ and head/ (model folders), report.json, per_user.parquet, "
         f"margins.png, views.png, recommendations.html.\nNext, try your own data:  vlm2rec prepare "
         f"--dataset YOUR_DATA --output runs/data  and then  vlm2rec train --dataset runs/data --tiny qwen2_vl "
-        f"--warm_up_steps 350 --max_steps 500 --output_dir runs/mine"
+        f"--warm_up_backbone 350 --max_steps 500 --output_dir runs/mine"
     )
     if options.json:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -107,10 +111,11 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..data.demo_shop import make_demo_shop
     from ..evaluation.embedder import evaluate_embedder
-    from ..evaluation.embedder_report import add_embedder, start_report
     from ..evaluation.plots import plot_margins, plot_views
+    from ..evaluation.start_report import add_embedder, start_report
     from ..hub_cards.model_card import write_model_card
     from ..hub_cards.model_folder import weights_fingerprint
+    from ..loading import model_version
     from ..tiny.backbones import tiny_vlm
     from ..trainers.warm_up import warm_up_backbone
     from .quickstart_head import show_user, train_small_head
@@ -141,7 +146,7 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
         model,
         catalogue,
         dataset.items["description"],
-        steps=options.warm_up_steps,
+        steps=options.warm_up_backbone,
         batch_size=min(96, options.items),
         seed=options.seed,
         show_progress=True,
@@ -173,7 +178,10 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
     head, ranking = train_small_head(
         dataset,
         ItemVectors(
-            {"both": found.items.both}, str(Path(options.output) / "embedder"), model_version(str(folder / "embedder"))
+            [str(item) for item in dataset.item_ids],
+            {"both": found.items.both},
+            str(Path(options.output) / "embedder"),
+            model_version(folder / "embedder"),
         ),
         examples,
         folder / "head",
@@ -193,9 +201,9 @@ def _train(
     folder: Path,
 ) -> VLM2RecTrainer:
     """One method on the common budget; returns the trainer."""
+    from ..trainers.progress_bar import show_only
     from ..trainers.vlm2rec_args import VLM2RecTrainingArguments
     from ..trainers.vlm2rec_trainer import VLM2RecTrainer
-    from .progress import show_only
 
     training = VLM2RecTrainingArguments(
         output_dir=str(folder / ".training"),
@@ -215,7 +223,7 @@ def _train(
         model, training, train_dataset=dataset, processing_class=catalogue.processor, catalogue=catalogue
     )
     show_only(trainer, "    SFT    " if objective == "sft" else "    VLM2Rec")
-    trainer.warm_up = {"steps": options.warm_up_steps, "batch_size": min(96, options.items)}
+    trainer.warm_up = {"steps": options.warm_up_backbone, "batch_size": min(96, options.items)}
     trainer.train()
     shutil.rmtree(folder / ".training", ignore_errors=True)
     return trainer

@@ -26,11 +26,11 @@ def train_small_head(
     """
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+    from ..evaluation.heads import rank_head
+    from ..trainers.head_models import build_head
     from ..trainers.seqrec_args import SeqRecTrainingArguments
-    from ..trainers.seqrec_trainer import SeqRecTrainer, rank_head
-    from .train_head import HeadArguments, build_head
+    from ..trainers.seqrec_trainer import SeqRecTrainer
 
-    arguments = HeadArguments(embedder=vectors.embedder, max_length=LENGTH, hidden_size=32)
     scratch = folder.with_name(".training")
     training = SeqRecTrainingArguments(
         output_dir=str(scratch),
@@ -44,7 +44,8 @@ def train_small_head(
         disable_tqdm=True,
         use_cpu=True,
     )
-    trainer = SeqRecTrainer(build_head(arguments, dataset, vectors, seed), training, dataset)
+    head = build_head(dataset, vectors, seed=seed, max_length=LENGTH, hidden_size=32)
+    trainer = SeqRecTrainer(head, training, dataset)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.train()
@@ -62,15 +63,14 @@ def show_user(head: SequentialRecommender, dataset: RecDataset, page_file: Path,
         page_file: the page to write.
         last: items of the history named in the text; the page shows all.
     """
-    from ..recommending.page import page, write_page
-    from .recommend import ShownItems, items_of_user, note_of, table
+    from ..recommending.recommender import user_history
+    from ..recommending.shown_items import ShownItems, note_of, table, write_recommendations
 
     user = str(dataset.sequences().user_ids[0])
-    history = items_of_user(dataset, user)
-    (found,) = head.recommend([history], 5)
+    history = user_history(dataset, user)
+    (best,) = head.recommend([history], 5)
     shown = ShownItems(head.catalogue, dataset)
-    past, recommended = [shown.item(item) for item in history], shown.recommended(found)
-    pictures = ([*map(shown.with_picture, items)] for items in (past, recommended))
-    write_page(page_file, page(f"Recommendations for user {user}", note_of(found, len(history)), *pictures))
-    titles = ", ".join(item.title or item.item_id for item in past[-last:])
-    return f"\nUser {user} last chose: {titles}.\nThe head recommends:\n{table(recommended)}"
+    note = note_of(best, len(history))
+    write_recommendations(page_file, f"Recommendations for user {user}", note, shown, history, best)
+    titles = ", ".join(item.title or item.item_id for item in map(shown.item, history[-last:]))
+    return f"\nUser {user} last chose: {titles}.\nThe head recommends:\n{table(shown.recommended(best))}"

@@ -1,23 +1,15 @@
-"""`vlm2rec recommend`: the best next items after one history, as a table and as a page with pictures."""
+"""`vlm2rec recommend`: the best next items after one history, as a table and as a page with images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..recommending.page import ShownItem, check_new, page, write_page
 from .arguments import DataArguments
-from .common import model_type_of, open_dataset, parse, require, say
-from .encoded_catalogue import ENCODERS, EncodedArguments, EncodedCatalogue, encoded_catalogue
+from .common import item_ids, named_as_options, open_dataset, require, say
+from .parsing import check_options_early, parse
 
-if TYPE_CHECKING:
-    from ..data.dataset import RecDataset
-    from ..modeling.catalogue_seqrec import HeadCatalogue, Recommendation
-    from ..modeling.modeling_seqrec import HeadModel
-
-TITLE_WIDTH = 60
 HISTORY_SHOWN = 60
 """Newest items of a history on the page; a longer one would make a file of many megabytes."""
 
@@ -25,6 +17,8 @@ HISTORY_SHOWN = 60
 @dataclass
 class RecommendArguments:
     """Which model, for whom, and how it is shown."""
+
+    _argument_group_name = "recommendation"
 
     model: str = field(
         default="",
@@ -39,7 +33,14 @@ class RecommendArguments:
     k: int = field(default=10, metadata={"help": "How many items.", "aliases": ["-k"]})
     include_seen: bool = field(default=False, metadata={"help": "Recommend items of the history too."})
     on_unknown: str = field(default="error", metadata={"help": "Unknown item ids: error, or skip (and count) them."})
-    html: str | None = field(default=None, metadata={"help": "Write a page with pictures to this file."})
+    html: str | None = field(default=None, metadata={"help": "Write a page with images to this file."})
+    view: str | None = field(default=None, metadata={"help": "Of an embedder: text, image or both (default)."})
+    vectors: str | None = field(
+        default=None, metadata={"help": "Of an embedder: what `vlm2rec embed` wrote, so that items are not encoded."}
+    )
+    item_columns: str | None = field(
+        default=None, metadata={"help": "Of PixRec: item columns, such as title,brand; as in training by default."}
+    )
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -49,159 +50,47 @@ class RecommendArguments:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command. Pictures come from the dataset, titles too where it has them, else from the head."""
-    from transformers.utils.logging import disable_progress_bar
-
-    data, options, encoded = parse(
-        "recommend", __doc__ or "", (DataArguments, RecommendArguments, EncodedArguments), argv
-    )
+    """Run the command. Images come from the dataset, titles too where it has them, else from the head."""
+    check_options_early(argv, (DataArguments, RecommendArguments))
+    usage = "--model MODEL (--history ID,ID | --user USER) [--dataset DATA] [options]"
+    data, options = parse("recommend", __doc__ or "", (DataArguments, RecommendArguments), argv, usage)
     require(options.model, "--model", "the folder or Hub id of a head or an embedder")
     if options.user is not None and not data.dataset:
         raise ValueError("`--user` needs `--dataset`, the data that the user is in.")
-    if options.html is not None:
-        check_new(Path(options.html))
-    disable_progress_bar()
-    dataset = open_dataset(data) if data.dataset else None
-    kind = model_type_of(options.model, options.model_revision)
-    head: HeadModel | EncodedCatalogue
-    if kind in ENCODERS:
-        if dataset is None:
-            raise ValueError(f"`--dataset` is required: the {kind} model {options.model!r} knows no items of its own.")
-        head = encoded_catalogue(str(kind), options.model, options.model_revision, dataset, encoded)
-    else:
-        head = load_head(options.model, options.model_revision)
-    history = split_ids(options.history) if options.history is not None else items_of_user(dataset, options.user)
-    (found,) = head.recommend(
-        [history],
-        options.k,
-        exclude_seen=not options.include_seen,
-        candidates=None if options.candidates is None else split_ids(options.candidates),
-        on_unknown=options.on_unknown,
-    )
-    shown = ShownItems(head.catalogue, dataset)
-    recommended = shown.recommended(found)
-    print(table(recommended))
-    note = note_of(found, len(history))
-    say(note)
-    if options.html is not None:
-        past = [shown.item(item) for item in history[-HISTORY_SHOWN:]]
-        if len(past) < len(history):
-            note += f" The page shows the newest {len(past)} of them."
-        picture = shown.with_picture
-        write_page(
-            Path(options.html),
-            page(f"Recommendations of {options.model}", note, [*map(picture, past)], [*map(picture, recommended)]),
+    from ..recommending.page import check_new
+    from ..recommending.recommender import recommender, user_history
+    from ..recommending.shown_items import ShownItems, note_of, table, write_recommendations
+
+    names = {"where": "--model", "model": "--model", "histories": "--history", "user": "--user", "view": "--view"}
+    with named_as_options(**names, dataset="--dataset", vectors="--vectors", candidates="--candidates", html="--html"):
+        if options.html is not None:
+            check_new(Path(options.html))
+        dataset = open_dataset(data) if data.dataset else None
+        if options.user is not None and dataset is not None:
+            history = user_history(dataset, options.user)
+        else:
+            history = item_ids(options.history or "")
+        ready = recommender(
+            options.model,
+            dataset,
+            revision=options.model_revision,
+            view=options.view,
+            vectors=options.vectors,
+            item_columns=None if options.item_columns is None else item_ids(options.item_columns),
+            show_progress=True,
         )
-        say(f"Page in {options.html}." + ("" if dataset else " It has no pictures: they come with `--dataset`."))
-
-
-def load_head(where: str, revision: str | None = None) -> HeadModel:
-    """Load a head, ready to recommend.
-
-    Raises:
-        ValueError: nothing loadable there, a model of another kind, or a head without a catalogue.
-    """
-    from transformers import AutoConfig, AutoModel
-
-    from ..modeling.configuration_seqrec import SeqRecConfig
-
-    if Path(where).exists() and not (Path(where) / "config.json").is_file():
-        raise ValueError(f"`--model` {where!r} holds no config.json: it is no saved model.")
-    try:
-        config = AutoConfig.from_pretrained(where, revision=revision or "main")
-    except OSError as error:
-        raise ValueError(f"`--model` {where!r} is neither a folder nor a model that the Hub has: {error}") from error
-    if not isinstance(config, SeqRecConfig):
-        raise ValueError(
-            f"`--model` {where!r} is a {config.model_type} model, not a head or an embedder; train a head with "
-            "`vlm2rec train-head`."
+        (best,) = ready.recommend(
+            [history],
+            options.k,
+            exclude_seen=not options.include_seen,
+            candidates=None if options.candidates is None else item_ids(options.candidates),
+            on_unknown=options.on_unknown,
         )
-    head = AutoModel.from_pretrained(where, revision=revision or "main").eval()
-    if head.catalogue is None:
-        raise ValueError(f"`--model` {where!r} has no catalogue.parquet, so its items have no ids; save it again.")
-    return head
-
-
-def split_ids(text: str) -> list[str]:
-    """`1,2,3` as a list of ids; the empty text is no ids."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def items_of_user(dataset: RecDataset | None, user: str | None) -> list[str]:
-    """Raw item ids of everything a user interacted with, oldest first.
-
-    Raises:
-        ValueError: a user that the dataset does not have.
-    """
-    if dataset is None:
-        raise ValueError("`--user` needs `--dataset`, the data that the user is in.")
-    sequences = dataset.sequences()
-    rows = (sequences.user_ids == user).nonzero()[0]
-    if len(rows) == 0:
-        raise ValueError(f"`--user` {user!r} is none of the dataset's {dataset.n_users} users.")
-    start, stop = sequences.offsets[rows[0]], sequences.offsets[rows[0] + 1]
-    return [str(item) for item in sequences.item_ids[sequences.items[start:stop]]]
-
-
-class ShownItems:
-    """Titles and pictures of items by raw id.
-
-    Args:
-        catalogue: the head's, which may know titles.
-        dataset: where titles and pictures come from, if there is one.
-    """
-
-    def __init__(self, catalogue: HeadCatalogue | None, dataset: RecDataset | None) -> None:
-        self.dataset = dataset
-        self.place = {} if dataset is None else {str(item): i for i, item in enumerate(dataset.item_ids)}
-        self.titles = {} if catalogue is None else dict(zip(catalogue.ids, catalogue.titles, strict=True))
-
-    def item(self, item_id: str) -> ShownItem:
-        """One item of a history, without picture."""
-        return ShownItem(item_id, self._title(item_id))
-
-    def recommended(self, found: Recommendation) -> list[ShownItem]:
-        """The recommended items with their scores, without pictures."""
-        pairs = zip(found.item_ids, found.scores, strict=True)
-        return [ShownItem(item, self._title(item), score) for item, score in pairs]
-
-    def with_picture(self, item: ShownItem) -> ShownItem:
-        """The item with its picture, where the dataset has one that decodes."""
-        if self.dataset is None or item.item_id not in self.place:
-            return item
-        return replace(item, picture=self.dataset.item(self.place[item.item_id])["image"])
-
-    def _title(self, item_id: str) -> str | None:
-        if self.dataset is not None and item_id in self.place:
-            names = [name for name in ("title", "text") if name in self.dataset.items.column_names]
-            row = self.dataset.items.select_columns(names)[self.place[item_id]] if names else {}
-            for name in names:
-                if isinstance(row[name], str) and row[name].strip():
-                    return row[name]
-        return self.titles.get(item_id)
-
-
-def table(items: Sequence[ShownItem]) -> str:
-    """Place, id, score and title, one item a line; control characters and line breaks in titles become spaces."""
-    ids = [_printable(item.item_id) for item in items]
-    width = max([len("item"), *map(len, ids)])
-    lines = [f"{'#':>3}  {'item':<{width}}  {'score':>10}  title"]
-    for number, (item, item_id) in enumerate(zip(items, ids, strict=True), start=1):
-        title = _printable(item.title or "-")
-        title = title if len(title) <= TITLE_WIDTH else title[: TITLE_WIDTH - 3] + "..."
-        lines.append(f"{number:>3}  {item_id:<{width}}  {item.score:>10.4g}  {title}")
-    return "\n".join(lines)
-
-
-def _printable(text: str) -> str:
-    """One line without control characters: a title must not move the cursor of a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def note_of(found: Recommendation, n_history: int) -> str:
-    """One sentence: what the list is based on."""
-    skipped = f" ({found.n_unknown} unknown ids left out)" if found.n_unknown else ""
-    if found.source == "popularity":
-        return f"No known history{skipped}: these are the most popular items; the score is how often each was seen."
-    read = n_history - found.n_unknown
-    return f"Ranked after a history of {read} item{'' if read == 1 else 's'}{skipped}."
+        shown = ShownItems(ready.catalogue, dataset)
+        print(table(shown.recommended(best)))
+        note = note_of(best, len(history))
+        say(note)
+        if options.html is not None:
+            heading = f"Recommendations of {options.model}"
+            write_recommendations(options.html, heading, note, shown, history, best, newest=HISTORY_SHOWN)
+            say(f"Page in {options.html}." + ("" if dataset else " It has no pictures: they come with `--dataset`."))

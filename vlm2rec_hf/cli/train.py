@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-METHODS = {"vlm2rec": "train_vlm2rec", "pixrec": "train_pixrec", "dmesr": "train_dmesr"}
-"""`--method` -> module of this package with a `main(argv)`."""
+from .parsing import option_of, with_underscores
+
+METHODS = ("vlm2rec", "pixrec", "seqrec", "dmesr")
+"""Each has a module `train_METHOD` of this package with a `main(argv)`."""
+
+
+@dataclass
+class MethodArguments:
+    """Which method trains."""
+
+    _argument_group_name = "method"
+
+    method: str = field(
+        default="vlm2rec",
+        metadata={
+            "help": "vlm2rec (an embedder), pixrec (an embedder that also generates), seqrec (SASRec, GRU4Rec or "
+            "BERT4Rec over ids and item vectors) or dmesr (the same over descriptions). Each has options of its own: "
+            "`vlm2rec train --method NAME --help`."
+        },
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -15,14 +34,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         ValueError: an unknown method.
     """
-    method = chosen_method(argv)
+    method = option_of(argv, "method") or MethodArguments.method
     if method not in METHODS:
-        raise ValueError(f"`--method` must be one of {sorted(METHODS)}, got {method!r}.")
-    importlib.import_module(f"vlm2rec_hf.cli.{METHODS[method]}").main(argv)
-
-
-def chosen_method(argv: Sequence[str]) -> str:
-    """`--method` of a command line, else `method:` of its `--config` file, else "vlm2rec"."""
-    from .common import given
-
-    return given(argv, "method")["method"] or "vlm2rec"
+        raise ValueError(f"`--method` must be one of {', '.join(METHODS)}, got {method!r}.")
+    importlib.import_module(f"{__package__}.train_{method}").main(with_underscores(argv))

@@ -5,24 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
-from .arguments import DataArguments, EncoderArguments, EvaluateArguments
-from .common import open_dataset, parse, require, say
+from .arguments import DataArguments, HeadEncoderArguments, RankingArguments
+from .common import named_as_options, open_dataset, require, say
 from .description_arguments import DescriptionArguments
-from .train_head import finish, test_examples
-
-if TYPE_CHECKING:
-    from ..data.dataset import RecDataset
-    from ..descriptions.encoded_items import EncodedItems
-    from ..modeling.modeling_dmesr import DMESRModel
+from .parsing import check_options_early, parse
+from .train import MethodArguments
+from .train_seqrec import check_test_users, train_head
 
 
 @dataclass
-class DMESRArguments(EncoderArguments):
+class DMESRArguments(HeadEncoderArguments):
     """DMESR's own switches, beside the encoder's."""
 
-    method: str = field(default="dmesr", metadata={"help": "dmesr."})
     inputs: str | None = field(
         default=None, metadata={"help": "What `vlm2rec encode-descriptions` wrote; or encode now (--text_encoder)."}
     )
@@ -32,71 +28,41 @@ class DMESRArguments(EncoderArguments):
     fusion_residual: bool = field(default=True, metadata={"help": "Residual around the cross-attention."})
     fusion_norm: bool = field(default=True, metadata={"help": "LayerNorm after the cross-attention."})
     items_per_block: int = field(default=4096, metadata={"help": "Items fused at once; bounds memory."})
-    report_name: str = field(default="", metadata={"help": "Name in the report; dmesr-ENCODER by default."})
+
+    def model_options(self) -> dict[str, Any]:
+        """Options of `build_dmesr`."""
+        own = ("item_representation", "adapter_size", "fusion_heads", "fusion_residual", "fusion_norm",
+               "items_per_block")  # fmt: skip
+        return {**self.sizes(), **{name: getattr(self, name) for name in own}}
+
+
+CHEAP = (MethodArguments, DataArguments, DMESRArguments, DescriptionArguments, RankingArguments)
+TRAINING_MODULES = (
+    "transformers.training_args", "vlm2rec_hf.trainers.seqrec_args", "vlm2rec_hf.trainers.dmesr_args"
+)  # fmt: skip
+USAGE = "--method dmesr --dataset DATA (--inputs FILE | --text_encoder MODEL) --output_dir DIR [options]"
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command. `output_dir` holds the model, checkpoints and, under `evaluation/`, the test report."""
-    from transformers.utils.logging import disable_progress_bar
-
+    check_options_early(argv, CHEAP, TRAINING_MODULES)
+    from ..descriptions.encoded_items import EncodedItems
     from ..trainers.dmesr_args import DMESRTrainingArguments
     from ..trainers.dmesr_trainer import DMESRTrainer
+    from ..trainers.head_models import build_dmesr
 
-    data, options, described, training = parse(
-        "train", __doc__ or "", (DataArguments, DMESRArguments, DescriptionArguments, DMESRTrainingArguments), argv
+    _, data, options, described, ranking, training = parse(
+        "train", __doc__ or "", (*CHEAP, DMESRTrainingArguments), argv, USAGE
     )
     require(training.output_dir, "--output_dir", "the folder of the trained model")
     if bool(options.inputs) == bool(described.text_encoder):
         raise ValueError("Name exactly one of `--inputs` (encoded before) and `--text_encoder` (encode now).")
-    ks = EvaluateArguments(ks=options.ks).cut_offs()
     start = time.perf_counter()
     dataset = open_dataset(data)
     say(repr(dataset))
-    examples = test_examples(dataset, options.max_length, options.max_users)
-    model = build_dmesr(options, dataset, encoded_items(options, described, dataset), training.seed)
-    disable_progress_bar()  # one bar per checkpoint of a model that is written in no time
-    trainer = DMESRTrainer(model, training, dataset)
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    name = options.report_name or f"dmesr-{options.encoder}"
-    finish(trainer, dataset, examples, options, name, ks, time.perf_counter() - start)
+    check_test_users(dataset, options.max_length)
+    with named_as_options(inputs="--inputs", text_encoder="--text_encoder"):
+        encoded = EncodedItems.load(options.inputs) if options.inputs else described.encode(dataset)
+        model = build_dmesr(dataset, encoded, seed=training.seed, **options.model_options())
+    train_head(DMESRTrainer(model, training, dataset), dataset, ranking, start)
     say(f"Next: vlm2rec recommend --model {training.output_dir} --dataset {data.dataset} --history ID,ID")
-
-
-def encoded_items(options: DMESRArguments, described: DescriptionArguments, dataset: RecDataset) -> EncodedItems:
-    """The frozen inputs of the dataset's items, read or made now.
-
-    Raises:
-        ValueError: a file or an encoder that does not fit.
-    """
-    from ..descriptions.encoded_items import EncodedItems
-
-    if options.inputs:
-        return EncodedItems.load(options.inputs).for_dataset(dataset)
-    return described.encode(dataset)
-
-
-def build_dmesr(options: DMESRArguments, dataset: RecDataset, encoded: EncodedItems, seed: int) -> DMESRModel:
-    """A fresh model as the arguments say, with its inputs in place."""
-    from transformers import set_seed
-
-    from ..modeling.configuration_dmesr import DMESRConfig
-    from ..modeling.inputs_dmesr import ItemInputs
-    from ..modeling.modeling_dmesr import DMESRModel
-
-    set_seed(seed)
-    inputs = ItemInputs(encoded.coarse, encoded.coarse_present, encoded.fine, encoded.fine_present)
-    own = ("item_representation", "adapter_size", "fusion_heads", "fusion_residual", "fusion_norm", "items_per_block")
-    config = DMESRConfig(
-        n_items=dataset.n_items,
-        content_dims=inputs.dims,
-        **options.sizes(),
-        **{name: getattr(options, name) for name in own},
-    )
-    model = DMESRModel(config)
-    model.set_inputs(
-        inputs,
-        embedder=encoded.facts.get("model"),
-        embedder_revision=encoded.facts.get("revision"),
-        fingerprint=encoded.fingerprint,
-    )
-    return model

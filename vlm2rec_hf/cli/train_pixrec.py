@@ -4,31 +4,94 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from .arguments import DataArguments, EvaluateArguments, ModelArguments, WarmUpArguments
-from .common import open_dataset, parse, require, say, weights_of
-from .pixrec_models import PixRecArguments, build_pixrec, print_report, report_pixrec
+from .arguments import (
+    DataArguments,
+    EncoderRankingArguments,
+    PixRecRankingArguments,
+    TrainModelArguments,
+    WarmUpArguments,
+)
+from .common import open_dataset, require, say
+from .parsing import check_options_early, parse
+from .train import MethodArguments
+from .train_vlm2rec import finish, starting_model, wants_lora, warm_up_options
+
+DIMENSIONS = 128
+"""Length of vectors in the paper."""
+
+
+@dataclass
+class PixRecArguments(PixRecRankingArguments):
+    """What is PixRec's own."""
+
+    next_item_prompt: str | None = field(default=None, metadata={"help": "Text between a history and its target."})
+    projection_dim: int | None = field(
+        default=None, metadata={"help": f"Length of a new model's user and item vectors; {DIMENSIONS} by default."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.projection_dim is not None and self.projection_dim < 1:
+            raise ValueError(f"`--projection_dim` must be at least 1, got {self.projection_dim}.")
+
+
+CHEAP = (
+    MethodArguments, DataArguments, TrainModelArguments, PixRecArguments, WarmUpArguments, EncoderRankingArguments
+)  # fmt: skip
+TRAINING_MODULES = (
+    "transformers.training_args", "vlm2rec_hf.trainers.pixrec_args", "vlm2rec_hf.trainers.encoder_args"
+)  # fmt: skip
+USAGE = "--method pixrec --dataset DATA (--model MODEL | --tiny FAMILY) --output_dir DIR [options]"
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command. `output_dir` holds the model, checkpoints and, under `evaluation/`, the test report."""
+    check_options_early(argv, CHEAP, TRAINING_MODULES)
     from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..data.described_items import DescribedItems
+    from ..evaluation.evaluating import evaluate
+    from ..hub_cards.model_folder import weights_fingerprint
+    from ..tiny.pixrec import pixrec_from_embedder
     from ..trainers.pixrec_args import PixRecTrainingArguments
-    from ..trainers.pixrec_trainer import PixRecTrainer, method_name, pixrec_lora_config
+    from ..trainers.pixrec_trainer import PixRecTrainer, pixrec_lora_config
+    from ..trainers.warm_up import captions_of, warm_up_backbone
 
-    kinds = (
-        DataArguments, ModelArguments, WarmUpArguments, EvaluateArguments, PixRecArguments, PixRecTrainingArguments
-    )  # fmt: skip
-    data, models, warm, options, own, training = parse("train --method pixrec", __doc__ or "", kinds, argv)
+    _, data, models, own, warm, ranking, training = parse(
+        "train", __doc__ or "", (*CHEAP, PixRecTrainingArguments), argv, USAGE
+    )
     require(training.output_dir, "--output_dir", "the folder of the trained model")
+    generation = own.generation()  # says now, and not after hours of training, that a library is missing
+    if models.model is not None and warm.warm_up_backbone:
+        raise ValueError("`--warm_up_backbone` is for backbones built from config (`--tiny`); `--model` has learnt.")
     start = time.perf_counter()
     dataset = open_dataset(data)
     say(repr(dataset))
-    model, processor, from_config = build_pixrec(models, warm, own, dataset, training.max_history, training.seed)
-    lora = models.lora if models.lora is not None else not from_config
-    lora = lora and not model.holds_adapter  # a loaded adapter is trained further
+    size = own.projection_dim or DIMENSIONS
+    loaded, from_config = starting_model(
+        models, dataset, training.max_history, training.seed, "pixrec", {"projection_dim": size, "seed": training.seed}
+    )
+    model, processor = loaded.model, loaded.processor
+    options = {name: getattr(own, name) for name in ("next_item_prompt", "pictures") if getattr(own, name) is not None}
+    if from_config:
+        if warm.warm_up_backbone:
+            catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
+            warm_up_backbone(model, catalogue, captions_of(dataset), seed=training.seed, **warm_up_options(warm))
+        options = {**models.processor_options(), "max_history": training.max_history, **options}
+        model, processor = pixrec_from_embedder(
+            model, processor, seed=training.seed, processor_options=options, projection_dim=size
+        )
+    elif own.projection_dim not in (None, model.config.projection_dim):
+        raise ValueError(
+            f"`--projection_dim` {own.projection_dim} does not fit the trained model {models.model!r}, which has "
+            f"{model.config.projection_dim}; leave it out."
+        )
+    else:
+        for name, value in options.items():
+            setattr(processor, name, value)
+    lora = wants_lora(models, model, from_config)
     if lora and from_config:
         raise ValueError(
             "`--lora` needs weights that lie somewhere (`--model`): nobody could load an adapter on a tiny model made "
@@ -44,26 +107,28 @@ def main(argv: Sequence[str]) -> None:
         catalogue=catalogue,
         peft_config=pixrec_lora_config(models.lora_r, models.lora_alpha, models.lora_dropout) if lora else None,
     )
-    if warm.warm_up_steps:
+    if warm.warm_up_backbone:
         trainer.warm_up = warm.facts()
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    where = str(training.output_dir)
-    trainer.save_model(where)
-    facts = {
-        "model": where,
-        "objective": method_name(processor),
-        "loss": trainer.loss.get_config_dict(),
-        "item_columns": list(items.columns) or None,
-        "steps": trainer.state.global_step,
-        "seed": training.seed,
-        **weights_of(where),
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    options.eval_max_history = training.max_history
-    options.method = method_name(processor)
-    report = report_pixrec(trainer.pixrec, catalogue, dataset, options, own, facts)
-    folder = Path(options.output or Path(where) / "evaluation")
-    report.save(folder)
-    trainer.create_model_card()
-    print_report(report)
-    say(f"Model and card in {where}, report in {folder}.")
+    trainer.save_model(training.output_dir)
+    report = evaluate(
+        trainer.pixrec,
+        dataset,
+        processor=processor,
+        catalogue=catalogue,
+        max_history=training.max_history,
+        generation=generation,
+        facts={
+            "model": training.output_dir,
+            "objective": "pixrec" if processor.pictures else "pixrec-text",
+            "loss": trainer.loss.get_config_dict(),
+            "item_columns": list(items.columns) or None,
+            "steps": trainer.state.global_step,
+            "seed": training.seed,
+            "weights": weights_fingerprint(Path(str(training.output_dir))),
+            "seconds": round(time.perf_counter() - start, 1),
+        },
+        show_progress=True,
+        **ranking.ranking(),
+    )
+    finish(trainer, report)

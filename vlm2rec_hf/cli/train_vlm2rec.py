@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import DataArguments, EvaluateArguments, ModelArguments, VisionCacheFolder, WarmUpArguments
-from .common import build_model, open_dataset, parse, require, say
+from .arguments import DataArguments, EncoderRankingArguments, TrainModelArguments, WarmUpArguments
+from .common import named_as_options, open_dataset, print_report, require, say
+from .parsing import check_options_early, parse
+from .train import MethodArguments
 
 if TYPE_CHECKING:
-    from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..data.dataset import RecDataset
+    from ..loading import LoadedModel
+
+CHEAP = (MethodArguments, DataArguments, TrainModelArguments, WarmUpArguments, EncoderRankingArguments)
+USAGE = "--dataset DATA (--model MODEL | --tiny FAMILY) --output_dir DIR [options]"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -20,96 +25,139 @@ def main(argv: Sequence[str]) -> None:
 
     Runs in one process, or in several through `accelerate launch -m vlm2rec_hf.cli.main train ...`.
     """
+    check_options_early(argv, CHEAP, TRAINING_MODULES)
     from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..evaluation.evaluating import evaluate
     from ..hub_cards.model_folder import weights_fingerprint
+    from ..trainers.adapters import default_lora_config
     from ..trainers.vlm2rec_args import VLM2RecTrainingArguments
-    from ..trainers.vlm2rec_trainer import VLM2RecTrainer, default_lora_config
-    from .evaluate import evaluate
+    from ..trainers.vlm2rec_trainer import VLM2RecTrainer
+    from ..trainers.warm_up import captions_of, warm_up_backbone
 
-    data, models, warm, options, training, cached = parse(
-        "train",
-        __doc__ or "",
-        (
-            DataArguments,
-            ModelArguments,
-            WarmUpArguments,
-            EvaluateArguments,
-            VLM2RecTrainingArguments,
-            VisionCacheFolder,
-        ),
-        argv,
+    _, data, models, warm, ranking, training = parse(
+        "train", __doc__ or "", (*CHEAP, VLM2RecTrainingArguments), argv, USAGE
     )
-    if cached.vision_cache:
-        if training.vision_cache_dir not in (None, cached.vision_cache) or not training.cache_vision_features:
-            raise ValueError(
-                f"`--vision_cache` {cached.vision_cache!r} contradicts `--vision_cache_dir` "
-                f"{training.vision_cache_dir!r} (another name of it) or `--cache_vision_features false`; give one."
-            )
-        training.vision_cache_dir = cached.vision_cache
     require(training.output_dir, "--output_dir", "the folder of the trained model")
     start = time.perf_counter()
     dataset = open_dataset(data)
     say(repr(dataset))
-    model, processor, from_config = build_model(models, dataset, training.max_history, training.seed)
-    lora = models.lora if models.lora is not None else not from_config
-    lora = lora and not model.holds_adapter  # a loaded adapter is trained further
-    if warm.warm_up_steps and (lora or model.holds_adapter):
+    loaded, from_config = starting_model(models, dataset, training.max_history, training.seed)
+    lora = wants_lora(models, loaded.model, from_config)
+    if warm.warm_up_backbone and (lora or loaded.model.holds_adapter):
         raise ValueError(
-            "`--warm_up_steps` changes the weights under an adapter, which nobody could load then; train all weights "
-            "(`--lora false`), or warm up, save and train the adapter in a second run."
+            "`--warm_up_backbone` changes the weights under an adapter, which nobody could load then; train all "
+            "weights (`--lora false`), or warm up, save and train the adapter in a second run."
         )
-    catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
-    if warm.warm_up_steps:
-        warm_up(model, catalogue, dataset, warm, training.seed)
+    catalogue = PreparedCatalogue(dataset.catalogue_items(), loaded.processor)
+    if warm.warm_up_backbone:
+        warm_up_backbone(loaded.model, catalogue, captions_of(dataset), seed=training.seed, **warm_up_options(warm))
     trainer = VLM2RecTrainer(
-        model,
+        loaded.model,
         training,
         train_dataset=dataset,
-        processing_class=processor,
+        processing_class=loaded.processor,
         catalogue=catalogue,
         peft_config=default_lora_config(models.lora_r, models.lora_alpha, models.lora_dropout) if lora else None,
     )
-    if warm.warm_up_steps:
+    if warm.warm_up_backbone:
         trainer.warm_up = warm.facts()
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.save_model(training.output_dir)
-    facts = {
-        "model": training.output_dir,
-        "objective": training.objective,
-        "loss": trainer.loss.get_config_dict(),
-        "steps": trainer.state.global_step,
-        "seed": training.seed,
-        "weights": weights_fingerprint(Path(str(training.output_dir))) if training.should_save else None,
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    options.eval_max_history = training.max_history
-    options.method = training.objective
-    report = evaluate(trainer.embedder, catalogue, dataset, options, facts, trainer.shares_evaluation)
-    if not training.should_save:
-        return  # every process has encoded its share; one of them writes
-    folder = Path(options.output or Path(str(training.output_dir)) / "evaluation")
-    report.save(folder)
-    trainer.create_model_card()
-    print(report.to_markdown())
-    say(f"Model and card in {training.output_dir}, report in {folder}.")
-
-
-def warm_up(
-    model: Any, catalogue: PreparedCatalogue, dataset: RecDataset, warm: WarmUpArguments, seed: int
-) -> list[dict[str, float]]:
-    """Warm a backbone up on what captions would say: the item column `description`, else the item's text."""
-    from ..columns import DESCRIPTION
-    from ..trainers.warm_up import warm_up_backbone
-
-    column = DESCRIPTION if DESCRIPTION in dataset.items.column_names else None
-    return warm_up_backbone(
-        model,
-        catalogue,
-        dataset.items[column] if column else dataset.item_texts(),
-        target=warm.warm_up_target,
-        steps=warm.warm_up_steps,
-        batch_size=warm.warm_up_batch_size,
-        learning_rate=warm.warm_up_learning_rate,
-        seed=seed,
+    report = evaluate(
+        trainer.embedder,
+        dataset,
+        processor=loaded.processor,
+        catalogue=catalogue,
+        max_history=training.max_history,
+        facts={
+            "model": training.output_dir,
+            "objective": training.objective,
+            "loss": trainer.loss.get_config_dict(),
+            "steps": trainer.state.global_step,
+            "seed": training.seed,
+            "weights": weights_fingerprint(Path(str(training.output_dir))) if training.should_save else None,
+            "seconds": round(time.perf_counter() - start, 1),
+        },
+        across_processes=trainer.shares_evaluation,
         show_progress=True,
+        **{**ranking.ranking(), "report_name": ranking.report_name or training.objective},
     )
+    if training.should_save:  # every process has encoded its share; one of them writes
+        finish(trainer, report)
+
+
+TRAINING_MODULES = (
+    "transformers.training_args", "vlm2rec_hf.trainers.vlm2rec_args", "vlm2rec_hf.trainers.encoder_args"
+)  # fmt: skip
+
+
+def starting_model(
+    models: TrainModelArguments,
+    dataset: RecDataset,
+    max_history: int,
+    seed: int,
+    method: str = "vlm2rec",
+    new: Mapping[str, Any] | None = None,
+) -> tuple[LoadedModel, bool]:
+    """The model that training starts from, and whether it is a tiny embedder made from config.
+
+    Args:
+        models: the arguments.
+        dataset: a tiny backbone's tokenizer is trained on its texts.
+        max_history: items of a history that the processor keeps.
+        seed: of a tiny backbone's weights.
+        method: `"vlm2rec"` or `"pixrec"`.
+        new: options of a model made around a raw backbone.
+
+    Raises:
+        ValueError: both or neither of `--model` and `--tiny`, or nothing loadable there.
+    """
+    from ..loading import LoadedModel, load_or_build
+    from ..tiny.backbones import tiny_vlm
+
+    if (models.model is None) == (models.tiny is None):
+        raise ValueError("Name exactly one of `--model` (folder or Hub id) and `--tiny` (build one from config).")
+    options = {**models.processor_options(), "max_history": max_history}
+    if models.tiny is not None:
+        texts = [text for text in dataset.item_texts() if text]
+        model, processor = tiny_vlm(models.tiny, texts, seed=seed, processor_options=options, **models.tiny_options())
+        return LoadedModel(model, processor), True
+    fusion = {"fusion": models.fusion} if method == "vlm2rec" else {}
+    with named_as_options(where="--model", method="--method", model="--model"):
+        loaded = load_or_build(
+            str(models.model),
+            method,
+            revision=models.model_revision,
+            backbone_options={**fusion, **(new or {})},
+            processor_options=fusion,
+            **models.loading(),
+        )
+    for name, value in options.items():
+        setattr(loaded.processor, name, value)
+    return loaded, False
+
+
+def wants_lora(models: TrainModelArguments, model: Any, from_config: bool) -> bool:
+    """Whether fresh adapters are trained; a loaded adapter is trained further instead."""
+    lora = models.lora if models.lora is not None else not from_config
+    return lora and not model.holds_adapter
+
+
+def warm_up_options(warm: WarmUpArguments) -> dict[str, Any]:
+    """Options of `warm_up_backbone`."""
+    return {
+        "target": warm.warm_up_target,
+        "steps": warm.warm_up_backbone,
+        "batch_size": warm.warm_up_batch_size,
+        "learning_rate": warm.warm_up_learning_rate,
+        "show_progress": True,
+    }
+
+
+def finish(trainer: Any, report: Any) -> None:
+    """Save the test report and the card of a trained model, print the report and say where they are."""
+    folder = Path(str(trainer.args.output_dir))
+    report.save(folder / "evaluation")
+    trainer.create_model_card()
+    print_report(report)
+    say(f"Model and card in {folder}, report in {folder / 'evaluation'}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -11,15 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.sequences import spread_rows
+from .metrics import ranking_metrics
 from .pixrec import _Histories
 from .ranking import Ranking, rank_targets
+from .scorers import VectorScorer
 
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..data.sequences import Examples
     from ..modeling.modeling_pixrec import PixRecModel
     from .generation import Beams
+    from .pixrec import PixRecEvaluation
 
+logger = logging.getLogger(__name__)
 _WORD = re.compile(r"\w+")
 
 
@@ -33,6 +39,30 @@ def require_bm25s() -> None:
         raise ValueError(
             "`generate_users` needs the library bm25s, which is not installed; `pip install 'vlm2rec-hf[pixrec]'`."
         )
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """Ranking a PixRec model's generated texts by BM25, beside its towers.
+
+    Attributes:
+        users: how many users, evenly spread.
+        beams: beams of the generation.
+        max_new_tokens: tokens of a generated text at most.
+
+    Raises:
+        ValueError: a number below 1, or `bm25s` is not installed.
+    """
+
+    users: int
+    beams: int = 4
+    max_new_tokens: int = 24
+
+    def __post_init__(self) -> None:
+        for name in ("users", "beams", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        require_bm25s()
 
 
 @dataclass(frozen=True)
@@ -143,3 +173,51 @@ def rank_generated(
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
+
+
+def compare_generated(
+    model: PixRecModel,
+    catalogue: PreparedCatalogue,
+    examples: Examples,
+    towers: PixRecEvaluation,
+    options: GenerationOptions,
+    *,
+    ks: Sequence[int] = (10, 20),
+    exclude_seen: bool = True,
+) -> dict[str, Any]:
+    """Rank some users by generated text and by tower similarity, side by side.
+
+    Args:
+        model: the model.
+        catalogue: the prepared items; `catalogue.items.texts()` are matched.
+        examples: all examples that `towers` ranks.
+        towers: the model's ranking of them by its towers.
+        options: how many users, and how texts are generated.
+        ks: cut-offs.
+        exclude_seen: leave items of the user's past out.
+
+    Returns:
+        Plain JSON values: the options, `generation` and `towers` (metrics of the same users), the first texts.
+    """
+    rows = spread_rows(len(examples), options.users)
+    some = examples.take(rows)
+    logger.info(f"Generating the next item's text for {len(some)} users with {options.beams} beams.")
+    generated = rank_generated(
+        model,
+        catalogue,
+        list(catalogue.items.texts()),  # type: ignore[attr-defined]
+        some,
+        beams=options.beams,
+        max_new_tokens=options.max_new_tokens,
+        exclude_seen=exclude_seen,
+        show_progress=True,
+    )
+    scorer = VectorScorer(towers.users[rows], towers.items)
+    return {
+        "beams": options.beams,
+        "max_new_tokens": options.max_new_tokens,
+        "n_examples": len(some),
+        "generation": ranking_metrics(generated.ranking.ranks, ks),
+        "towers": ranking_metrics(rank_targets(scorer, some, exclude_seen=exclude_seen).ranks, ks),
+        "first_texts": [texts[0][0] for texts in generated.beams[:5]],
+    }

@@ -7,22 +7,15 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..catalogues.vector_files import facts_of, job_id, read_manifest
 from ..files import durable
-from .manifest import job_id, read_manifest, write_manifest
+from .manifest import write_manifest
 from .shards import ShardPlan
 
 if TYPE_CHECKING:
     import numpy as np
 
     from .job import EmbedJob
-
-
-def facts_of(path: Path) -> dict[str, str]:
-    """The facts in a parquet file's schema, without Arrow's own."""
-    import pyarrow.parquet as pq
-
-    metadata = pq.read_schema(path).metadata or {}
-    return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
 
 
 def quarantine_file(output: Path) -> Path:

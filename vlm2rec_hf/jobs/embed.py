@@ -11,11 +11,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..catalogues.vector_files import facts_of, job_id, read_manifest
 from ..data.dataset import RecDataset
 from ..files import clear_retired, retire
-from .assemble import assemble, facts_of, quarantine_file
+from .assemble import assemble, quarantine_file
 from .job import EmbedJob, ShardDone
-from .manifest import check_same_job, job_id, read_manifest
+from .manifest import check_same_job
 from .shards import NAMES, ShardPlan
 
 Engine = Callable[[EmbedJob, list[int]], Iterator[ShardDone]]

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..catalogues.vector_files import job_id, read_manifest
 from ..files import durable
 from .claims import POLL_SECONDS
-from .manifest import changed_packages, check_same_job, job_id, package_versions, read_manifest, write_manifest
+from .manifest import changed_packages, check_same_job, package_versions, write_manifest
 from .shards import ShardFolder, ShardPlan, default_shard_size
 
 if TYPE_CHECKING:

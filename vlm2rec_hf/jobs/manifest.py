@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..catalogues.vector_files import FORMAT_VERSION
 from ..files import durable
 
-FORMAT_VERSION = 1
 PACKAGES = ("vlm2rec-hf", "torch", "transformers", "tokenizers", "pillow", "torchvision")
-
-
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest, None where there is none yet.
-
-    Raises:
-        ValueError: damaged, or written by a newer version.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        version, _ = found["format_version"], found["settings"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"`--output`: {str(path)!r} is no manifest of ours ({error!r}); move it away.") from error
-    if version > FORMAT_VERSION:
-        raise ValueError(f"`--output`: {str(path)!r} has format {version}, this package reads {FORMAT_VERSION}.")
-    return found
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
@@ -38,12 +19,6 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
     with durable(path) as partial:
         text = json.dumps({"format_version": FORMAT_VERSION, **content}, indent=2, ensure_ascii=False)
         partial.write_text(text + "\n", encoding="utf-8")
-
-
-def job_id(settings: Mapping[str, Any]) -> str:
-    """A digest of everything that decides what the rows are; every shard carries it."""
-    text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def check_same_job(manifest: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> None:

@@ -8,10 +8,6 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from .configuration_dmesr import DMESRConfig
-from .configuration_pixrec import PixRecConfig
-from .configuration_seqrec import SeqRecConfig
-from .configuration_vlm2rec import VLM2RecConfig
 from .modeling_dmesr import DMESRModel
 from .modeling_pixrec import PixRecModel
 from .modeling_seqrec import SequentialRecommender

@@ -93,7 +93,7 @@ def check_new(path: Path) -> None:
         ValueError: `path` exists.
     """
     if path.exists():
-        raise ValueError(f"`--html` {str(path)!r} exists; name a new file or move the old one away.")
+        raise ValueError(f"`html` {str(path)!r} exists; name a new file or move the old one away.")
 
 
 def _card(item: ShownItem) -> str:

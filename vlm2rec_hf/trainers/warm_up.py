@@ -16,11 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from ..columns import DESCRIPTION
+
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.dataset import RecDataset
     from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 
 TARGETS = ("semantic", "identity")
+
+
+def captions_of(dataset: RecDataset) -> list[str | None]:
+    """What captions would say of a dataset's items: the column `description` where there is one, else their texts."""
+    if DESCRIPTION in dataset.items.column_names:
+        return dataset.items[DESCRIPTION]
+    return dataset.item_texts()
 
 
 def semantic_targets(descriptions: Sequence[str | None], dimension: int = 64, seed: int = 0) -> Tensor:

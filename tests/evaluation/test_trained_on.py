@@ -1,13 +1,15 @@
 """`vlm2rec evaluate` says when a model was trained on other data than it is measured on."""
 
 import json
+import logging
 
 import pytest
 from huggingface_hub import HfApi
 
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.data.demo_shop import make_demo_shop
-from vlm2rec_hf.trained_on import difference, read_trained_on, warning_about
+from vlm2rec_hf.evaluation.trained_on import dataset_warning, difference
+from vlm2rec_hf.loading import read_training_facts, training_facts_or_nothing
 
 HERE = {"repo_id": "org/shop", "revision": "a" * 40}
 THERE = {"repo_id": "org/shop", "revision": "b" * 40}
@@ -44,28 +46,34 @@ def test_another_revision_is_told_with_what_is_known_of_the_content():
 
 def test_the_file_is_read_from_folder_and_hub(hub, tmp_path):
     facts = {"dataset": {**HERE, "fingerprint": "f1"}}
-    assert read_trained_on(str(tmp_path)) is None
+    assert read_training_facts(tmp_path) is None
     (tmp_path / "training.json").write_text(json.dumps(facts))
-    assert read_trained_on(str(tmp_path)) == facts["dataset"]
+    assert read_training_facts(tmp_path) == facts
     HfApi().create_repo("org/model")
-    assert read_trained_on("org/model") is None
+    assert read_training_facts("org/model") is None
     oid = HfApi().upload_file(repo_id="org/model", path_or_fileobj=tmp_path / "training.json",
                               path_in_repo="training.json").oid  # fmt: skip
-    assert read_trained_on("org/model", oid) == facts["dataset"]
+    assert read_training_facts("org/model", oid) == facts
     with pytest.raises(ValueError, match="no such model"):
-        read_trained_on("org/absent")
-    for bad in ("{", '{"dataset": 3}'):
-        (tmp_path / "training.json").write_text(bad)
-        with pytest.raises(ValueError, match="training.json"):
-            read_trained_on(str(tmp_path))
-    (tmp_path / "training.json").write_text("[]")
-    assert read_trained_on(str(tmp_path)) is None
-
-
-def test_a_damaged_file_is_told_and_stops_nothing(tmp_path):
+        read_training_facts("org/absent")
     (tmp_path / "training.json").write_text("{")
+    with pytest.raises(ValueError, match="training.json"):
+        read_training_facts(tmp_path)
+    (tmp_path / "training.json").write_text("[]")
+    assert read_training_facts(tmp_path) is None
+
+
+def test_a_damaged_file_is_logged_and_stops_nothing(tmp_path, caplog):
+    (tmp_path / "training.json").write_text("{")
+    with caplog.at_level("WARNING", "vlm2rec_hf"):
+        logger = logging.getLogger("vlm2rec_hf")
+        logger.addHandler(caplog.handler)
+        assert training_facts_or_nothing(tmp_path, None) == {}
+        logger.removeHandler(caplog.handler)
+    assert "Cannot tell which data" in caplog.text
     dataset = make_demo_shop(60, n_users=20).dataset()
-    assert "Cannot tell which data" in warning_about(str(tmp_path), None, dataset)
+    assert "Cannot tell which data" in dataset_warning({"dataset": 3}, dataset)
+    assert dataset_warning({}, dataset) is None
 
 
 def test_the_command_warns_on_stderr(tiny, tmp_path, capsys):

@@ -1,0 +1,273 @@
+"""`evaluate`: any model on a dataset, in one call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..catalogues.prepared_catalogue import PreparedCatalogue
+from ..data.described_items import DescribedItems
+from ..loading import ENCODERS, LoadedModel, load_with_processor, weight_files_fingerprint
+from .embedder import evaluate_embedder
+from .floors import rank_floors
+from .generated import GenerationOptions, compare_generated
+from .heads import check_same_items, rank_head
+from .metrics import ranking_metrics
+from .pixrec import evaluate_pixrec
+from .ranking import Ranking, rank_targets
+from .scorers import VectorScorer
+from .start_report import add_embedder, start_report
+from .trained_on import dataset_warning, trained_columns
+
+if TYPE_CHECKING:
+    from ..catalogues.vision_cache import VisionCache
+    from ..data.dataset import RecDataset
+    from ..data.sequences import Examples
+    from .report import Report
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    model: Any,
+    dataset: RecDataset,
+    *,
+    revision: str | None = None,
+    loading: Mapping[str, Any] | None = None,
+    processor: Any = None,
+    split: str = "test",
+    ks: Sequence[int] = (10, 20),
+    exclude_seen: bool = True,
+    max_history: int | None = None,
+    max_users: int | None = None,
+    batch_size: int | None = None,
+    report_name: str | None = None,
+    item_columns: Sequence[str] | None = None,
+    use_images: bool | None = None,
+    generation: GenerationOptions | None = None,
+    catalogue: PreparedCatalogue | None = None,
+    vision_cache: VisionCache | None = None,
+    facts: Mapping[str, Any] | None = None,
+    across_processes: bool = False,
+    show_progress: bool = False,
+) -> Report:
+    """Rank the users of a split over the full catalogue with any model, beside the floors.
+
+    Args:
+        model: folder or Hub id, or a `VLM2RecEmbedder`, `PixRecModel`, `SequentialRecommender` or `DMESRModel`.
+        dataset: a split dataset. Heads need the items they were trained on, in the same order.
+        revision: tag, branch or commit of a Hub id.
+        loading: options of `from_pretrained` for a folder or Hub id (`dtype`, `attn_implementation`).
+        processor: of a model made in this process; by default the one saved beside the model.
+        split: `"test"` or `"validation"`.
+        ks: cut-offs of the metrics.
+        exclude_seen: leave items of the user's past out of the candidates.
+        max_history: most recent items shown to the model; by default as in training. Heads read `max_length`.
+        max_users: rank only this many users, evenly spread.
+        batch_size: rows per forward pass at most.
+        report_name: name of the model in the report; by default of its method.
+        item_columns: of PixRec: item columns that make an item's text; by default as in training.
+        use_images: of PixRec: `False` leaves every image out (the text-only ablation).
+        generation: of PixRec: rank by generated text, too; the numbers are in `report.facts["generated"]`.
+        catalogue: of encoders: the dataset's prepared items, to share them between calls.
+        vision_cache: of embedders: keeps image features on disk.
+        facts: plain JSON values to keep in the report.
+        across_processes: share the encoding among the processes of the default group; all have to call this.
+        show_progress: draw progress bars.
+
+    Returns:
+        A `Report` with the floors and one method: an embedder's views, or one ranking of another model.
+
+    Raises:
+        ValueError: nothing loadable, a dataset without users in this split, a head of other items, or an option that
+            this kind of model does not have.
+
+    Example:
+        ```python
+        from vlm2rec_hf import evaluate, load_recsys
+
+        report = evaluate("org/vlm2rec-demo", load_recsys("org/demo-shop"))  # doctest: +SKIP
+        print(report.to_markdown(["hit@10", "ndcg@10"]))  # doctest: +SKIP
+        ```
+    """
+    ks = checked_cut_offs(ks)
+    loaded = load_with_processor(model, revision=revision, processor=processor, **(loading or {}))
+    kind = loaded.model_type
+    of_pixrec = {"item_columns": item_columns, "use_images": use_images, "generation": generation}
+    of_encoders = {"catalogue": catalogue, "vision_cache": vision_cache}
+    _refuse(kind, of_pixrec, kind == "pixrec", "PixRec models")
+    _refuse(kind, of_encoders, kind in ENCODERS, "embedders and PixRec models")
+    _refuse(kind, {"max_history": max_history}, kind in ENCODERS, "embedders and PixRec models")
+    warning = dataset_warning(loaded.training, dataset)
+    if warning is not None:
+        logger.warning(warning)
+    history = loaded.model.config.max_length if kind not in ENCODERS else max_history or loaded.max_history
+    examples = users_of(dataset, split, history, max_users)
+    common: dict[str, Any] = {"ks": ks, "exclude_seen": exclude_seen, "split": split}
+    origin = {} if loaded.where is None else {"model": loaded.where, **_weights(loaded.where)}
+    given = {**origin, **(facts or {})}
+    ranking: Ranking
+    if kind not in ENCODERS:
+        check_same_items("dataset", [str(item) for item in dataset.item_ids], head_items(loaded.model))
+        report = start_report(dataset, examples, facts={**_head_facts(loaded.model), **given}, **common)
+        ranking = rank_head(loaded.model, examples, k=max(ks), exclude_seen=exclude_seen, batch_size=batch_size or 128)
+        report.add(report_name or default_report_name(loaded), ranking, train_counts=dataset.popularity())
+        return report
+    sharing: dict[str, Any] = {"show_progress": show_progress, "across_processes": across_processes}
+    if kind == "vlm2rec":
+        catalogue = catalogue or encodable_items(
+            loaded, dataset, vision_cache=vision_cache, show_progress=show_progress
+        )
+        result = evaluate_embedder(
+            loaded.model, catalogue, examples, k=max(ks), exclude_seen=exclude_seen, batch_size=batch_size, **sharing
+        )
+        report = start_report(dataset, examples, facts=given, **common)
+        add_embedder(report, report_name or default_report_name(loaded), result, examples)
+        return report
+    if use_images is not None:
+        loaded.processor.pictures = use_images
+    if catalogue is None:
+        catalogue = encodable_items(loaded, dataset, item_columns, show_progress=show_progress)
+        columns: Any = catalogue.items
+        given = {"item_columns": list(columns.columns) or None, "max_history": history, **given}
+    name = report_name or default_report_name(loaded)
+    return _report_pixrec(
+        loaded, catalogue, dataset, examples, name, generation, given, batch_size or 64, common, sharing
+    )
+
+
+def users_of(dataset: RecDataset, split: str, max_history: int, max_users: int | None = None) -> Examples:
+    """The examples of a split that are ranked.
+
+    Args:
+        dataset: a split dataset.
+        split: `"test"` or `"validation"`.
+        max_history: most recent items of a history.
+        max_users: this many of them, evenly spread; all by default.
+
+    Raises:
+        ValueError: `max_users` below 1, or a split without examples.
+    """
+    if max_users is not None and max_users < 1:
+        raise ValueError(f"`max_users` must be at least 1, got {max_users}.")
+    examples = dataset.examples(split, max_history=max_history)
+    if len(examples) == 0:
+        raise ValueError(f"`dataset` has no {split} interactions with a history; choose another `split`.")
+    return examples.spread(max_users)
+
+
+def encodable_items(
+    loaded: LoadedModel,
+    dataset: RecDataset,
+    item_columns: Sequence[str] | None = None,
+    *,
+    cache_features: bool = True,
+    vision_cache: VisionCache | None = None,
+    show_progress: bool = False,
+) -> PreparedCatalogue:
+    """A dataset's items, prepared as an encoder was trained to see them.
+
+    Args:
+        loaded: an embedder or PixRec model. Its processor keeps `loaded.max_history` items from now on.
+        dataset: where the items live.
+        item_columns: of PixRec; by default the columns it was trained on.
+        cache_features: run every image through the vision tower now and keep its features.
+        vision_cache: keeps them on disk.
+        show_progress: draw progress bars.
+    """
+    loaded.processor.max_history = loaded.max_history
+    items: Any = dataset.catalogue_items()
+    if loaded.model_type == "pixrec":
+        columns = item_columns or trained_columns(loaded.training, dataset)
+        items = DescribedItems(dataset, columns, pictures=loaded.processor.pictures)
+    catalogue = PreparedCatalogue(items, loaded.processor)
+    if not cache_features:
+        return catalogue
+    return catalogue.cache_features(loaded.model, vision_cache, show_progress=show_progress)
+
+
+def default_report_name(loaded: LoadedModel) -> str:
+    """What a model is called in a report: its method; of heads the encoder, of embedders what they were trained on."""
+    config, kind = loaded.model.config, loaded.model_type
+    if kind == "seqrec":
+        return config.encoder
+    if kind == "dmesr":
+        return f"dmesr-{config.encoder}"
+    if kind == "pixrec":
+        return "pixrec" if loaded.processor.pictures else "pixrec-text"
+    return str(loaded.training.get("objective") or "embedder")
+
+
+def head_items(head: Any) -> list[str]:
+    """Ids of a head's items, in the order of its vectors.
+
+    Raises:
+        ValueError: the head has no catalogue.
+    """
+    if head.catalogue is None:
+        raise ValueError("`model` is a head without a catalogue; name its items with `head.set_catalogue(ids)`.")
+    return head.catalogue.ids
+
+
+def checked_cut_offs(ks: Sequence[int]) -> tuple[int, ...]:
+    """Cut-offs in ascending order, each once.
+
+    Raises:
+        ValueError: none, or something that is no positive whole number.
+    """
+    numbers = tuple(sorted(set(ks)))
+    if not numbers or any(not isinstance(k, int) or k < 1 for k in numbers):
+        raise ValueError(f"`ks` must be positive whole numbers, such as (10, 20), got {ks!r}.")
+    return numbers
+
+
+def _refuse(kind: str, options: Mapping[str, Any], allowed: bool, whose: str) -> None:
+    for name, value in options.items():
+        if value is not None and not allowed:
+            raise ValueError(f"`{name}` is an option of {whose}, and `model` is a {kind} model; leave it out.")
+
+
+def _weights(where: str) -> dict[str, Any]:
+    """The fact `weights` of a report on a model folder; nothing for a Hub id."""
+    return {"weights": weight_files_fingerprint(Path(where))} if Path(where).is_dir() else {}
+
+
+def _head_facts(head: Any) -> dict[str, Any]:
+    names = ("encoder", "item_representation", "embedder", "embedder_revision")
+    return {name: getattr(head.config, name) for name in names}
+
+
+def _report_pixrec(
+    loaded: LoadedModel,
+    catalogue: PreparedCatalogue,
+    dataset: RecDataset,
+    examples: Examples,
+    name: str,
+    generation: GenerationOptions | None,
+    facts: Mapping[str, Any],
+    batch_size: int,
+    common: Mapping[str, Any],
+    sharing: Mapping[str, Any],
+) -> Report:
+    """A PixRec model's report.
+
+    Its facts hold under `with_seen` the same users ranked with the items of their past as candidates: only there is
+    repeat-last a floor of its own.
+    """
+    ks, exclude_seen = common["ks"], common["exclude_seen"]
+    result = evaluate_pixrec(
+        loaded.model, catalogue, examples, k=max(ks), exclude_seen=exclude_seen, batch_size=batch_size, **sharing
+    )
+    report = start_report(dataset, examples, facts=facts, **common)
+    view = "both" if loaded.processor.pictures else "text"
+    report.add(name, result.ranking, view=view, train_counts=examples.sequences.train_counts())
+    rankings = {name: rank_targets(VectorScorer(result.users, result.items), examples, exclude_seen=False)}
+    rankings |= rank_floors(examples, exclude_seen=False)
+    report.facts["with_seen"] = {method: ranking_metrics(ranks.ranks, ks) for method, ranks in rankings.items()}
+    if generation is not None:
+        report.facts["generated"] = compare_generated(
+            loaded.model, catalogue, examples, result, generation, ks=ks, exclude_seen=exclude_seen
+        )
+    return report
