@@ -147,10 +147,10 @@ class Bomb:
 
 
 def load_by_command(folder):
-    from vlm2rec_hf.cli.arguments import ModelArguments
-    from vlm2rec_hf.cli.common import load_embedder
+    from vlm2rec_hf.cli.arguments import EncoderModelArguments
+    from vlm2rec_hf.cli.evaluate import load
 
-    return load_embedder(ModelArguments(model=str(folder)))
+    return load(EncoderModelArguments(model=str(folder)))
 
 
 @pytest.mark.parametrize("load", [VLM2RecEmbedder.from_pretrained, AutoModel.from_pretrained, load_by_command])

@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from vlm2rec_hf import DMESRModel, RecDataset, make_demo_shop
+from vlm2rec_hf import DMESRModel, RecDataset, load_model, make_demo_shop
 from vlm2rec_hf.cli.main import main
-from vlm2rec_hf.cli.recommend import load_head
 from vlm2rec_hf.descriptions import EncodedItems
 from vlm2rec_hf.evaluation import rank_head
 from vlm2rec_hf.evaluation.report import Report
@@ -45,7 +44,7 @@ def trained(data, inputs, tmp_path_factory):
 
 
 def test_the_report_holds_what_the_saved_model_ranks(trained, data, inputs):
-    model = load_head(str(trained))
+    model = load_model(str(trained))
     assert type(model) is DMESRModel and model.inputs is None
     assert model.config.embedder == "lsa" and model.config.embedder_revision.startswith("sha256:")
     assert model.config.inputs_fingerprint == EncodedItems.load(inputs).fingerprint
@@ -60,14 +59,14 @@ def test_descriptions_may_be_encoded_on_the_spot(encoder, data, tmp_path):
     command = ["train", "--method", "dmesr", "--dataset", str(data), "--text_encoder", "lsa", "--output_dir"]
     command += [str(tmp_path / "model"), "--encoder", encoder, "--item_representation", "content+id", "--max_users"]
     assert main([*command, "10", *COLUMNS, *TRAINING, "--loss", "bce", "--n_negatives", "1"]) == 0
-    model = load_head(str(tmp_path / "model"))
+    model = load_model(str(tmp_path / "model"))
     assert model.config.encoder == encoder and model.item_embedding is not None
     assert len(Report.load(tmp_path / "model" / "evaluation")) == 10
 
 
 def test_recommend_prints_what_the_model_says(trained, capsys):
     assert main(["recommend", "--model", str(trained), "--history", "p000003,p000001", "-k", "4"]) == 0
-    (found,) = load_head(str(trained)).recommend([["p000003", "p000001"]], 4)
+    (found,) = load_model(str(trained)).recommend([["p000003", "p000001"]], 4)
     assert [line.split()[1] for line in capsys.readouterr().out.strip().splitlines()[1:]] == found.item_ids
 
 
@@ -83,7 +82,7 @@ def test_pushed_and_pulled_by_revision(hub, trained, capsys):
         "encoders_seqrec.py",
     } <= set(files)
     model = AutoModel.from_pretrained(REPO, revision="v1.0")
-    ours = load_head(str(trained))
+    ours = load_model(str(trained))
     assert type(model) is DMESRModel and torch.equal(model.item_vectors(), ours.item_vectors())
     card = files["README.md"].decode()
     assert "- dmesr" in card and "2602.13715" in card and "1808.09781" in card and "DMESR" in card
@@ -107,7 +106,10 @@ def test_a_folder_without_a_catalogue_is_refused(hub, trained, tmp_path):
     ("command", "message"),
     [
         (["train", "--method", "dmesr", "--dataset", "DATA", "--output_dir", "x"], "exactly one of `--inputs`"),
-        (["train", "--method", "dmesr", "--dataset", "DATA", "--output_dir", "x", "--inputs", "no"], "`inputs` 'no'"),
+        (
+            ["train", "--method", "dmesr", "--dataset", "DATA", "--output_dir", "x", "--inputs", "no"],
+            "`--inputs` 'no'",
+        ),
         (
             ["train", "--method", "dmesr", "--dataset", "DATA", "--text_encoder", "lsa", "--output_dir", "x"],
             "describe",
@@ -134,32 +136,28 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*dmesr*.yaml")), ids=lambda path: path.name)
 def test_recipes_name_options_that_exist(recipe, tmp_path):
-    from vlm2rec_hf.cli.arguments import DataArguments
-    from vlm2rec_hf.cli.common import parse
-    from vlm2rec_hf.cli.description_arguments import DescriptionArguments
-    from vlm2rec_hf.cli.train import METHODS, chosen_method
-    from vlm2rec_hf.cli.train_dmesr import DMESRArguments
+    from vlm2rec_hf.cli.parsing import option_of, parse
+    from vlm2rec_hf.cli.train_dmesr import CHEAP
     from vlm2rec_hf.trainers.dmesr_args import DMESRTrainingArguments
 
     words = ["--config", str(recipe), "--dataset", "x", "--output_dir", str(tmp_path)]
-    assert METHODS[chosen_method(words)] == "train_dmesr"
-    kinds = (DataArguments, DMESRArguments, DescriptionArguments, DMESRTrainingArguments)
-    _, model, described, training = parse("train", "", kinds, [*words, "--use_cpu", "true", "--bf16", "false"])
+    assert option_of(words, "method") == "dmesr"
+    words += ["--use_cpu", "true", "--bf16", "false"]
+    _, _, model, described, _, training = parse("train", "", (*CHEAP, DMESRTrainingArguments), words)
     assert bool(described.text_encoder) != recipe.name.startswith("paper_")  # those train on what was encoded before
     assert model.encoder == "sasrec" and 0.01 <= training.alignment_weight <= 0.1
 
 
 def test_the_plain_head_gets_the_same_budget(tmp_path):
     import yaml
-    from vlm2rec_hf.cli.train_head import HeadArguments
 
-    from vlm2rec_hf.cli.arguments import DataArguments
-    from vlm2rec_hf.cli.common import parse
+    from vlm2rec_hf.cli.parsing import option_of, parse
+    from vlm2rec_hf.cli.train_seqrec import CHEAP
     from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
 
     plain = RECIPES / "head_ml1m.yaml"
     words = ["--config", str(plain), "--dataset", "x", "--output_dir", str(tmp_path)]
-    _, head, _ = parse("train-head", "", (DataArguments, HeadArguments, SeqRecTrainingArguments), words)
-    assert head.item_representation == "id"
+    _, _, head, *_ = parse("train", "", (*CHEAP, SeqRecTrainingArguments), words)
+    assert option_of(words, "method") == "seqrec" and head.item_representation is None  # which means id
     ours, theirs = (yaml.safe_load(path.read_text()) for path in (RECIPES / "dmesr_ml1m.yaml", plain))
     assert {name: ours[name] for name in theirs} == theirs

@@ -36,24 +36,23 @@ def test_command_lines_run(tmp_path, monkeypatch, capsys):
 
 
 def test_the_protocol_commands_say_what_the_arguments_are(tmp_path):
-    from vlm2rec_hf.cli.arguments import DataArguments
-    from vlm2rec_hf.cli.common import parse
-    from vlm2rec_hf.cli.train_head import HeadArguments
+    from vlm2rec_hf.cli.parsing import parse
+    from vlm2rec_hf.cli.train_seqrec import CHEAP
     from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
 
     (words,) = [words for _, words in commands() if "ml1m-mm" in words]
-    data, head, training = parse("train-head", "", (DataArguments, HeadArguments, SeqRecTrainingArguments), words[2:])
+    _, data, head, *_, training = parse("train", "", (*CHEAP, SeqRecTrainingArguments), words[2:])
     assert (data.k_core, head.max_length, head.hidden_size, training.validation_users) == (5, 200, 128, 512)
-    assert head.item_representation == "id" and training.loss == "cross_entropy"
+    assert head.item_representation in (None, "id") and training.loss == "cross_entropy"
 
 
 def test_options_in_the_table_exist():
     from dataclasses import fields
 
-    from vlm2rec_hf.cli.train_head import HeadArguments
+    from vlm2rec_hf.cli.train_seqrec import CHEAP
     from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
 
-    known = {field.name for kind in (HeadArguments, SeqRecTrainingArguments) for field in fields(kind)}
+    known = {field.name for kind in (*CHEAP, SeqRecTrainingArguments) for field in fields(kind)}
     rows = re.findall(r"^\| (`--.*?) \|", PAGE, flags=re.MULTILINE)
     named = set(re.findall(r"--(\w+)", " ".join(rows)))
     assert len(named) >= 14 and named <= known

@@ -38,7 +38,7 @@ def command(shop, output, *more, family="qwen2_vl"):
 def trained(request, shop, tmp_path_factory):
     needs_image_processor(request.param)
     folder = tmp_path_factory.mktemp("trained") / "model"
-    line = command(shop, folder, "--warm_up_steps", "2", "--warm_up_batch_size", "16", family=request.param)
+    line = command(shop, folder, "--warm_up_backbone", "2", "--warm_up_batch_size", "16", family=request.param)
     assert main(line) == 0
     return folder
 
@@ -134,23 +134,19 @@ def test_bad_input_is_one_paragraph_and_exit_code_2(shop, tmp_path, capsys, more
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_parse(recipe, tmp_path):
-    from vlm2rec_hf.cli.arguments import DataArguments, EvaluateArguments, ModelArguments, WarmUpArguments
-    from vlm2rec_hf.cli.common import parse
-    from vlm2rec_hf.cli.pixrec_models import PixRecArguments
-    from vlm2rec_hf.cli.train import chosen_method
+    from vlm2rec_hf.cli.parsing import option_of, parse
+    from vlm2rec_hf.cli.train_pixrec import CHEAP
     from vlm2rec_hf.trainers.pixrec_args import PixRecTrainingArguments
 
-    kinds = (
-        DataArguments, ModelArguments, WarmUpArguments, EvaluateArguments, PixRecArguments, PixRecTrainingArguments
-    )  # fmt: skip
+    kinds = (*CHEAP, PixRecTrainingArguments)
     options = ["--config", str(recipe), "--output_dir", str(tmp_path), "--bf16", "false"]
-    data, models, *_, training = parse("train", "", kinds, options)
-    assert chosen_method(options) == "pixrec" and data.k_core == 5
+    _, data, models, *_, training = parse("train", "", kinds, options)
+    assert option_of(options, "method") == "pixrec" and data.k_core == 5
     assert (models.model is None) != (models.tiny is None)
     assert (training.alpha, training.beta, training.temperature, training.max_history) == (0.125, 0.125, 0.5, 5)
     if models.model is not None:  # the comment's other backbone
         (words,) = re.findall(r"the same with (--model .*): the", recipe.read_text(encoding="utf-8"))
-        _, models, *_, training = parse("train", "", kinds, [*options, *words.split()])
+        _, _, models, *_, training = parse("train", "", kinds, [*options, *words.split()])
         assert models.model == "google/paligemma2-3b-pt-224" and training.gradient_accumulation_steps == 4
 
 
@@ -167,7 +163,7 @@ def test_the_guides_commands_run_in_small(tmp_path, monkeypatch):
             if words[0] != "vlm2rec" or ("shop" not in words and words[1] != "compare"):
                 continue
             if words[1] == "train":
-                words += ["--warm_up_steps", "2", "--max_steps", "2", *SIZES]
+                words += ["--warm_up_backbone", "2", "--max_steps", "2", *SIZES]
             if "--generate_users" in words:
                 try:
                     import bm25s  # noqa: F401
@@ -183,8 +179,7 @@ def test_a_raw_backbone_brings_its_own_picture_rules(tiny_pix, tmp_path):
     needs_image_processor("smolvlm")
     from transformers import AutoModelForImageTextToText
 
-    from vlm2rec_hf.cli.arguments import ModelArguments
-    from vlm2rec_hf.cli.pixrec_models import load_pixrec
+    from vlm2rec_hf.loading import load_or_build
 
     model, processor = tiny_pix("smolvlm")
     AutoModelForImageTextToText.from_config(model.config.vlm_config).save_pretrained(tmp_path)
@@ -192,26 +187,30 @@ def test_a_raw_backbone_brings_its_own_picture_rules(tiny_pix, tmp_path):
     # As a published checkpoint has it: without what the library's image processor does not hold.
     del processor.image_processor.patch_size, processor.image_processor.scale_factor
     processor.image_processor.save_pretrained(tmp_path)
-    found, its = load_pixrec(ModelArguments(model=str(tmp_path)), projection_dim=5)
-    vectors = found.eval().encode_items([{"text": "red tent", "image": Image.new("RGB", (28, 28), "red")}], its)
+    built = load_or_build(str(tmp_path), "pixrec", backbone_options={"projection_dim": 5})
+    red_tent = {"text": "red tent", "image": Image.new("RGB", (28, 28), "red")}
+    vectors = built.model.eval().encode_items([red_tent], built.processor)
     assert vectors.shape == (1, 5) and bool(vectors.isfinite().all())
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    from vlm2rec_hf.cli.arguments import ModelArguments
-    from vlm2rec_hf.cli.pixrec_models import load_pixrec
+    from vlm2rec_hf.cli.arguments import EncoderModelArguments
+    from vlm2rec_hf.cli.evaluate import load
+    from vlm2rec_hf.loading import load_or_build
 
+    with pytest.raises(ValueError, match="`where` .* holds no config.json"):
+        load_or_build(str(tmp_path), "pixrec")
     with pytest.raises(ValueError, match="`--model` .* holds no config.json"):
-        load_pixrec(ModelArguments(model=str(tmp_path)))
+        load(EncoderModelArguments(model=str(tmp_path)))
     with pytest.raises(ValueError, match="`--model` is required"):
-        load_pixrec(ModelArguments())
+        load(EncoderModelArguments())
 
 
 def test_what_a_trained_model_is_made_of_cannot_be_changed(trained, shop, tmp_path, capsys):
     line = ["evaluate", "--dataset", str(shop), "--model", str(trained), "--output", str(tmp_path / "report")]
     for option in (["--projection_dim", "64"], ["--next_item_prompt", "Next:"]):
         assert main([*line, *option]) == 2
-        assert f"`{option[0]}` is part of a trained model" in capsys.readouterr().err
+        assert f"no option `{option[0]}`" in capsys.readouterr().err
     again = [word for word in command(shop, tmp_path / "again", "--projection_dim", "64") if word != "qwen2_vl"]
     again[again.index("--tiny")] = f"--model={trained}"
     assert main(again) == 2

@@ -236,7 +236,7 @@ SLOWLY = """
 import sys
 from pathlib import Path
 from vlm2rec_hf import RecDataset
-from vlm2rec_hf.cli.common import model_version
+from vlm2rec_hf.loading import model_version
 from vlm2rec_hf.descriptions.describe import describe_items
 from vlm2rec_hf.descriptions.describer import Writing, load_describer
 from vlm2rec_hf.descriptions.prompts import load_prompts

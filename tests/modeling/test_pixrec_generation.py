@@ -158,9 +158,9 @@ class TestLexicalScorer:
 def test_without_the_library_the_option_says_what_to_install(monkeypatch):
     import importlib.util
 
-    from vlm2rec_hf.cli.pixrec_models import PixRecArguments
+    from vlm2rec_hf.cli.arguments import PixRecRankingArguments
 
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bm25s" else find(name))
     with pytest.raises(ValueError, match=r"vlm2rec-hf\[pixrec\]"):
-        PixRecArguments(generate_users=5)
+        PixRecRankingArguments(generate_users=5).generation()
