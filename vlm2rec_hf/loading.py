@@ -294,9 +294,11 @@ def _required_type(where: str, revision: str | None) -> str:
     """The `model_type` of a model.
 
     Raises:
-        ValueError: there is no `config.json`.
+        ValueError: there is no such place, or no `config.json` in it.
     """
     kind = model_type_of(where, revision)
+    if kind is None and not Path(where).exists():
+        raise ValueError(f"`where` {where!r} is neither a folder nor a model that the Hub has.")
     if kind is None:
         raise ValueError(f"`where` {where!r} holds no config.json: it is no saved model.")
     return kind

@@ -78,7 +78,7 @@ def test_pushed_and_pulled_by_revision(hub, trained, capsys):
         "model.safetensors",
         "modeling_dmesr.py",
         "fusion_dmesr.py",
-        "base_seqrec.py",
+        "modeling_seqrec.py",
         "encoders_seqrec.py",
     } <= set(files)
     model = AutoModel.from_pretrained(REPO, revision="v1.0")
@@ -160,4 +160,5 @@ def test_the_plain_head_gets_the_same_budget(tmp_path):
     _, _, head, *_ = parse("train", "", (*CHEAP, SeqRecTrainingArguments), words)
     assert option_of(words, "method") == "seqrec" and head.item_representation is None  # which means id
     ours, theirs = (yaml.safe_load(path.read_text()) for path in (RECIPES / "dmesr_ml1m.yaml", plain))
+    assert (ours.pop("method"), theirs.pop("method")) == ("dmesr", "seqrec")
     assert {name: ours[name] for name in theirs} == theirs

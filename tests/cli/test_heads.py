@@ -183,7 +183,7 @@ def test_cold_users_and_unknown_items_are_told(by_id, capsys):
     counts = load_model(str(by_id)).catalogue.popularity.sort(descending=True).values[:3].tolist()
     assert [float(row[2]) for row in rows_of(said.out)] == counts and "most popular" in said.err
     assert main(["recommend", "--model", str(by_id), "--history", "nothing"]) == 2
-    assert "`histories`" in capsys.readouterr().err
+    assert "`--history`" in capsys.readouterr().err
     assert main(["recommend", "--model", str(by_id), "--history", "nothing,p000003", "--on_unknown", "skip"]) == 0
     assert "1 item (1 unknown ids left out)" in capsys.readouterr().err
 
@@ -269,7 +269,7 @@ def test_bad_input_is_one_paragraph_and_exit_code_2(command, message, by_id, dat
 def test_bad_vector_files_are_refused(dataset, tmp_path):
     ids = dataset.item_ids.tolist()
     for name, path, views in (
-        ("lacks 1 of", write_vectors(tmp_path / "a.parquet", ids[1:]), ("both",)),
+        ("lack 1 of", write_vectors(tmp_path / "a.parquet", ids[1:]), ("both",)),
         ("twice", write_vectors(tmp_path / "b.parquet", [*ids, ids[0]]), ("both",)),
         ("lists of one length", write_vectors(tmp_path / "c.parquet", ids, both=pa.array([[1.0]] * 60)), ("both",)),
         ("no columns", write_vectors(tmp_path / "d.parquet", ids), ("both", "sound")),

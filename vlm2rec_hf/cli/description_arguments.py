@@ -48,10 +48,10 @@ class DescriptionArguments(TextEncoderArguments):
         from ..descriptions.encoding import encode_descriptions
         from ..descriptions.text_encoders import load_text_encoder
 
-        if not self.text_encoder:
-            raise ValueError("`--text_encoder` is required: a SentenceTransformer's folder or Hub id, or lsa.")
         columns = self.columns()
         texts = [text for kind in columns.read(dataset) for text in kind if text]
+        if not self.text_encoder:
+            raise ValueError("`--text_encoder` is required: a SentenceTransformer's folder or Hub id, or lsa.")
         encoder, version = load_text_encoder(
             self.text_encoder, texts, revision=self.text_encoder_revision, lsa_dim=self.lsa_dim
         )

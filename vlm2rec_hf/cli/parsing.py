@@ -177,21 +177,19 @@ def _own_options(types: Sequence[Any]) -> set[str]:
     """Options that the short help shows: all but those a training dataclass only inherits from transformers."""
     names: set[str] = set()
     for kind in types:
-        inherited = {
-            name
-            for base in kind.__mro__
-            if base.__module__.startswith(("transformers.", "trl."))
-            for name in base.__dict__.get("__annotations__", {})
+        ours, inherited = _annotations(kind, "vlm2rec_hf."), _annotations(kind, "transformers.")
+        names |= {
+            one.name
+            for one in fields(kind)
+            if one.name in ours or one.name not in inherited or one.name in COMMON_TRAINING
         }
-        ours = {
-            name
-            for base in kind.__mro__
-            if base.__module__.startswith("vlm2rec_hf.")
-            for name in base.__dict__.get("__annotations__", {})
-        }
-        names |= {one.name for one in fields(kind) if one.name in ours or one.name not in inherited}
-        names |= {one.name for one in fields(kind) if one.name in COMMON_TRAINING}
     return names
+
+
+def _annotations(kind: Any, package: str) -> set[str]:
+    """Names annotated in those classes of a dataclass' line that a package defines."""
+    lines = (base for base in kind.__mro__ if base.__module__.startswith(package))
+    return {name for base in lines for name in base.__dict__.get("__annotations__", {})}
 
 
 def _arrange_help(parser: argparse.ArgumentParser, types: Sequence[Any], shown: set[str] | None) -> None:
@@ -209,6 +207,9 @@ def _arrange_help(parser: argparse.ArgumentParser, types: Sequence[Any], shown: 
             action.help = argparse.SUPPRESS
         elif is_complement:
             action.help = argparse.SUPPRESS
+    new = {name for kind in types for name in _annotations(kind, "vlm2rec_hf.") - _annotations(kind, "transformers.")}
+    for group in parser._action_groups:
+        group._group_actions.sort(key=lambda action: action.dest not in new)
     own_help = f"show the library's {hidden} options, too" if hidden else "the same as --help"
     parser.add_argument("--help_all", "--help-all", action="store_true", default=argparse.SUPPRESS, help=own_help)
     parser.formatter_class = _Formatter
