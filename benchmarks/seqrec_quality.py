@@ -63,7 +63,8 @@ def run_seed(args: argparse.Namespace, recipe: dict[str, Any], dataset: Any, see
     from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
     from vlm2rec_hf.trainers.checkpoints import complete_checkpoints
     from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
-    from vlm2rec_hf.trainers.seqrec_trainer import SeqRecTrainer, rank_head
+    from vlm2rec_hf.evaluation.heads import rank_head
+    from vlm2rec_hf.trainers.seqrec_trainer import SeqRecTrainer
 
     folder = args.output / f"{args.dataset}-{args.encoder}{args.tag}-{seed}"
     result = folder / "result.json"

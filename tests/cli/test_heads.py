@@ -61,7 +61,7 @@ def test_train_head_leaves_a_head_and_a_report(by_id, dataset):
 
 
 def test_the_report_holds_what_the_saved_head_ranks(by_id, dataset):
-    from vlm2rec_hf.trainers.seqrec_trainer import rank_head
+    from vlm2rec_hf.evaluation.heads import rank_head
 
     ranking = rank_head(load_head(str(by_id)), dataset.examples("test", max_history=12))
     assert ranking.ranks.tolist() == Report.load(by_id / "evaluation").ranks("sasrec").tolist()
