@@ -119,7 +119,10 @@ def prepare_adapter_training(model: Any, inner: BackboneModel, args: TrainingArg
         inner.enable_input_require_grads()  # or nothing before the first adapter has a gradient to recompute for
         if _shards_weights(args):
             given: Any = args.gradient_checkpointing_kwargs or {}
-            args.gradient_checkpointing_kwargs = {**given, "use_reentrant": True}
+            # The library renamed it and reads the new name where it knows that.
+            for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+                if hasattr(args, name):
+                    setattr(args, name, {**given, "use_reentrant": True})
 
 
 def _shards_weights(args: TrainingArguments) -> bool:

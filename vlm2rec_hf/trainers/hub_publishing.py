@@ -199,16 +199,16 @@ def _name_base(folder: Path, where: str | None) -> None:
 
 def _set_aside(folder: Path, patterns: tuple[str, ...]) -> None:
     """Move weights of the other kind, left by an earlier run, out of the way: loaders would take them for new."""
-    found = sorted(path for pattern in patterns for path in folder.glob(pattern))
-    if not found:
+    superseded = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    if not superseded:
         return
     number = 1
     while (aside := folder / f"superseded-{number}").exists():
         number += 1
     aside.mkdir()
-    for path in found:
+    for path in superseded:
         path.rename(aside / path.name)
-    logger.warning("%s of an earlier run moved to %s.", ", ".join(path.name for path in found), aside)
+    logger.warning("%s of an earlier run moved to %s.", ", ".join(path.name for path in superseded), aside)
 
 
 def _drop_peft_template(folder: Path) -> None:
