@@ -58,12 +58,13 @@ def run_seed(args: argparse.Namespace, recipe: dict[str, Any], dataset: Any, see
     """Train (or go on training) one seed and rank its test split; a finished seed is read back."""
     import torch
 
+    from vlm2rec_hf.evaluation.heads import rank_head
     from vlm2rec_hf.evaluation.metrics import ranking_metrics
     from vlm2rec_hf.modeling.configuration_seqrec import SeqRecConfig
     from vlm2rec_hf.modeling.modeling_seqrec import SequentialRecommender
     from vlm2rec_hf.trainers.checkpoints import complete_checkpoints
     from vlm2rec_hf.trainers.seqrec_args import SeqRecTrainingArguments
-    from vlm2rec_hf.trainers.seqrec_trainer import SeqRecTrainer, rank_head
+    from vlm2rec_hf.trainers.seqrec_trainer import SeqRecTrainer
 
     folder = args.output / f"{args.dataset}-{args.encoder}{args.tag}-{seed}"
     result = folder / "result.json"

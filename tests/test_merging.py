@@ -4,9 +4,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from vlm2rec_hf import VLM2RecEmbedder
+from vlm2rec_hf import VLM2RecEmbedder, default_lora_config
 from vlm2rec_hf.merging import merge_adapters
-from vlm2rec_hf.trainers.vlm2rec_trainer import default_lora_config
 
 
 def adapted(tiny, dtype=torch.float32, **options):

@@ -44,13 +44,13 @@ from .sentence_transformers.model_files import as_queries as as_queries
 from .tiny.backbones import tiny_vlm as tiny_vlm
 from .tiny.pixrec import tiny_pixrec as tiny_pixrec
 from .trainers.adapters import default_lora_config as default_lora_config
+from .trainers.adapters import pixrec_lora_config as pixrec_lora_config
 from .trainers.dmesr_args import DMESRTrainingArguments as DMESRTrainingArguments
 from .trainers.dmesr_trainer import DMESRTrainer as DMESRTrainer
 from .trainers.head_models import build_dmesr as build_dmesr
 from .trainers.head_models import build_head as build_head
 from .trainers.pixrec_args import PixRecTrainingArguments as PixRecTrainingArguments
 from .trainers.pixrec_trainer import PixRecTrainer as PixRecTrainer
-from .trainers.pixrec_trainer import pixrec_lora_config as pixrec_lora_config
 from .trainers.seqrec_args import SeqRecTrainingArguments as SeqRecTrainingArguments
 from .trainers.seqrec_trainer import SeqRecTrainer as SeqRecTrainer
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .modeling.items_vlm2rec import check_list
@@ -105,7 +104,6 @@ def merge_adapters(
         parent, _, child = name.rpartition(".")
         setattr(embedder.get_submodule(parent), child, layer.get_base_layer())
     _forget_adapters(embedder)
-    embedder.loaded_from = None
     return Merged(embedder.eval(), difference, tolerance, len(items), len(histories))
 
 
@@ -130,9 +128,8 @@ def _copy(layer: nn.Module) -> dict[str, Tensor]:
 
 def _restore(layer: Any, kept: dict[str, Tensor]) -> None:
     """Put a layer's weights back bit for bit, and its adapter beside them (unmerging would round once more)."""
-    with torch.no_grad():
-        for name, parameter in layer.get_base_layer().named_parameters():
-            parameter.copy_(kept[name])
+    for name, parameter in layer.get_base_layer().named_parameters():
+        parameter.data = kept[name]
     layer.merged_adapters.clear()
 
 

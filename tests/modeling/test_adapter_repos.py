@@ -10,9 +10,8 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText
 
-from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor, VLM2RecTrainer, VLM2RecTrainingArguments
+from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor, VLM2RecTrainer, VLM2RecTrainingArguments, default_lora_config
 from vlm2rec_hf.hub_cards.publish import publish_model
-from vlm2rec_hf.trainers.vlm2rec_trainer import default_lora_config
 
 RAW, ADAPTER, EMBEDDER = "org/raw-backbone", "org/adapter", "org/embedder"
 

@@ -32,7 +32,7 @@ def trainer(tiny, demo_dataset, tmp_path):
                 "disable_tqdm": True,
                 "use_cpu": True,
                 "learning_rate": 1e-3,
-                "eval_users": 10,
+                "validation_users": 10,
                 **options,
             }
         )

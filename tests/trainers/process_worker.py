@@ -60,7 +60,7 @@ def train(folder, name, processes):
     lora = default_lora_config(2, dropout=0.0) if options.pop("lora", False) else None
     args = VLM2RecTrainingArguments(
         output_dir=str(folder), max_steps=3, per_device_train_batch_size=USERS // processes, max_history=3,
-        logging_steps=1, save_strategy="no", disable_tqdm=True, use_cpu=True, learning_rate=1e-3, eval_users=20,
+        logging_steps=1, save_strategy="no", disable_tqdm=True, use_cpu=True, learning_rate=1e-3, validation_users=20,
         cache_vision_features=name == "plain", **options,
     )  # fmt: skip
     run = VLM2RecTrainer(

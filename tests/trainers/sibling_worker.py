@@ -46,7 +46,8 @@ def pixrec(folder, name, processes):
     items = FewerPictures(DescribedItems(dataset), options.pop("pictures", 60))
     args = PixRecTrainingArguments(
         output_dir=str(folder), max_steps=3, per_device_train_batch_size=USERS // processes, max_history=3,
-        learning_rate=1e-3, eval_users=20, cache_vision_features=name == "plain", temperature=0.1, **QUIET, **options,
+        learning_rate=1e-3, validation_users=20, cache_vision_features=name == "plain", temperature=0.1, **QUIET,
+        **options,
     )  # fmt: skip
     run = PixRecTrainer(
         model, args, train_dataset=dataset, processing_class=processor, catalogue=PreparedCatalogue(items, processor)

@@ -19,7 +19,7 @@ def one_step(run, rows=range(USERS), seed=0):
     torch.manual_seed(seed)
     loss = run.training_step(run.model, run.data_collator([run.train_dataset[i] for i in rows]))
     gradients = {name: p.grad.clone() for name, p in run.model.named_parameters() if p.grad is not None}
-    return loss, gradients, run._metrics["train"].means()
+    return loss, gradients, run.step_metrics.means()
 
 
 def assert_equal_steps(one, other, tolerance=1e-5):

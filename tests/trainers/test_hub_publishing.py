@@ -7,9 +7,8 @@ import torch
 from huggingface_hub import HfApi
 from transformers import AutoModel
 
-from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor
+from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor, default_lora_config
 from vlm2rec_hf.hub_cards.card import is_ours
-from vlm2rec_hf.trainers.vlm2rec_trainer import default_lora_config
 
 REPO = "org/trained"
 

@@ -49,7 +49,7 @@ def trainer(tiny_pix, demo_dataset, tmp_path):
         settings = {
             "output_dir": str(tmp_path / "run"), "max_steps": 2, "per_device_train_batch_size": 8, "max_history": 3,
             "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "learning_rate": 1e-3,
-            "eval_users": 10,
+            "validation_users": 10,
         }  # fmt: skip
         arguments = PixRecTrainingArguments(**{**settings, **options})
         return PixRecTrainer(
@@ -127,25 +127,29 @@ def test_resume_equals_an_unbroken_run(trainer, tmp_path, lora):
 
 
 def test_resuming_in_a_later_epoch_takes_that_epochs_order(trainer, tmp_path):
-    per_epoch = len(trainer().examples) // 128
+    per_epoch = len(trainer().train_dataset) // 128
 
     def start(folder):
         return trainer(
             output_dir=str(tmp_path / folder), per_device_train_batch_size=128, max_history=1, max_steps=per_epoch + 2,
-            save_strategy="steps", save_steps=per_epoch + 1, eval_users=None,
+            save_strategy="steps", save_steps=per_epoch + 1, validation_users=None,
         )  # fmt: skip
 
     whole = start("whole")
     order, collate = [], whole.data_collator
 
-    def watched(rows):
-        order.append([row["example"] for row in rows])
-        return collate(rows)
+    def known(example):
+        return (example["target"], *example["seen"])
+
+    def watched(examples):
+        order.append([known(example) for example in examples])
+        return collate(examples)
 
     whole.data_collator = watched
     whole.train()
     assert order[0] != order[per_epoch]  # each epoch has an order of its own
-    assert order[0] == list(DistinctTargetSampler(whole.examples.examples.targets, 128, whole.args.seed))[:128]
+    first = list(DistinctTargetSampler(whole.train_dataset.examples.targets, 128, whole.args.seed))[:128]
+    assert order[0] == [known(whole.train_dataset[i]) for i in first]
     resumed = start("whole")
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{per_epoch + 1}"))
     assert losses(resumed) == losses(whole) and whole.state.epoch > 1
@@ -219,7 +223,7 @@ def test_without_pictures_none_is_read(trainer, family):
 
 
 def test_evaluation_ranks_the_validation_split(trainer, demo_dataset):
-    run = trainer(eval_users=None)
+    run = trainer(validation_users=None)
     metrics = run.evaluate()
     examples = demo_dataset.examples("validation", max_history=3)
     found = evaluate_pixrec(run.pixrec, run.catalogue, examples).metrics()
@@ -244,7 +248,7 @@ def test_the_ranking_never_sees_the_target(trainer, demo_dataset):
 
 def test_training_reads_no_validation_and_no_test_interaction(trainer, demo_dataset):
     run = trainer()
-    examples = run.examples.examples
+    examples = run.train_dataset.examples
     assert (examples.sequences.split[examples.position] == 0).all()
     first_held_out = {u: p for u, p in zip(*_held_out(demo_dataset), strict=True)}
     for user, position in zip(examples.user.tolist(), examples.position.tolist(), strict=True):
@@ -313,7 +317,7 @@ def test_the_step_of_the_weights_is_that_of_the_checkpoint_they_come_from(traine
 def test_the_loss_is_that_of_each_example_on_its_own(trainer, mask_seen):
     """Rows laid out one by one and put together by hand: repeated targets and seen items land where they belong."""
     run = trainer(mask_seen=mask_seen, learning_rate=0.0)
-    examples = [run.examples[i] for i in range(40)]
+    examples = [run.train_dataset[i] for i in range(40)]
     twice = next(i for i in range(40) if examples[i]["target"] in [e["target"] for e in examples[:i]])
     first = next(i for i in range(40) if examples[i]["target"] == examples[twice]["target"])
     seen = next(
@@ -336,7 +340,7 @@ def test_the_loss_is_that_of_each_example_on_its_own(trainer, mask_seen):
     parts = [torch.cat(part) for part in (users, targets, items, nll)]
     expected = run.loss(*parts, target_ids=ids, history_ids=history if mask_seen else None)
     without = run.loss(*parts, target_ids=ids, history_ids=None if mask_seen else history)
-    batch = run.data_collator([{"example": i} for i in chosen])
+    batch = run.data_collator([examples[i] for i in chosen])
     assert len(batch["items"]["input_ids"]) < len(chosen)
     found = run.compute_loss(model, batch)
     assert float(found.detach()) == pytest.approx(float(expected.total.detach()), abs=2e-6)
@@ -380,8 +384,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "name"),
         [({"per_device_train_batch_size": 1}, "per_device_train_batch_size"), ({"temperature": 0.0}, "temperature"),
-         ({"max_history": 0}, "max_history"), ({"eval_users": 0}, "eval_users"), ({"beta": math.inf}, "beta"),
-         ({"packing": True}, "packing"), ({"dataset_kwargs": {}}, "dataset_kwargs"),
+         ({"max_history": 0}, "max_history"), ({"validation_users": 0}, "validation_users"),
+         ({"beta": math.inf}, "beta"),
          ({"early_stopping_patience": 0}, "early_stopping_patience")],
     )  # fmt: skip
     def test_bad_arguments(self, options, name):

@@ -162,7 +162,7 @@ def test_evaluation_names_views_and_cut_offs(trainer):
     ("options", "name"),
     [({"objective": "magic"}, "objective"), ({"temperature": "0"}, "temperature"), ({"margin": "wide"}, "margin"),
      ({"modality_dropout": 1.0}, "modality_dropout"), ({"max_history": 0}, "max_history"),
-     ({"eval_users": 0}, "eval_users"), ({"wpcl_lambda": "much"}, "wpcl_lambda")],
+     ({"validation_users": 0}, "validation_users"), ({"wpcl_lambda": "much"}, "wpcl_lambda")],
 )  # fmt: skip
 def test_bad_arguments_are_refused(options, name):
     with pytest.raises(ValueError, match=f"`{name}`"):

@@ -10,7 +10,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from vlm2rec_hf import PreparedCatalogue, VisionCache, VLM2RecTrainingArguments, default_lora_config, make_demo_shop
+from vlm2rec_hf import (
+    PreparedCatalogue,
+    VisionCache,
+    VLM2RecTrainer,
+    VLM2RecTrainingArguments,
+    default_lora_config,
+    make_demo_shop,
+)
 from vlm2rec_hf.evaluation import evaluate_embedder
 
 from ..conftest import FAMILIES
@@ -36,7 +43,7 @@ def test_loss_gradients_and_evaluation_are_those_without_a_cache(tiny, trainer, 
         options = {"cache_vision_features": False}
         if way != "plain":
             options = {"vision_cache_dir": str(tmp_path / "cache"), "vision_cache_dtype": way}
-        run = trainer(*tiny(family), eval_users=20, **options)
+        run = trainer(*tiny(family), validation_users=20, **options)
         assert run.catalogue.has_cached_features == (way != "plain")
         found[way] = (*step(run), run.evaluate())
     plain, exact, short = found["plain"], found["float32"], found["bfloat16"]
@@ -63,19 +70,18 @@ def test_lora_training_reads_the_cache_in_loader_workers(trainer, tmp_path):
 
 
 def test_another_dataset_is_evaluated_through_the_cache(trainer, tmp_path, monkeypatch):
-    from vlm2rec_hf.trainers import validation
+    ranked = []
+    rank = VLM2RecTrainer.rank
 
-    seen = []
+    def watched(run, catalogue, examples, **options):
+        ranked.append(catalogue)
+        return rank(run, catalogue, examples, **options)
 
-    def rank(model, data, items, *, rank=validation.rank_validation, **options):
-        seen.append(items)
-        return rank(model, data, items, **options)
-
-    monkeypatch.setattr(validation, "rank_validation", rank)
+    monkeypatch.setattr(VLM2RecTrainer, "rank", watched)
     other = make_demo_shop(60, n_users=40, seed=5).dataset()
     trainer(vision_cache_dir=str(tmp_path / "cache")).evaluate(other)
     trainer().evaluate(other)
-    assert [items.has_cached_features for items in seen] == [True, False]
+    assert [catalogue.has_cached_features for catalogue in ranked] == [True, False]
 
 
 def test_another_dataset_is_ranked_over_its_own_items(trainer, demo_dataset):

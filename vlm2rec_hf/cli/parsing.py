@@ -32,7 +32,7 @@ def parse(
     Args:
         command: after `vlm2rec`.
         description: of the command.
-        dataclass_types: what the options are; each is a group of the help.
+        dataclass_types: what the options are; each is a group of the help, named by its `_argument_group_name`.
         argv: the command line without `vlm2rec COMMAND`.
         usage: the options nobody can do without, for the first line of the help.
 
@@ -44,9 +44,6 @@ def parse(
     argv = with_underscores(argv)
     config = read_config(argv)
     types = list(dataclass_types)
-    for kind in types:
-        if not hasattr(kind, "_argument_group_name"):
-            kind._argument_group_name = "training"
     parser = TrlParser(
         types,
         prog=f"vlm2rec {command}",

@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..data.described_items import DescribedItems
     from ..evaluation.evaluating import evaluate
+    from ..evaluation.pixrec import method_name
     from ..hub_cards.model_folder import weights_fingerprint
     from ..tiny.pixrec import pixrec_from_embedder
     from ..trainers.pixrec_args import PixRecTrainingArguments
@@ -120,7 +121,7 @@ def main(argv: Sequence[str]) -> None:
         generation=generation,
         facts={
             "model": training.output_dir,
-            "objective": "pixrec" if processor.pictures else "pixrec-text",
+            "objective": method_name(processor),
             "loss": trainer.loss.get_config_dict(),
             "item_columns": list(items.columns) or None,
             "steps": trainer.state.global_step,

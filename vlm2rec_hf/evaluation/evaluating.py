@@ -15,7 +15,7 @@ from .floors import rank_floors
 from .generated import GenerationOptions, compare_generated
 from .heads import check_same_items, rank_head
 from .metrics import ranking_metrics
-from .pixrec import evaluate_pixrec
+from .pixrec import evaluate_pixrec, method_name
 from .ranking import Ranking, rank_targets
 from .scorers import VectorScorer
 from .start_report import add_embedder, start_report
@@ -196,7 +196,7 @@ def default_report_name(loaded: LoadedModel) -> str:
     if kind == "dmesr":
         return f"dmesr-{config.encoder}"
     if kind == "pixrec":
-        return "pixrec" if loaded.processor.pictures else "pixrec-text"
+        return method_name(loaded.processor)
     return str(loaded.training.get("objective") or "embedder")
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..data.sequences import Examples
     from ..modeling.modeling_pixrec import PixRecModel
+    from ..modeling.processing_pixrec import PixRecProcessor
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ def evaluate_pixrec(
     users = rows_by_all(len(examples), encode_users, across_processes)
     ranking = rank_targets(VectorScorer(users, items, normalize=True), examples, k=k, exclude_seen=exclude_seen)
     return PixRecEvaluation(ranking, users, items)
+
+
+def method_name(processor: PixRecProcessor) -> str:
+    """What a PixRec model is called in reports: `pixrec`, or `pixrec-text` for the ablation without pictures."""
+    return "pixrec" if processor.pictures else "pixrec-text"
 
 
 def encode_pixrec_catalogue(

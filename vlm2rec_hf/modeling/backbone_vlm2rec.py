@@ -16,6 +16,7 @@ from .families_vlm2rec import family_of
 from .family_vlm2rec import BackboneFamily, ImageFeatures
 from .hub_loading import (
     HUB_ARGUMENTS,
+    Origin,
     hub_arguments,
     hub_commit,
     refuse_random_weights,
@@ -38,10 +39,25 @@ class BackboneModel(PreTrainedModel):
     config: Any
     family: BackboneFamily
     vlm: Any
-    loaded_from: tuple[str, str | None] | None = None
-    """Hub id and commit of the weights (without adapters), or a folder and `None`; `None` for a model built from
-    config, and once the weights have changed. An adapter is saved with it as its base, so whoever changes weights by
-    hand sets it to `None`; `VLM2RecTrainer`, `warm_up_backbone` and `merge_adapters` do."""
+    _origin: Origin | None = None
+
+    @property
+    def loaded_from(self) -> tuple[str, str | None] | None:
+        """Hub id and commit of the weights (without adapters), or a folder and `None`.
+
+        `None` for a model built from config, and once the weights have changed: see `Origin`, which finds out by
+        itself. An adapter is saved with it as its base.
+        """
+        return self._origin.where if self._origin is not None and self._origin.is_origin_of(self) else None
+
+    def note_origin(self, where: str, commit: str | None) -> None:
+        """Say where the present weights were loaded from; every way of loading does.
+
+        Args:
+            where: Hub id or folder.
+            commit: of the Hub repo; `None` for a folder.
+        """
+        self._origin = Origin(where, commit, self)
 
     def set_up_backbone(self, vlm: Any) -> None:
         """Take `vlm` as the backbone."""
@@ -76,7 +92,7 @@ class BackboneModel(PreTrainedModel):
         loaded: Any = super().from_pretrained(where, *model_args, **kwargs, output_loading_info=True)
         model, info = loaded
         refuse_random_weights("pretrained_model_name_or_path", where, info)
-        model.loaded_from = (where, commit)
+        model.note_origin(where, commit)
         return (model, info) if with_info else model  # type: ignore[return-value]
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -92,11 +108,6 @@ class BackboneModel(PreTrainedModel):
     def holds_adapter(self) -> bool:
         """Whether an adapter was loaded into this model (a PEFT model around it is another matter)."""
         return bool(getattr(self, "_hf_peft_config_loaded", False))
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load weights; whatever they are, they are no longer those of `loaded_from`."""
-        self.loaded_from = None
-        return super().load_state_dict(*args, **kwargs)
 
     def get_input_embeddings(self) -> Any:
         """The backbone's token embedding."""
@@ -251,7 +262,6 @@ def _put_in(model: Any, adapter: AdapterRepo) -> None:
     config = peft.PeftConfig.from_pretrained(os.path.dirname(config_file))
     config.inference_mode = True
     weights = load_file(str(repo_file(adapter.where, ADAPTER_WEIGHTS, adapter.hub)))
-    loaded_from = model.loaded_from
     peft.inject_adapter_in_model(config, model, "default")
     found = peft.set_peft_model_state_dict(model, {k.removeprefix(_PREFIX): v for k, v in weights.items()}, "default")
     places = {name for name, _ in model.named_parameters() if ".default." in name}
@@ -266,7 +276,6 @@ def _put_in(model: Any, adapter: AdapterRepo) -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     model._hf_peft_config_loaded = True
-    model.loaded_from = loaded_from
 
 
 def _check_shape(adapter: AdapterRepo, base: str, wanted: Any, found: Any) -> None:

@@ -91,7 +91,7 @@ class PixRecModel(BackboneModel):
         )
         model = cls.around(vlm, config, None if config.tie_word_embeddings else head, seed=seed)
         model.config.name_or_path = str(backbone)
-        model.loaded_from = (str(backbone), commit)
+        model.note_origin(str(backbone), commit)
         return model.eval()
 
     @classmethod

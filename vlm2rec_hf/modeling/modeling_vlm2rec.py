@@ -85,7 +85,7 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
             model = cls(config)
         model.set_up_backbone(vlm)
         model.config.name_or_path = str(backbone)
-        model.loaded_from = (str(backbone), commit)
+        model.note_origin(str(backbone), commit)
         return model.eval()
 
     def forward(

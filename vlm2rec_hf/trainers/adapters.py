@@ -1,8 +1,11 @@
-"""The embedder inside what a trainer is given, and the adapters around it."""
+"""The model inside what a trainer is given, and the adapters around it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from ..modeling.backbone_vlm2rec import BackboneModel
 from ..modeling.families_vlm2rec import families
@@ -11,7 +14,8 @@ from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-Model = TypeVar("Model", bound=BackboneModel)
+Model = TypeVar("Model", bound=PreTrainedModel)
+PROJECTIONS = ("user_projection", "item_projection")
 
 
 def default_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 0.05) -> PeftConfig:
@@ -34,6 +38,13 @@ def default_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 
     )
 
 
+def pixrec_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 0.05) -> PeftConfig:
+    """LoRA as `default_lora_config`, with both projections of a `PixRecModel` trained whole: they start at random."""
+    config: Any = default_lora_config(r, alpha, dropout)
+    config.modules_to_save = list(PROJECTIONS)
+    return config
+
+
 def is_peft(model: Any) -> bool:
     """Whether a model is one of PEFT's, around another."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
@@ -52,11 +63,6 @@ def inner_model(model: Any, kind: type[Model]) -> Model:
             f"`{kind.__name__}.from_backbone`."
         )
     return inner
-
-
-def embedder_of(model: Any) -> VLM2RecEmbedder:
-    """The embedder inside a PEFT model, or the model itself."""
-    return inner_model(model, VLM2RecEmbedder)
 
 
 def continue_adapter(model: BackboneModel, peft_config: PeftConfig | None, also: str | None = None) -> None:
@@ -82,10 +88,47 @@ def continue_adapter(model: BackboneModel, peft_config: PeftConfig | None, also:
         parameter.requires_grad_("lora_" in name or (also is not None and also in name))
 
 
-def wrap_with_adapter(model: Any, config: PeftConfig) -> Any:
-    """Put a fresh adapter around a model."""
+def wrap_with_adapter(model: Any, config: PeftConfig, args: TrainingArguments) -> Any:
+    """Put a fresh adapter around a model; its random start is drawn from `args.seed`."""
     from peft import get_peft_model
 
     if is_peft(model):
         raise ValueError("`peft_config` was given, but `model` already is a PEFT model.")
-    return get_peft_model(model, config)
+    set_seed(args.seed)  # the adapters' random start belongs to the run, as everything after it does
+    options: Any = {}
+    if _shards_weights(args) and not _is_quantized(model):
+        # Weights of one dtype: ZeRO-3 gathers small ones together (deepspeedai/DeepSpeed#8072), as TRL has it.
+        options["autocast_adapter_dtype"] = False
+    return get_peft_model(model, config, **options)
+
+
+def prepare_adapter_training(model: Any, inner: BackboneModel, args: TrainingArguments) -> None:
+    """Settle what training an adapter over frozen weights needs beside it; as TRL's trainers do.
+
+    Args:
+        model: what is trained; PEFT's wrapper or a model that holds an adapter.
+        inner: the model without the wrapper.
+        args: changed in place: DeepSpeed's ZeRO-3 needs reentrant checkpoints (huggingface/trl#2514).
+    """
+    if _is_quantized(model):
+        for name, parameter in model.named_parameters():
+            # QLoRA's adapters are bfloat16 (arXiv 2305.14314); DoRA's magnitudes move by less than that can hold.
+            if parameter.requires_grad and "lora_magnitude_vector" not in name:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    if args.gradient_checkpointing:
+        inner.enable_input_require_grads()  # or nothing before the first adapter has a gradient to recompute for
+        if _shards_weights(args):
+            given: Any = args.gradient_checkpointing_kwargs or {}
+            # The library renamed it and reads the new name where it knows that.
+            for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+                if hasattr(args, name):
+                    setattr(args, name, {**given, "use_reentrant": True})
+
+
+def _shards_weights(args: TrainingArguments) -> bool:
+    plugin = args.deepspeed_plugin
+    return plugin is not None and plugin.zero_stage == 3
+
+
+def _is_quantized(model: Any) -> bool:
+    return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False))

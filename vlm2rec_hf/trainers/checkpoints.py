@@ -18,12 +18,12 @@ COMPLETE = "checkpoint_complete"
 def complete_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
     """The whole checkpoints of an output folder, oldest first; half-written ones are left out."""
     pattern = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
-    found = []
+    complete = []
     for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         match = pattern.fullmatch(path.name)
         if match and (path / COMPLETE).is_file():
-            found.append((int(match.group(1)), path))
-    return [path for _, path in sorted(found)]
+            complete.append((int(match.group(1)), path))
+    return [path for _, path in sorted(complete)]
 
 
 class CompleteCheckpoints:

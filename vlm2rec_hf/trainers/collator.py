@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ def trainable_examples(examples: Examples, catalogue: PreparedCatalogue) -> Exam
     """Leave out targets with neither text nor picture: there is no vector to come close to, or to keep away from."""
     empty = [index for index in range(len(catalogue)) if catalogue.is_empty(index)]
     return examples.take(np.flatnonzero(~np.isin(examples.targets, empty))) if empty else examples
+
+
+def padded_seen(examples: Sequence[dict[str, Any]]) -> Tensor:
+    """What the users of a batch have seen: `(B, S)` catalogue indices, padded with -1."""
+    longest = max(max(len(example["seen"]) for example in examples), 1)
+    seen = torch.full((len(examples), longest), -1)
+    for row, example in enumerate(examples):
+        seen[row, : len(example["seen"])] = torch.as_tensor(example["seen"], dtype=torch.long)
+    return seen
 
 
 @dataclass(frozen=True)
@@ -79,11 +89,7 @@ class ContrastiveCollator:
         """
         targets = torch.tensor([example["target"] for example in examples])
         distinct, target_row = torch.unique(targets, return_inverse=True)
-        longest = max(max(len(example["seen"]) for example in examples), 1)
-        seen = torch.full((len(examples), longest), -1)
-        for row, example in enumerate(examples):
-            seen[row, : len(example["seen"])] = torch.as_tensor(example["seen"], dtype=torch.long)
-        facts = {"target_row": target_row, "target_ids": targets, "seen_ids": seen}
+        facts = {"target_row": target_row, "target_ids": targets, "seen_ids": padded_seen(examples)}
         whole = Chunk(
             [[int(i) for i in example["history"][-self.max_history :]] for example in examples], distinct.tolist()
         )

@@ -35,3 +35,11 @@ def zero_of(model: nn.Module) -> Tensor:
     # The sum of nothing: no parameter is read, and one that holds infinity makes no NaN.
     parts = [parameter.flatten()[:0].sum().float() for parameter in model.parameters() if parameter.requires_grad]
     return torch.stack(parts).sum()
+
+
+def with_all_gradients(loss: Tensor, model: nn.Module) -> Tensor:
+    """A loss whose backward pass reaches every trainable parameter where a wrapper waits for that.
+
+    A loss that reaches none, say of pictures alone where no item has one, makes a step of zero gradients.
+    """
+    return loss + zero_of(model) if not loss.requires_grad or needs_every_parameter(model) else loss

@@ -12,7 +12,6 @@ from ..modeling.modeling_dmesr import DMESRModel
 from ..modeling.modeling_seqrec import PADDING
 from .dmesr_args import DMESRTrainingArguments
 from .seqrec_trainer import SeqRecTrainer
-from .step_metrics import StepMetrics
 
 
 class DMESRTrainer(SeqRecTrainer):
@@ -41,7 +40,6 @@ class DMESRTrainer(SeqRecTrainer):
         self, model: DMESRModel, args: DMESRTrainingArguments | None = None, *positional: Any, **options: Any
     ) -> None:
         super().__init__(model, args or DMESRTrainingArguments(), *positional, **options)
-        self._terms = StepMetrics()
         inputs: Any = model.inputs
         self._same = inputs.same_descriptions()
 
@@ -59,7 +57,7 @@ class DMESRTrainer(SeqRecTrainer):
         """The next-item loss plus the weighted alignment of the batch's items."""
         loss, output = super().compute_loss(model, inputs, return_outputs=True)
         if model.training:
-            self._terms.add("loss_next_item", loss)
+            self.step_metrics.add("loss_next_item", loss)
         if self.args.alignment_weight > 0:
             items = self._some_items(inputs)
             vectors, present = self.head.description_vectors(items)
@@ -72,7 +70,7 @@ class DMESRTrainer(SeqRecTrainer):
                 soft_temperature=self.args.alignment_temperature,
             )
             if model.training:
-                self._terms.add("loss_alignment", alignment)
+                self.step_metrics.add("loss_alignment", alignment)
             loss = loss + self.args.alignment_weight * alignment
         return (loss, output) if return_outputs else loss
 
@@ -84,12 +82,6 @@ class DMESRTrainer(SeqRecTrainer):
         if len(items) > self.args.alignment_items:
             items = items[torch.randperm(len(items), device=items.device)[: self.args.alignment_items]]
         return items
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the means of both terms since the last log of the training loss."""
-        if "loss" in logs:
-            logs = {**logs, **self._terms.means()}
-        super().log(logs, *args, **kwargs)
 
     def training_facts(self) -> dict[str, Any]:
         """As the base class's, plus the alignment and which inputs were trained on."""

@@ -40,7 +40,7 @@ class RandomState:
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """Inside, draw what was drawn after this state was taken; afterwards, go on as if nothing had been drawn."""
+        """Draw again inside what was drawn after this state was taken; draws after it are not affected."""
         outside = RandomState(self._device)
         self.restore()
         try:
@@ -72,13 +72,13 @@ class GradientCache:
         Returns:
             One `ViewVectors` per group, whole; their vectors are leaves that collect the gradients of the loss.
         """
-        found: list[Views] = []
+        chunk_views: list[Views] = []
         with torch.no_grad():
             for chunk in self._chunks():
                 self._states.append(RandomState(self._device))
-                found.append(self._embed(chunk))
-        self._sizes = [[len(group) for group in views] for views in found]
-        self._leaves = tuple(_joined(parts) for parts in zip(*found, strict=True))
+                chunk_views.append(self._embed(chunk))
+        self._sizes = [[len(group) for group in views] for views in chunk_views]
+        self._leaves = tuple(_joined(parts) for parts in zip(*chunk_views, strict=True))
         return self._leaves
 
     def second_pass(

@@ -31,6 +31,8 @@ class PublishesToHub:
     args: Any
     state: Any
     model: Any
+    trained: Any
+    """The model being trained, without PEFT's and accelerate's wrappers."""
     _method: str
     _seconds = 0.0
     _weights_of_step: int | None = None
@@ -40,7 +42,7 @@ class PublishesToHub:
 
     def training_facts(self) -> dict[str, Any]:
         """What `training.json` holds; subclasses add their objective and dataset."""
-        base, commit = self._started_from or base_of(self._trained())
+        base, commit = self._started_from or base_of(self.trained)
         return {
             "base_model": base,
             "base_model_revision": commit,
@@ -60,10 +62,7 @@ class PublishesToHub:
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; see `transformers.Trainer.train`. The time spent goes into `training.json`."""
         start = time.perf_counter()
-        model: Any = self._trained()
-        self._started_from = self._started_from or base_of(model)
-        if adapter_facts(self.model) is None:
-            model.loaded_from = None  # its weights change now
+        self._started_from = self._started_from or base_of(self.trained)
         try:
             result = super().train(*args, **kwargs)  # type: ignore[misc]
             if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
@@ -164,12 +163,8 @@ class PublishesToHub:
             return
         if is_adapter:
             _drop_peft_template(folder)
-            save_adapter_config(self._trained(), folder)
+            save_adapter_config(self.trained, folder)
         write_training_facts(folder, self.training_facts())
-
-    def _trained(self) -> PreTrainedModel:
-        """The model being trained, without PEFT's and accelerate's wrappers."""
-        raise NotImplementedError
 
 
 def base_of(model: PreTrainedModel) -> tuple[str | None, str | None]:
@@ -204,16 +199,16 @@ def _name_base(folder: Path, where: str | None) -> None:
 
 def _set_aside(folder: Path, patterns: tuple[str, ...]) -> None:
     """Move weights of the other kind, left by an earlier run, out of the way: loaders would take them for new."""
-    found = sorted(path for pattern in patterns for path in folder.glob(pattern))
-    if not found:
+    superseded = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    if not superseded:
         return
     number = 1
     while (aside := folder / f"superseded-{number}").exists():
         number += 1
     aside.mkdir()
-    for path in found:
+    for path in superseded:
         path.rename(aside / path.name)
-    logger.warning("%s of an earlier run moved to %s.", ", ".join(path.name for path in found), aside)
+    logger.warning("%s of an earlier run moved to %s.", ", ".join(path.name for path in superseded), aside)
 
 
 def _drop_peft_template(folder: Path) -> None:

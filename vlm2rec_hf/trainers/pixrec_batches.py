@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from .collator import padded_seen
+
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..modeling.processing_pixrec import PixRecProcessor
-    from .collator import ExampleDataset
 
 
 class DistinctTargetSampler(Sampler[int]):
@@ -77,26 +78,23 @@ class PixRecCollator:
 
     Attributes:
         catalogue: the prepared items.
-        examples: what the rows of the training data name.
         max_history: most recent items of a history.
     """
 
     catalogue: PreparedCatalogue
-    examples: ExampleDataset
     max_history: int = 5
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Collate.
 
         Args:
-            rows: dicts with `example`, a row of `examples`.
+            examples: elements of an `ExampleDataset`.
 
         Returns:
             Inputs of `PixRecModel.forward` (`items`: the distinct targets alone) beside `target_row` `(B,)`: row of
             each example's target among `items`, `target_ids` `(B,)` and `seen_ids` `(B, S)` catalogue indices, padded
             with -1.
         """
-        examples = [self.examples[row["example"]] for row in rows]
         histories = [example["history"][-self.max_history :] for example in examples]
         targets = torch.tensor([example["target"] for example in examples])
         distinct, target_row = torch.unique(targets, return_inverse=True)
@@ -104,10 +102,6 @@ class PixRecCollator:
         wanted = {int(i) for history in histories for i in history} | set(distinct.tolist())
         items = {i: self.catalogue[i] for i in sorted(wanted)}
         processor: PixRecProcessor = self.catalogue.processor  # type: ignore[assignment]
-        longest = max(max(len(example["seen"]) for example in examples), 1)
-        seen = torch.full((len(examples), longest), -1)
-        for row, example in enumerate(examples):
-            seen[row, : len(example["seen"])] = torch.as_tensor(example["seen"], dtype=torch.long)
         sequences = processor.collate_sequences(
             [[items[int(i)] for i in history] for history in histories], [items[i] for i in targets.tolist()]
         )
@@ -116,5 +110,5 @@ class PixRecCollator:
             "items": dict(processor.collate([[items[i]] for i in distinct.tolist()], "item")),
             "target_row": target_row,
             "target_ids": targets,
-            "seen_ids": seen,
+            "seen_ids": padded_seen(examples),
         }

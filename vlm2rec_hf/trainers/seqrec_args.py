@@ -20,6 +20,8 @@ class SeqRecTrainingArguments(TrainingArguments):
     `restore_callback_states_from_checkpoint=True` (a resumed run keeps counting its patience).
     """
 
+    _argument_group_name = "training"
+
     output_dir: str | None = field(default="seqrec-output", metadata={"help": "Folder of checkpoints and logs."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of AdamW."})
     adam_beta2: float = field(default=0.98, metadata={"help": "Second moment's decay."})

@@ -7,29 +7,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from ..columns import TITLE
+from ..evaluation.heads import rank_head
 from ..evaluation.metrics import ranking_metrics
 from ..modeling.modeling_seqrec import MASK, PADDING, HeadModel, SequentialRecommender
-from .checkpoints import CompleteCheckpoints
-from .hub_publishing import PublishesToHub
-from .ranking_evaluation import RankingEvaluation
+from .base_trainer import RecommendationTrainer, require_dataset
 from .seqrec_args import SeqRecTrainingArguments
 from .seqrec_windows import EpochLoader, LengthBatches, Windows, choose_users, train_stops
-from .training_facts import dataset_facts
 
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset
     from ..data.sequences import Examples
-    from ..evaluation.ranking import Ranking
 
 _METHODS = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "bert4rec": "BERT4Rec"}
 MASK_LAST = 0.5
 """Chance that a row's newest item is masked (bert4rec): that is what is asked when recommending (our choice)."""
 
 
-class SeqRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Trainer):  # type: ignore[misc]
+class SeqRecTrainer(RecommendationTrainer):
     """Trains a sequential head: every place of a user's sequence predicts its next item, once per epoch.
 
     Batches hold rows of similar length, only real targets are scored, and with the default loss they are scored
@@ -61,28 +58,27 @@ class SeqRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Trai
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ) -> None:
-        if train_dataset is None:
-            raise ValueError("`train_dataset` is required; make one with `load_recsys(...)` or `RecDataset`.")
+        dataset = require_dataset(train_dataset)
         if not isinstance(model, self._model_class):
             raise ValueError(f"`model` must be a {self._model_class.__name__}, got {type(model).__name__}.")
         args = args or SeqRecTrainingArguments()
-        if model.config.n_items != train_dataset.n_items:
+        if model.config.n_items != dataset.n_items:
             raise ValueError(
-                f"`model` has n_items={model.config.n_items}, but `train_dataset` has {train_dataset.n_items} items; "
+                f"`model` has n_items={model.config.n_items}, but `train_dataset` has {dataset.n_items} items; "
                 f"build it with `{type(model.config).__name__}(n_items=dataset.n_items, ...)`."
             )
         model.check_content()
-        if model.catalogue is not None and model.catalogue.ids != [str(item) for item in train_dataset.item_ids]:
+        if model.catalogue is not None and model.catalogue.ids != [str(item) for item in dataset.item_ids]:
             raise ValueError(
                 "`model` already has a catalogue, of other items than `train_dataset` or in another order: what it "
                 "learnt of one item would be another's. Train it on the same items in the same order, or build a new "
                 "model."
             )
-        sequences = train_dataset.sequences()
+        sequences = dataset.sequences()
         self.validation: Examples | None = None
         held_out = None
         if args.eval_strategy != "no":
-            everybody = train_dataset.examples("validation", max_history=model.config.max_length)
+            everybody = dataset.examples("validation", max_history=model.config.max_length)
             if len(everybody) == 0:
                 raise ValueError(
                     "`train_dataset` has no validation split; call `leave_one_out()` or `temporal_split(...)` on it, "
@@ -94,30 +90,26 @@ class SeqRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Trai
         self.masked = model.config.encoder == "bert4rec"
         windows = Windows(sequences, stops, model.config.max_length, args.windows, shifted=not self.masked)
         counts = _counts(sequences.items, sequences.offsets[:-1], stops, sequences.n_items)
-        names = train_dataset.items.column_names
-        titles = train_dataset.items.select_columns([TITLE])[TITLE] if TITLE in names else None
-        model.set_catalogue(list(train_dataset.item_ids), torch.from_numpy(counts), titles)
+        names = dataset.items.column_names
+        titles = dataset.items.select_columns([TITLE])[TITLE] if TITLE in names else None
+        model.set_catalogue(list(dataset.item_ids), torch.from_numpy(counts), titles)
         self.loss = args.make_loss(torch.from_numpy(counts))
-        callbacks = list(callbacks or [])
-        if args.early_stopping_patience and self.validation is not None:
-            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         super().__init__(
-            model=model,
-            args=args,
+            model,
+            args,
+            dataset,
             train_dataset=windows,
             # The base class only asks whether there is one; `evaluate` below ranks the validation users itself.
             eval_dataset=windows if self.validation is not None else None,
             callbacks=callbacks,
+            early_stopping_patience=args.early_stopping_patience if self.validation is not None else None,
             optimizers=optimizers,
         )
-        self._dataset_facts = dataset_facts(train_dataset)
-        self.model_accepts_loss_kwargs = False
-        model.add_model_tags(self._tag_names)
 
     @property
     def head(self) -> Any:
         """The head being trained, without accelerate's wrappers."""
-        return self.accelerator.unwrap_model(self.model)
+        return self.trained
 
     @property
     def _method(self) -> str:  # type: ignore[override]
@@ -128,14 +120,10 @@ class SeqRecTrainer(RankingEvaluation, PublishesToHub, CompleteCheckpoints, Trai
         config = self.head.config
         return {
             **super().training_facts(),
-            "dataset": self._dataset_facts,
             "objective": self.args.loss,
             "embedder": config.embedder,
             "embedder_revision": config.embedder_revision,
         }
-
-    def _trained(self) -> HeadModel:
-        return self.head
 
     def get_train_dataloader(self) -> EpochLoader:
         """Batches of windows of similar length."""
@@ -214,27 +202,6 @@ def mask_items(input_ids: Tensor, probability: float) -> tuple[Tensor, Tensor]:
     if not bool(hidden.any()):
         hidden[0, last[0]] = True
     return input_ids.masked_fill(hidden, MASK), input_ids.masked_fill(~hidden, PADDING)
-
-
-def rank_head(
-    head: HeadModel, examples: Examples, *, k: int = 20, exclude_seen: bool = True, batch_size: int = 128
-) -> Ranking:
-    """Rank every example's target over the whole catalogue by a head's scores.
-
-    Args:
-        head: the head, over the catalogue of `examples`.
-        examples: who to rank for; histories are cut to `max_length`, seen items are all earlier ones.
-        k: length of the top lists.
-        exclude_seen: leave items of the user's past out.
-        batch_size: of the encoder.
-    """
-    from ..evaluation.ranking import rank_targets
-    from ..evaluation.scorers import VectorScorer
-
-    users = head.encode_histories(list(examples.histories()), batch_size)
-    with torch.no_grad():
-        scorer = VectorScorer(users.float(), head.item_vectors().float(), device=users.device)
-    return rank_targets(scorer, examples, k=k, exclude_seen=exclude_seen)
 
 
 def _counts(items: np.ndarray, starts: np.ndarray, stops: np.ndarray, n_items: int) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""The loss's view of what the embedder returns."""
+"""The loss's view of what the embedder returns, and what one step keeps of it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,6 +10,25 @@ from torch import Tensor
 
 from ..losses.similarity import ViewVectors
 from ..modeling.modeling_vlm2rec import VLM2RecOutput
+from .gradient_cache import GradientCache
+
+STEP = "step"
+"""Key of a batch's `ContrastiveStep`: the library calls `compute_loss` itself, with nothing but the batch."""
+
+
+@dataclass
+class ContrastiveStep:
+    """What the loss of a batch leaves for the end of its step.
+
+    `VLM2RecTrainer.training_step` makes one, sends it along with the batch, and drops it when the step is done.
+
+    Attributes:
+        cache: the batch's vectors, from which gradients have to go on to the model; with gradient caching only.
+        squares: by view, the sum of squares of the loss's gradient; see `watch_gradients`.
+    """
+
+    cache: GradientCache | None = None
+    squares: dict[str, Tensor] = field(default_factory=dict)
 
 
 def views_of(output: VLM2RecOutput) -> ViewVectors:
@@ -21,8 +41,8 @@ def views_of(output: VLM2RecOutput) -> ViewVectors:
     return ViewVectors(*parts)
 
 
-def rows_of(views: ViewVectors, rows: Tensor | slice) -> ViewVectors:
-    """Some of the users or items."""
+def select_views(views: ViewVectors, rows: Tensor | slice) -> ViewVectors:
+    """Both views of some of the users or items."""
     return ViewVectors(views.text[rows], views.image[rows], views.has_text[rows], views.has_image[rows])
 
 

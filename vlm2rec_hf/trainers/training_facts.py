@@ -44,16 +44,16 @@ def dataset_facts(dataset: RecDataset) -> dict[str, Any]:
 def resolved_arguments(arguments: TrainingArguments) -> dict[str, Any]:
     """The training arguments that differ from the class's defaults and bear on the result, as plain data."""
     values = arguments.to_dict()
-    found = {}
+    resolved = {}
     for field in dataclasses.fields(arguments):
         if field.name in _PRIVATE or field.name not in values:
             continue
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         value = getattr(arguments, field.name)
         if value != default and (value or default):  # the constructor turns None into [] or False
-            found[field.name] = values[field.name]
-    found |= {"learning_rate": arguments.learning_rate, "train_batch_size": arguments.train_batch_size}
-    return dict(json.loads(json.dumps(found, default=str, sort_keys=True)))
+            resolved[field.name] = values[field.name]
+    resolved |= {"learning_rate": arguments.learning_rate, "train_batch_size": arguments.train_batch_size}
+    return dict(json.loads(json.dumps(resolved, default=str, sort_keys=True)))
 
 
 def adapter_facts(model: Any) -> dict[str, Any] | None:

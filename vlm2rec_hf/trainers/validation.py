@@ -1,4 +1,4 @@
-"""Validation during training: the same ranking as the final evaluation, on the validation split."""
+"""What is ranked when training is validated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..data.dataset import RecDataset
     from ..data.sequences import Examples
-    from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 
 
 class EvaluationCatalogues:
@@ -39,40 +38,6 @@ class EvaluationCatalogues:
                 return catalogue
         self._known[1:] = [(dataset, self._prepare(dataset))]
         return self._known[1][1]
-
-
-def rank_validation(
-    model: VLM2RecEmbedder,
-    dataset: RecDataset,
-    catalogue: PreparedCatalogue,
-    *,
-    max_history: int = 10,
-    users: int | None = None,
-    batch_size: int = 64,
-    across_processes: bool = False,
-) -> dict[str, float]:
-    """Rank the validation split over the full catalogue in all views.
-
-    Args:
-        model: the embedder.
-        dataset: its validation split is used.
-        catalogue: the dataset's prepared items.
-        max_history: longest history encoded.
-        users: rank only this many examples, evenly spread over the split.
-        batch_size: of the encoder.
-        across_processes: see `evaluate_embedder`.
-
-    Returns:
-        `text_hit@10`, ..., plus `margin_text`, `margin_image` and the other modality diagnostics.
-
-    Raises:
-        ValueError: the dataset has no validation split.
-    """
-    from ..evaluation.embedder import evaluate_embedder
-
-    examples = validation_examples(dataset, max_history, users)
-    found = evaluate_embedder(model, catalogue, examples, batch_size=batch_size, across_processes=across_processes)
-    return {**found.metrics(), **found.modality}
 
 
 def validation_examples(dataset: RecDataset, max_history: int, users: int | None = None) -> Examples:

@@ -124,7 +124,6 @@ def warm_up_backbone(
     """
     if model.config.fusion != "external":
         raise ValueError("`model` must use external fusion: the warm-up trains its two views separately.")
-    model.loaded_from = None  # its weights change now
     if catalogue.has_cached_features:
         raise ValueError("`catalogue` holds cached vision features; warm up before calling `cache_features`.")
     if target not in TARGETS:
