@@ -176,6 +176,15 @@ def test_the_next_writer_clears_up_after_the_dead(tmp_path):
     assert names(tmp_path) == ["two"]
 
 
+def test_only_our_folders_are_taken_for_leftovers(tmp_path):
+    (tmp_path / ".writing-x.parquet").write_text("a file that copied code of a model writes")
+    (tmp_path / "writing-y").mkdir()
+    assert remove_leftovers(tmp_path) == []
+    with whole_file(tmp_path / "file") as partial:
+        partial.write_text("x")
+    assert names(tmp_path) == [".writing-x.parquet", "file", "writing-y"]
+
+
 def test_many_writers_of_one_file_leave_one_of_their_versions(tmp_path):
     def writing(number):
         def work(write):

@@ -99,11 +99,12 @@ def remove_leftovers(folder: Path) -> list[Path]:
         What was deleted; nothing where the system or the file system has no locks.
     """
     removed = []
-    for staging in sorted(folder.glob(f"{_PREFIX}*")):
-        with _locked(staging, wait=False) as mine:
+    for staging in sorted(folder.glob(f"{_PREFIX}*/")):
+        # Another user's leftovers may be theirs alone to remove.
+        with _locked(staging, wait=False) as mine, contextlib.suppress(PermissionError):
             if mine:
                 _remove(staging)
-                removed.append(staging)
+                removed += [] if staging.exists() else [staging]
     return removed
 
 
@@ -157,7 +158,7 @@ def _locked(folder: Path, *, wait: bool) -> Iterator[bool]:
         return
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
+    except OSError:  # it is gone, or another user's
         yield False
         return
     try:
