@@ -92,8 +92,73 @@ def test_imports_point_one_way(path):
         return
     allowed = {part, *NOTHING_BELOW, *ALLOWED[part]} if parts[-2:] != ("evaluation", "metrics.py") else set()
     for name in imports_of(path):
+        if (".".join(("vlm2rec_hf", *parts)).removesuffix(".py"), name) == PUBLISHES_ITSELF:
+            continue
         if name.split(".")[0] == "vlm2rec_hf" and len(name.split(".")) > 1:
             assert name.split(".")[1] in allowed, f"{path.name} imports {name}"
+
+
+PUBLISHES_ITSELF = ("vlm2rec_hf.data.dataset", "vlm2rec_hf.hub_cards.publish_dataset")
+"""`RecDataset.push_to_hub`: Hugging Face's convention, and the only import that may close a circle."""
+
+
+def import_graph():
+    """Module -> modules of ours that it imports anywhere: at its top, in functions, for type checkers."""
+    names = {path: ".".join(("vlm2rec_hf", *path.relative_to(PACKAGE).with_suffix("").parts)) for path in FILES}
+    names = {path: name.removesuffix(".__init__") for path, name in names.items()}
+    graph = {name: set() for name in names.values()}
+    for path, name in names.items():
+        package = ("vlm2rec_hf", *path.relative_to(PACKAGE).parent.parts)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names} & set(graph)
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else ()
+                module = ".".join([*base, *([node.module] if node.module else [])])
+                for alias in node.names:  # `from .room import module` reaches the module, else what `room` itself is
+                    reached = f"{module}.{alias.name}"
+                    graph[name] |= {reached if reached in graph else module} & set(graph)
+    return {name: reached - {name} for name, reached in graph.items()}
+
+
+def circles(graph):
+    """The strongly connected components of more than one module (Tarjan, 1972)."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(node):
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in sorted(graph[node]):
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            start = stack.index(node)
+            component = sorted(stack[start:])
+            del stack[start:]
+            if len(component) > 1:
+                found.append(component)
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set()}) == [["a", "b", "c"]]
+    assert circles({"a": {"b"}, "b": set(), "c": {"d", "a"}, "d": {"c"}}) == [["c", "d"]]
+    assert circles({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
+
+
+def test_there_is_no_import_circle():
+    graph = import_graph()
+    publishes, publication = PUBLISHES_ITSELF
+    assert publication in graph[publishes]
+    graph[publishes].remove(publication)
+    assert circles(graph) == []
 
 
 def test_only_commands_start_jobs():

@@ -16,7 +16,7 @@ from .evaluation.embedding import embed as embed
 from .evaluation.evaluating import evaluate as evaluate
 from .evaluation.report import Report as Report
 from .histories.history_state import HistoryState as HistoryState
-from .hub_cards.publish import publish_model as publish_model
+from .hub_cards.publish import push as push
 from .loading import load_model as load_model
 from .loading import load_processor as load_processor
 from .losses.next_item import NextItemLoss as NextItemLoss

@@ -12,6 +12,8 @@ from huggingface_hub import HfApi
 from vlm2rec_hf.data.dataset import RecDataset
 from vlm2rec_hf.data.hub_files import CARD_FILE, INFO_FILE
 from vlm2rec_hf.data.readers import load_recsys
+from vlm2rec_hf.hub_cards import DatasetFacts, render_dataset_card
+from vlm2rec_hf.hub_cards.publish import push
 
 from .hub_shops import events, items, make, png, with_other_picture
 
@@ -129,16 +131,59 @@ def test_the_card_of_the_caller_keeps_its_text_and_gets_the_configs(hub):
             make().push_to_hub(REPO, card=bad)
 
 
-def test_the_plain_card_tells_the_numbers_and_how_to_load(hub):
+def test_the_card_tells_the_numbers_and_how_to_load(hub):
     original = make(name="A\n# fake heading").leave_one_out()
     original.push_to_hub(REPO)
     text = hub.files(REPO, kind="datasets")[CARD_FILE].decode()
-    assert "# A # fake heading\n" in text
-    assert original.coverage.table() in text
+    assert [line for line in text.splitlines() if "fake heading" in line and line.startswith("# ")] == [
+        "# A # fake heading"
+    ]
+    for name, count in original.coverage.to_dict().items():
+        assert isinstance(count, dict) or f"| {name.replace('_', ' ')} | {count} |" in text
     scope = {}
     snippet = text.split("```python\n")[1].split("```")[0]
     exec(snippet, scope)
     assert scope["dataset"].n_items == 5
+
+
+def test_the_card_is_the_one_of_the_command(hub, tmp_path):
+    """By `push_to_hub`, by `push` of the saved folder, and as `render_dataset_card` makes it."""
+    original = make().leave_one_out()
+    original.push_to_hub(REPO, tag="v1.0", license="mit")
+    text = hub.files(REPO, kind="datasets")[CARD_FILE].decode()
+    assert text == render_dataset_card(DatasetFacts.from_dataset(original, REPO, "v1.0", "mit"))
+    original.save(tmp_path / "prepared")
+    done = push(tmp_path / "prepared", "org/other", tag="v1.0", license="mit")
+    other = hub.files("org/other", kind="datasets")
+    assert other[CARD_FILE].decode() == render_dataset_card(
+        DatasetFacts.from_dataset(original, "org/other", "v1.0", "mit")
+    )
+    assert done.fingerprint == original.fingerprint and done.new
+    assert str(done) == f"Published: {done.url} (commit {done.oid[:8]}, fingerprint {original.fingerprint[:16]})"
+    again = push(tmp_path / "prepared", "org/other", tag="v1.0", license="mit")
+    assert again == done and not again.new and str(again).startswith("Already published: ")
+
+
+def test_push_refuses_what_it_cannot_publish(hub, tmp_path):
+    make().save(tmp_path / "prepared")
+    with pytest.raises(
+        ValueError, match="`report_name` 'sft' names a model in a report, but `source` holds a dataset"
+    ):
+        push(tmp_path / "prepared", REPO, report_name="sft")
+    with pytest.raises(ValueError, match="`card` must be one of"):
+        push(tmp_path / "prepared", REPO, card="perhaps")
+    with pytest.raises(ValueError, match="`source` '.*absent' is no folder"):
+        push(tmp_path / "absent", REPO)
+    assert hub.repos == {}
+
+
+def test_the_same_data_under_another_tag_keeps_the_card_that_pins_the_first(hub):
+    first = make().push_to_hub(REPO, tag="v1.0")
+    assert 'revision="v1.0"' in hub.files(REPO, "v1.0", "datasets")[CARD_FILE].decode()
+    second = make().push_to_hub(REPO, tag="v2.0")
+    third = make().leave_one_out().push_to_hub(REPO, tag="v3.0")  # other data
+    assert first.oid == second.oid != third.oid and (first.new, second.new, third.new) == (True, False, True)
+    assert 'revision="v3.0"' in hub.files(REPO, "v3.0", "datasets")[CARD_FILE].decode()
 
 
 def test_many_shards_and_then_fewer(hub):
@@ -257,7 +302,7 @@ def test_the_licence_stays_until_another_is_given(hub):
         repo_id=REPO, repo_type="dataset", path_or_fileobj=b"---\nlicense: gpl\n---\nx", path_in_repo=CARD_FILE
     )
     make().push_to_hub(REPO, readme="replace")  # nor is a stranger's licence ours to give
-    assert licence() is None
+    assert licence() == "unknown"
 
 
 def test_a_token_in_a_card_is_not_published(hub):

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
+from vlm2rec_hf.evaluation.comparison import compare, compare_methods
 from vlm2rec_hf.evaluation.metrics import ndcg_at_k
 from vlm2rec_hf.evaluation.protocol import Protocol
 from vlm2rec_hf.evaluation.report import Report
-from vlm2rec_hf.evaluation.significance import compare, compare_methods, holm, paired_permutation_test
+from vlm2rec_hf.evaluation.significance import holm, paired_permutation_test
 
 from .report_builders import N, make_report
 

@@ -161,7 +161,8 @@ def test_a_kill_while_saving_leaves_a_whole_state(tmp_path):
         assert process.stdout.readline() == b"written\n"
         try:
             deadline = time.monotonic() + 60
-            while not [path for path in tmp_path.glob(".writing-*") if path.stat().st_size]:  # in the midst of a write
+            # Until in the midst of a write.
+            while not [path for path in tmp_path.glob(".writing-*/new/*") if path.stat().st_size]:
                 assert time.monotonic() < deadline
         finally:
             process.send_signal(signal.SIGKILL)

@@ -24,8 +24,8 @@ def head(hub):
     return open_repo(HfApi(), REPO, "model", None)
 
 
-def put(head, files, stale=lambda there, new: []):
-    return commit_files(HfApi(), REPO, "model", head, files, stale, message="m")
+def put(head, files, deleted=()):
+    return commit_files(HfApi(), REPO, "model", head, files, deleted, message="m")
 
 
 def test_hashes_are_those_of_git_and_of_large_files(tmp_path):
@@ -45,8 +45,8 @@ def test_what_is_there_already_makes_no_commit(hub, head, tmp_path):
     assert put(now, files) == first and len(hub.history(REPO)) == 2
     assert is_at(HfApi(), REPO, "model", first, files) and not is_at(HfApi(), REPO, "model", first, {"a.txt": b"b"})
     # A file to delete that is not there is no reason for a commit; one that is there is.
-    assert put(now, files, lambda there, new: ["gone.txt"]) == first
-    second = put(now, {"a.txt": b"a"}, lambda there, new: sorted(set(there) - set(new) - {".gitattributes"}))
+    assert put(now, files, ["gone.txt"]) == first
+    second = put(now, {"a.txt": b"a"}, ["sub/big.bin"])
     assert second != first and set(hub.files(REPO)) == {".gitattributes", "a.txt"}
 
 

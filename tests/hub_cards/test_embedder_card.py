@@ -142,10 +142,10 @@ def test_figures_are_shown_as_files_of_the_repo(folder):
 
 def test_which_method_of_several(tmp_path):
     folder = config_folder(tmp_path / "m", facts=training(), evaluation=report(("sft", METHOD)))
-    assert EmbedderFacts.from_folder(folder).evaluation.method == METHOD  # the training's objective
-    assert EmbedderFacts.from_folder(folder, method="sft").evaluation.method == "sft"
+    assert EmbedderFacts.from_folder(folder).evaluation.report_name == METHOD  # the training's objective
+    assert EmbedderFacts.from_folder(folder, report_name="sft").evaluation.report_name == "sft"
     folder = config_folder(tmp_path / "n", evaluation=report(("sft", METHOD)))
-    with pytest.raises(ValueError, match="`method` must name which .* got None"):
+    with pytest.raises(ValueError, match="`report_name` must be the model's name in the report, one of .* got None"):
         EmbedderFacts.from_folder(folder)
 
 

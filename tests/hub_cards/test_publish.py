@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -223,8 +224,8 @@ def test_refuses_what_would_not_load_or_would_give_secrets_away(hub, folder, tmp
     cut = broken("cut") / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:-100])
     refused(tmp_path / "cut", "model.safetensors is damaged")
-    (broken("no-code") / "fusion_vlm2rec.py").unlink()
-    refused(tmp_path / "no-code", "lacks fusion_vlm2rec.py")
+    (broken("no-code") / "hub_loading.py").unlink()
+    refused(tmp_path / "no-code", "lacks hub_loading.py")
     sharded = broken("sharded")
     VLM2RecEmbedder.from_pretrained(sharded).save_pretrained(sharded, max_shard_size="60KB")
     (sharded / "model.safetensors").unlink(missing_ok=True)
@@ -271,11 +272,11 @@ def test_hand_written_cards_never_replace_each_other_and_hold_no_token(hub, fold
 def test_a_report_of_other_weights_stays_at_home(hub, folder, demo_dataset):
     from vlm2rec_hf.evaluation.floors import rank_floors
     from vlm2rec_hf.evaluation.start_report import start_report
-    from vlm2rec_hf.hub_cards.model_folder import weights_fingerprint
+    from vlm2rec_hf.loading import weight_files_fingerprint
 
     dataset = demo_dataset.leave_one_out() if demo_dataset.split_spec["kind"] == "none" else demo_dataset
     examples = dataset.examples("test", max_history=3)
-    report = start_report(dataset, examples, facts={"weights": weights_fingerprint(folder)})
+    report = start_report(dataset, examples, facts={"weights": weight_files_fingerprint(folder)})
     report.add("vlm2rec", rank_floors(examples)["transitions"], train_counts=dataset.popularity())
     report.save(folder / "evaluation")
     assert "evaluation/report.json" in publish_model(folder, REPO, verify=False).files
@@ -342,6 +343,57 @@ def test_files_of_other_people_stay(hub, folder):
     done = publish_model(folder, REPO, verify=False)
     assert done.removed == ("pytorch_model.bin",)
     assert set(others) <= set(hub.files(REPO, "main"))
+
+
+def as_an_older_version(folder):
+    """The folder as a version would have saved it that kept one of its files under another name."""
+    (folder / "hub_loading.py").rename(folder / "old_loading.py")
+    for path in folder.glob("*.py"):
+        path.write_text(path.read_text(encoding="utf-8").replace(".hub_loading", ".old_loading"), encoding="utf-8")
+
+
+def test_code_of_an_earlier_version_goes_whatever_it_is_called(hub, folder, tmp_path):
+    older = shutil.copytree(folder, tmp_path / "older")
+    as_an_older_version(older)
+    first = publish_model(older, REPO, verify=False)
+    assert "old_loading.py" in first.files and "hub_loading.py" not in first.files
+    # Of today's names, but no part of an embedder: left by some other publication.
+    strangers = {"handler.py": b"import old_loading", "family_mine.py": b"x", "sub/old_loading.py": b"x"}
+    for name, content in {**strangers, "modeling_seqrec.py": b"x"}.items():
+        HfApi().upload_file(repo_id=REPO, path_or_fileobj=content, path_in_repo=name)
+    done = publish_model(folder, REPO, tag="v1.0")
+    assert done.removed == ("modeling_seqrec.py", "old_loading.py")
+    assert {*strangers, "hub_loading.py"} <= set(hub.files(REPO, "v1.0"))
+    assert "old_loading.py" not in hub.files(REPO, "v1.0")
+
+
+def test_a_repo_of_the_layout_before_keeps_none_of_its_code(hub, folder, tmp_path):
+    """`picture_patches.py`, for one, bears none of the names that files of ours have today."""
+    with zipfile.ZipFile(Path(__file__).parents[1] / "fixtures" / "saved_by_0aa0c80.zip") as saved:
+        saved.extractall(tmp_path / "before")
+    first = publish_model(tmp_path / "before" / "embedder", REPO, tag="v1.0")
+    done = publish_model(folder, REPO, tag="v2.0")
+    before, now = ({name for name in names if name.endswith(".py")} for names in (first.files, done.files))
+    assert len(before) == 24 and "picture_patches.py" in before
+    assert set(done.removed) == before - now and {"picture_patches.py", "history_state_vlm2rec.py"} <= before - now
+    assert {name for name in hub.files(REPO, "v2.0") if name.endswith(".py")} == now
+
+
+@pytest.mark.parametrize("config", [b'{"model_type": "bert", "auto_map": {"AutoModel": "mine.Mine"}}', b"{", b"[]"])
+def test_code_of_somebody_elses_model_stays(hub, folder, config):
+    HfApi().create_repo(REPO)
+    for name, content in {"config.json": config, "mine.py": b"from .helper import x", "helper.py": b"x = 1"}.items():
+        HfApi().upload_file(repo_id=REPO, path_or_fileobj=content, path_in_repo=name)
+    done = publish_model(folder, REPO, verify=False)
+    assert done.removed == () and {"mine.py", "helper.py"} <= set(hub.files(REPO, "main"))
+
+
+def test_ordinary_publications_look_for_no_old_code(hub, folder):
+    publish_model(folder, REPO, verify=False)
+    change(folder)
+    hub.requests.clear()
+    publish_model(folder, REPO, verify=False)
+    assert not [path for method, path, _ in hub.requests if method == "GET" and path.endswith(".py")]
 
 
 def test_a_downloaded_version_published_again_is_the_same(hub, folder, tmp_path):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vlm2rec_hf.files import durable, retire
+from vlm2rec_hf.files import remove_folder
 from vlm2rec_hf.jobs.claims import Claims
 from vlm2rec_hf.jobs.claims import __file__ as claims_file
 
@@ -67,21 +67,9 @@ def test_whoever_enters_a_folder_that_was_removed_is_in_the_new_one(tmp_path):
     claims = Claims(tmp_path / "work" / "claims")
     claims.enter().close()
     with claims.alone():
-        retire(tmp_path / "work")
+        remove_folder(tmp_path / "work")
     assert not (tmp_path / "work").exists() and list(tmp_path.iterdir()) == []
     with claims.alone() as alone:
         assert not alone  # nothing to clear up
     with claims.enter() as file:
         assert os.path.samestat(os.fstat(file.fileno()), (claims.folder / "present.lock").stat())
-
-
-def test_a_durable_file_is_whole_or_absent(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), durable(path) as partial:
-        partial.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with durable(path) as partial:
-        partial.write_text("new")
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]

@@ -14,7 +14,6 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from vlm2rec_hf import VLM2RecEmbedder
-from vlm2rec_hf.sentence_transformers import model_files as module
 from vlm2rec_hf.sentence_transformers.model_files import as_documents, as_queries, write_sentence_transformer_files
 
 from ..conftest import picture
@@ -234,7 +233,7 @@ def test_files_are_replaced_whole_or_not_at_all(tiny, folder, tmp_path, monkeypa
     def full(partial, path):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(module.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="no space"):
         write_sentence_transformer_files(tmp_path / "copy", processor, model.config, similarity="dot")
     assert {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()} == before

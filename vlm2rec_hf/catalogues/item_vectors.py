@@ -79,12 +79,10 @@ class ItemVectors:
         Raises:
             ValueError: a name that does not end in `.parquet`, or a file that exists.
         """
-        import os
-
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from ..files import written_whole
+        from ..files import whole_file
 
         path = Path(path)
         if path.suffix != ".parquet":
@@ -96,9 +94,8 @@ class ItemVectors:
             flat = matrix.float().contiguous().numpy().reshape(-1)
             columns[view] = pa.FixedSizeListArray.from_arrays(pa.array(flat), matrix.shape[1])
         facts = {name: value for name, value in (("model", self.model), ("revision", self.revision)) if value}
-        with written_whole(path.parent, ".parquet") as partial:
+        with whole_file(path) as partial:
             pq.write_table(pa.table(columns).replace_schema_metadata(facts), partial)
-            os.replace(partial, path)
         return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..files import whole_file
 from ..modeling.family_vlm2rec import ImageFeatures
 from ..modeling.items_vlm2rec import PreparedItem, as_item
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
@@ -250,6 +250,5 @@ def _describe(folder: Path, about: dict[str, Any]) -> None:
     """Write what a sub-folder belongs to, for people who look into it; nothing reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "about.json").exists():
-        partial = folder / f"about.{uuid.uuid4().hex}.json"
-        partial.write_text(json.dumps(about, indent=2, default=str) + "\n", encoding="utf-8")
-        os.replace(partial, folder / "about.json")
+        with whole_file(folder / "about.json") as partial:
+            partial.write_text(json.dumps(about, indent=2, default=str) + "\n", encoding="utf-8")

@@ -7,7 +7,6 @@ file that ends with it was complete when it was written. Our own format: feature
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -15,21 +14,23 @@ import struct
 import uuid
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..files import whole_file
 
 KEY_BYTES = 20
 ENTRY = np.dtype(
     [("key", f"S{KEY_BYTES}"), ("grid", "<i4", (3,)), ("tokens", "<i4"), ("place", "<i8"), ("crc", "<u4")]
 )
 SOURCE = np.dtype([("source", f"S{KEY_BYTES}"), ("key", f"S{KEY_BYTES}")])
-SUFFIX, WRITING, DAMAGED = ".segment", ".writing", ".damaged"
+SUFFIX, DAMAGED = ".segment", ".damaged"
 FORMAT_VERSION = 1
 _TRAILER = struct.Struct("<8sQI")
 _MAGIC = b"VLM2VIS1"
@@ -102,7 +103,7 @@ class Segment:
 def write_segment(
     folder: Path, records: Mapping[bytes, Record], sources: Mapping[bytes, bytes], dtype: str, width: int, layers: int
 ) -> Path:
-    """Write a segment under a name of its own: to a locked temporary file, to the disk, then renamed.
+    """Write a segment under a name of its own, whole and on the disk when this returns.
 
     Args:
         folder: exists.
@@ -116,8 +117,9 @@ def write_segment(
         OSError: the disk is full, among others; no segment is left behind then.
     """
     entries, sizes = np.zeros(len(records), dtype=ENTRY), []
-    with _temporary(folder) as (file, path):
-        try:
+    final = folder / f"{uuid.uuid4().hex}{SUFFIX}"
+    try:
+        with whole_file(final) as partial, partial.open("wb") as file:
             place = 0
             for row, (key, record) in enumerate(records.items()):
                 data = bytes_of(record.values)
@@ -131,13 +133,8 @@ def write_segment(
                       "index_crc": zlib.crc32(tail)}  # fmt: skip
             text = json.dumps(header).encode()
             file.write(tail + text + _TRAILER.pack(_MAGIC, len(text), zlib.crc32(text)))
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError as error:
-            raise _explained(error, folder, sum(record.values.nbytes for record in records.values())) from error
-        final = folder / f"{uuid.uuid4().hex}{SUFFIX}"
-        os.replace(path, final)
-    sync_folder(folder)
+    except OSError as error:
+        raise _explained(error, folder, sum(record.values.nbytes for record in records.values())) from error
     return final
 
 
@@ -192,64 +189,10 @@ def set_aside(path: Path, reason: str) -> None:
     )
 
 
-def remove_leftovers(folder: Path) -> list[Path]:
-    """Delete temporary files whose writers are dead: a living writer holds a lock on its file.
-
-    Returns:
-        What was deleted. Nothing where the file system or the system has no locks.
-    """
-    removed = []
-    for path in folder.glob(f"*{WRITING}"):
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            if _lock(file):
-                path.unlink()
-                removed.append(path)
-    return removed
-
-
 def bytes_of(tensor: Tensor) -> memoryview:
     """A CPU tensor's bytes, without a copy where it is contiguous."""
     flat: Any = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
     return memoryview(flat)
-
-
-@contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """A new file, locked for as long as it is open; deleted unless it was renamed."""
-    while True:
-        path = folder / f"{uuid.uuid4().hex}{WRITING}"
-        file = path.open("xb")
-        _lock(file)
-        if path.exists():  # else somebody's `remove_leftovers` came between the making and the lock
-            break
-        file.close()
-    try:
-        yield file, path
-    finally:
-        path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # closing flushes, which fails again on a full disk
-            file.close()
-
-
-def _lock(file: IO[bytes]) -> bool:
-    """Lock a file for this process without waiting; the system lets go of it however the process ends."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
-        return False
-    return True
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's renamed names to the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _explained(error: OSError, folder: Path, size: int) -> OSError:

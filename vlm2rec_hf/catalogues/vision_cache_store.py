@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..files import remove_leftovers
 from ..modeling.family_vlm2rec import ImageFeatures
 from .vision_cache_files import (
     KEY_BYTES,
@@ -18,7 +19,6 @@ from .vision_cache_files import (
     Record,
     Segment,
     open_segment,
-    remove_leftovers,
     segment_paths,
     set_aside,
     write_segment,

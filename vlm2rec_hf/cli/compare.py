@@ -11,8 +11,8 @@ from .common import say
 from .parsing import with_underscores
 
 if TYPE_CHECKING:
+    from ..evaluation.comparison import Comparison
     from ..evaluation.report import Report
-    from ..evaluation.significance import Comparison
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -39,9 +39,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
+    from ..evaluation.comparison import compare, compare_methods
     from ..evaluation.joining import join_reports
     from ..evaluation.report import Report
-    from ..evaluation.significance import compare, compare_methods
 
     options = make_parser().parse_args(with_underscores(argv))
     found: dict[str, Report] = {}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from .common import say
+from .common import named_as_options, say
 from .parsing import with_underscores
 
 
@@ -36,58 +35,22 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    from ..data.storage import is_saved_dataset
+    from ..hub_cards.publish import push
 
     options = make_parser().parse_args(with_underscores(argv))
-    folder = Path(options.folder)
-    if not folder.is_dir():
-        raise ValueError(f"`FOLDER` {options.folder!r} is no folder; name a saved model or a prepared dataset.")
-    if is_saved_dataset(folder):
-        push_dataset(folder, options)
-    else:
-        push_model(folder, options)
-
-
-def push_model(folder: Path, options: argparse.Namespace) -> None:
-    """Publish a model folder and tell what happened."""
-    from ..hub_cards.publish import publish_model
-
-    done = publish_model(
-        folder,
-        options.repo_id,
-        tag=options.tag,
-        private=options.private,
-        message=options.message,
-        license=options.license,
-        card=options.card,
-        method=options.report_name,
-        verify=not options.no_verify,
-        say=say,
-    )
-    if done.left_out:
-        say(f"Left out: {', '.join(done.left_out)}.")
-    if done.removed:
-        say(f"Removed of the earlier version: {', '.join(done.removed)}.")
-    checked = "not checked" if done.difference is None else f"vectors equal to {done.difference:.1e}"
-    print(f"{'Published' if done.new else 'Already published'}: {done.url} (commit {done.oid[:8]}, {checked})")
-
-
-def push_dataset(folder: Path, options: argparse.Namespace) -> None:
-    """Publish a prepared dataset and tell what happened."""
-    from ..data.dataset import RecDataset
-    from ..hub_cards.card import render_dataset_card
-    from ..hub_cards.facts import DatasetFacts
-
-    dataset = RecDataset.load(folder)
-    facts = DatasetFacts.from_dataset(dataset, options.repo_id, options.tag, license=options.license)
-    done = dataset.push_to_hub(
-        options.repo_id,
-        tag=options.tag,
-        private=options.private,
-        commit_message=options.message,
-        license=options.license,
-        card=render_dataset_card(facts),
-        readme=options.card,
-        verify=not options.no_verify,
-    )
-    print(f"Published: {done.url} (commit {done.oid[:8]}, fingerprint {dataset.fingerprint[:16]})")
+    with named_as_options(source="FOLDER"):
+        published = push(
+            options.folder,
+            options.repo_id,
+            tag=options.tag,
+            private=options.private,
+            message=options.message,
+            license=options.license,
+            card=options.card,
+            report_name=options.report_name,
+            verify=not options.no_verify,
+            say=say,
+        )
+    for note in published.notes():
+        say(note)
+    print(published)

@@ -114,8 +114,7 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
     from ..evaluation.plots import plot_margins, plot_views
     from ..evaluation.start_report import add_embedder, start_report
     from ..hub_cards.model_card import write_model_card
-    from ..hub_cards.model_folder import weights_fingerprint
-    from ..loading import model_version
+    from ..loading import model_version, weight_files_fingerprint
     from ..tiny.backbones import tiny_vlm
     from ..trainers.warm_up import warm_up_backbone
     from .quickstart_head import show_user, train_small_head
@@ -169,9 +168,9 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
         add_embedder(report, method, found, examples)
     say("5/6 Model folder, report and plots.")
     trainer.save_model(str(folder / "embedder"))
-    report.facts["weights"] = weights_fingerprint(folder / "embedder")
+    report.facts["weights"] = weight_files_fingerprint(folder / "embedder")
     report.save(folder / "embedder" / "evaluation")
-    write_model_card(folder / "embedder", method="vlm2rec")
+    write_model_card(folder / "embedder", report_name="vlm2rec")
     plot_margins(logs, folder / "margins.png")
     plot_views(report, folder / "views.png")
     say("6/6 A sequential head (SASRec) learns from ids and VLM2Rec's item vectors together.")

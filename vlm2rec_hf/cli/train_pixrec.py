@@ -54,10 +54,11 @@ def main(argv: Sequence[str]) -> None:
     from ..data.described_items import DescribedItems
     from ..evaluation.evaluating import evaluate
     from ..evaluation.pixrec import method_name
-    from ..hub_cards.model_folder import weights_fingerprint
+    from ..loading import weight_files_fingerprint
     from ..tiny.pixrec import pixrec_from_embedder
+    from ..trainers.adapters import pixrec_lora_config
     from ..trainers.pixrec_args import PixRecTrainingArguments
-    from ..trainers.pixrec_trainer import PixRecTrainer, pixrec_lora_config
+    from ..trainers.pixrec_trainer import PixRecTrainer
     from ..trainers.warm_up import captions_of, warm_up_backbone
 
     _, data, models, own, warm, ranking, training = parse(
@@ -126,7 +127,7 @@ def main(argv: Sequence[str]) -> None:
             "item_columns": list(items.columns) or None,
             "steps": trainer.state.global_step,
             "seed": training.seed,
-            "weights": weights_fingerprint(Path(str(training.output_dir))),
+            "weights": weight_files_fingerprint(Path(str(training.output_dir))),
             "seconds": round(time.perf_counter() - start, 1),
         },
         show_progress=True,

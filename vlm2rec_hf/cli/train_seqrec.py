@@ -154,7 +154,7 @@ def train_head(trainer: Any, dataset: RecDataset, ranking: RankingArguments, sta
         start: `time.perf_counter()` when the command began.
     """
     from ..evaluation.evaluating import evaluate
-    from ..hub_cards.model_folder import weights_fingerprint
+    from ..loading import weight_files_fingerprint
 
     training = trainer.args
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
@@ -168,7 +168,7 @@ def train_head(trainer: Any, dataset: RecDataset, ranking: RankingArguments, sta
             "steps": trainer.state.global_step,
             "best_validation": trainer.state.best_metric,
             "seed": training.seed,
-            "weights": weights_fingerprint(Path(str(training.output_dir))),
+            "weights": weight_files_fingerprint(Path(str(training.output_dir))),
             "seconds": round(time.perf_counter() - start, 1),
         },
         **ranking.ranking(),

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     check_options_early(argv, CHEAP, TRAINING_MODULES)
     from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..evaluation.evaluating import evaluate
-    from ..hub_cards.model_folder import weights_fingerprint
+    from ..loading import weight_files_fingerprint
     from ..trainers.adapters import default_lora_config
     from ..trainers.vlm2rec_args import VLM2RecTrainingArguments
     from ..trainers.vlm2rec_trainer import VLM2RecTrainer
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
             "loss": trainer.loss.get_config_dict(),
             "steps": trainer.state.global_step,
             "seed": training.seed,
-            "weights": weights_fingerprint(Path(str(training.output_dir))) if training.should_save else None,
+            "weights": weight_files_fingerprint(Path(str(training.output_dir))) if training.should_save else None,
             "seconds": round(time.perf_counter() - start, 1),
         },
         across_processes=trainer.shares_evaluation,

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..columns import IMAGE
 from .images import image_digest
 
 if TYPE_CHECKING:
-    from .dataset import RecDataset
+    import datasets
+    import numpy as np
+
     from .items import Item
+
+
+class HasItems(Protocol):
+    """What is asked of a `RecDataset` here; it names this module, so this module does not name it."""
+
+    @property
+    def n_items(self) -> int:
+        """Size of the catalogue."""
+
+    @property
+    def item_ids(self) -> np.ndarray:
+        """Raw ids of the catalogue, in order."""
+
+    items: datasets.Dataset
+    """One row per item, pictures not decoded."""
+
+    def item(self, index: int) -> Item:
+        """An item with its picture decoded."""
+
+    def item_texts(self, rows: range | None = None) -> list[str | None]:
+        """The texts of all items, or of some."""
 
 
 class CatalogueItems(Sequence["Item"]):
@@ -21,7 +44,7 @@ class CatalogueItems(Sequence["Item"]):
         rows: places of the items wanted; all by default.
     """
 
-    def __init__(self, dataset: RecDataset, rows: range | None = None) -> None:
+    def __init__(self, dataset: HasItems, rows: range | None = None) -> None:
         self._dataset = dataset
         self._rows = range(dataset.n_items) if rows is None else rows
 
@@ -43,7 +66,7 @@ class CatalogueItems(Sequence["Item"]):
         return iter(self._dataset.item_texts(None if len(self) == self._dataset.n_items else self._rows))
 
 
-def same_items(one: RecDataset, other: RecDataset) -> bool:
+def same_items(one: HasItems, other: HasItems) -> bool:
     """Whether two datasets hold equal items, in every column, in the same order."""
     if one.items is other.items:
         return True

@@ -32,7 +32,7 @@ from .validation import Duplicates, UnknownItems
 if TYPE_CHECKING:
     import datasets
 
-    from .hub_push import PushedDataset
+    from ..hub_cards.publish_dataset import PublishedDataset
 
 
 class RecDataset:
@@ -474,7 +474,7 @@ class RecDataset:
         max_shard_size: int | str = "500MB",
         quarantine: bool = True,
         verify: bool = True,
-    ) -> PushedDataset:
+    ) -> PublishedDataset:
         """Publish the dataset as one atomic commit of a dataset repo, check it, and only then tag it.
 
         `load_recsys(repo_id, revision=...)` gives it back whole; `datasets.load_dataset(repo_id, "interactions")` (or
@@ -488,7 +488,7 @@ class RecDataset:
             token: access token; the one you are logged in with by default.
             commit_message: first line of the commit.
             license: licence id for the card ("cc-by-4.0", ...).
-            card: README to use; its `configs` are set. A plain one with the counts by default.
+            card: README to use; its `configs` are set. By default the one that `vlm2rec push` writes, too.
             readme: what becomes of the repo's README: "write" refuses to replace one that a person wrote or changed,
                 "replace" does it, "keep" leaves it.
             max_shard_size: size in memory of the rows of one parquet file: bytes, or "500MB".
@@ -500,15 +500,16 @@ class RecDataset:
                 changed meanwhile. Nothing is published then.
             ConnectionError: the Hub cannot be reached.
         """
-        from .hub_push import push_dataset
+        # Hugging Face's convention: a dataset publishes itself. The one import that points upwards.
+        from ..hub_cards.publish_dataset import publish_dataset
 
-        return push_dataset(
+        return publish_dataset(
             self,
             repo_id,
             tag=tag,
             private=private,
             token=token,
-            commit_message=commit_message,
+            message=commit_message,
             license=license,
             card=card,
             readme=readme,

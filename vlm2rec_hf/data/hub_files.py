@@ -25,7 +25,7 @@ from ..columns import ITEM_ID, USER_ID
 from ..hub.card_marks import CARD_FILE, marked, unmarked
 from ..hub.card_marks import is_ours as is_our_card
 from . import quarantine as q
-from .hub_card import plain_card, with_configs
+from .hub_card import with_configs
 from .hub_pictures import for_hub, from_hub
 from .ids import encode_ids
 from .ingest import Provenance
@@ -63,9 +63,8 @@ class PushedFiles(NamedTuple):
 def write_repo_files(
     dataset: RecDataset,
     folder: Path,
-    repo_id: str,
     *,
-    card: str | None = None,
+    card: str,
     license: str | None = None,
     max_shard_size: int | str = "500MB",
     quarantine: bool = True,
@@ -75,8 +74,7 @@ def write_repo_files(
     Args:
         dataset: what to write.
         folder: where; exists and is empty.
-        repo_id: `owner/name`, for the card's snippet.
-        card: the README; its `configs` are replaced by the right ones. None writes a plain one.
+        card: the README; its `configs` are replaced by the right ones.
         license: licence id for the front matter.
         max_shard_size: bytes in memory per parquet file, or "500MB" and the like.
         quarantine: whether the quarantined rows go along.
@@ -91,28 +89,15 @@ def write_repo_files(
 
     most = _shard_bytes(max_shard_size)
     events = dataset.interactions.with_format("arrow")[:]
-    used = {name: code for name, code in SPLIT_CODES.items() if dataset.coverage.splits[name]} or {"train": 0}
-    for name, code in used.items():
-        rows = events.filter(pc.equal(events[SPLIT], pa.scalar(code, events[SPLIT].type)))
+    for name in _splits(dataset):
+        rows = events.filter(pc.equal(events[SPLIT], pa.scalar(SPLIT_CODES[name], events[SPLIT].type)))
         _write_shards(datasets.Dataset(rows), folder / INTERACTIONS, name, most)
     items, label = for_hub(dataset.items)
     _write_shards(items, folder / ITEMS, "train", most)
-    taken_out = dataset.quarantine
-    parts = {INTERACTIONS: list(used), ITEMS: ["train"]}
-    if quarantine and len(taken_out):
-        _write_shards(taken_out, folder / QUARANTINE, "train", most)
-        parts[QUARANTINE] = ["train"]
-    configs = [
-        {
-            "config_name": part,
-            "data_files": [{"split": name, "path": f"{part}/{name}-*.parquet"} for name in names],
-            **({"default": True} if part == INTERACTIONS else {}),
-        }
-        for part, names in parts.items()
-    ]
-    ours = card is None or is_our_card(card)
-    text = with_configs(plain_card(dataset, repo_id) if card is None else unmarked(card), configs, license)
-    text = marked(text) if ours else text
+    if quarantine and len(dataset.quarantine):
+        _write_shards(dataset.quarantine, folder / QUARANTINE, "train", most)
+    text = with_configs(unmarked(card), repo_configs(dataset, quarantine), license)
+    text = marked(text) if is_our_card(card) else text
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
     info = {
         "format_version": FORMAT_VERSION,
@@ -125,6 +110,31 @@ def write_repo_files(
     written = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
     (folder / INFO_FILE).write_text(written, encoding="utf-8")
     return info
+
+
+def repo_configs(dataset: RecDataset, quarantine: bool = True) -> list[dict[str, Any]]:
+    """Which files each config of a dataset's repo has, as the Hub's cards declare it.
+
+    Args:
+        dataset: what is published.
+        quarantine: whether the quarantined rows go along.
+    """
+    parts = {INTERACTIONS: _splits(dataset), ITEMS: ["train"]}
+    if quarantine and len(dataset.quarantine):
+        parts[QUARANTINE] = ["train"]
+    return [
+        {
+            "config_name": part,
+            "data_files": [{"split": name, "path": f"{part}/{name}-*.parquet"} for name in names],
+            **({"default": True} if part == INTERACTIONS else {}),
+        }
+        for part, names in parts.items()
+    ]
+
+
+def _splits(dataset: RecDataset) -> list[str]:
+    """The splits with interactions; `train` alone where there are none."""
+    return [name for name in SPLIT_CODES if dataset.coverage.splits[name]] or ["train"]
 
 
 def read_repo_files(folder: Path, *, cache_dir: str | Path | None = None) -> PushedFiles:
@@ -153,8 +163,8 @@ def read_repo_files(folder: Path, *, cache_dir: str | Path | None = None) -> Pus
     user, _ = order_users(*encode_ids(events[USER_ID], USER_ID))
     order = sort_order(user, [])
     log = log_from_stored(events if order is None else events.take(pa.array(order)), _item_ids(items))
-    taken_out = q.concat(_read(path) for path in sorted(by_part[QUARANTINE]))
-    return PushedFiles(log, items, taken_out, Provenance.from_dict(info), info["fingerprint"])
+    quarantine = q.concat(_read(path) for path in sorted(by_part[QUARANTINE]))
+    return PushedFiles(log, items, quarantine, Provenance.from_dict(info), info["fingerprint"])
 
 
 def read_info(path: Path) -> dict[str, Any]:
@@ -196,11 +206,11 @@ def is_ours(folder: Path) -> bool:
     if not (folder / INFO_FILE).is_file():
         return False
     try:
-        found = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
     except ValueError:
         # Somebody else's file of this name may hold anything; ours is plain JSON.
         return False
-    return isinstance(found, dict) and {"format_version", "fingerprint", "files"} <= set(found)
+    return isinstance(info, dict) and {"format_version", "fingerprint", "files"} <= set(info)
 
 
 def _shard_bytes(size: int | str) -> int:
@@ -229,9 +239,9 @@ def _item_ids(items: datasets.Dataset) -> pa.Array:
 def _check_files(folder: Path, files: dict[str, int]) -> None:
     for name, size in files.items():
         path = folder / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found} bytes instead of {size}"
+        present = path.stat().st_size if path.is_file() else None
+        if present != size:
+            state = "is missing" if present is None else f"has {present} bytes instead of {size}"
             raise ValueError(
                 f"The dataset repo is incomplete: {name} {state}. Name a complete version with `revision=`, or push "
                 "the dataset again."

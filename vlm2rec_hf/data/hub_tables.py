@@ -77,29 +77,29 @@ def declared_tables(card: str, paths: Iterable[str], where: str, names: tuple[st
     if names[0] not in by_name:
         more = "".join(f" (and `{name}`)" for name in names[1:])
         raise ValueError(f"The dataset {where!r} has the configs {list(by_name)}; it needs `{names[0]}`{more}.")
-    there = sorted(paths)
+    repo_files = sorted(paths)
     infos = data.get("dataset_info") or []
     return {
-        name: _table(by_name[name], infos if isinstance(infos, list) else [infos], there, where)
+        name: _table(by_name[name], infos if isinstance(infos, list) else [infos], repo_files, where)
         for name in names
         if name in by_name
     }
 
 
-def _table(config: dict[str, Any], infos: list[Any], there: list[str], where: str) -> HubTable:
+def _table(config: dict[str, Any], infos: list[Any], repo_files: list[str], where: str) -> HubTable:
     name = config["config_name"]
     what = f"The dataset {where!r}: the config {name!r} of its card"
     folder = config.get("data_dir") or ""
     _check_inside(folder, what, "data_dir")
-    found: dict[str, None] = {}
+    chosen: dict[str, None] = {}
     for pattern in _patterns(config.get("data_files"), what):
         _check_inside(pattern, what, "data_files")
-        matched = _matched(f"{folder.rstrip('/')}/{pattern}" if folder else pattern, there)
+        matched = _matched(f"{folder.rstrip('/')}/{pattern}" if folder else pattern, repo_files)
         if not matched:
             raise ValueError(f"{what} names {pattern!r} under `data_files`, which is no file of the repo; {_INSTEAD}")
-        found.update(dict.fromkeys(matched))
+        chosen.update(dict.fromkeys(matched))
     readers: dict[tuple[str, bool], str] = {}
-    for path in found:
+    for path in chosen:
         _check_inside(path, what, "data_files")
         if (reader := _reader(path)) is None:
             endings = f"{', '.join(READERS)} (texts also {', '.join(COMPRESSED)})"
@@ -108,7 +108,7 @@ def _table(config: dict[str, Any], infos: list[Any], there: list[str], where: st
     if len(readers) > 1:
         raise ValueError(f"{what} names files of several kinds ({', '.join(readers.values())}); {_INSTEAD}")
     ((reader, tabs),) = readers
-    return HubTable(reader, list(found), _options(reader, tabs, config, infos, what))
+    return HubTable(reader, list(chosen), _options(reader, tabs, config, infos, what))
 
 
 def _patterns(declared: Any, what: str) -> list[str]:

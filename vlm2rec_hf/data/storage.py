@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..columns import IMAGE
+from ..files import whole_folder
 
 if TYPE_CHECKING:
     import datasets
@@ -43,7 +39,8 @@ def write_folder(
     """
     import pyarrow.parquet as pq
 
-    with replacing(folder, overwrite) as staging:
+    _check_free(folder, overwrite)
+    with whole_folder(folder) as staging:
         for name, table in ((INTERACTIONS, interactions), (ITEMS, items)):
             _typed_plainly(table, pictures=False).save_to_disk(str(staging / name))
         pq.write_table(quarantine, staging / QUARANTINE)
@@ -115,35 +112,14 @@ def _typed_plainly(table: datasets.Dataset, *, pictures: bool) -> datasets.Datas
     return datasets.Dataset(plain, info=datasets.DatasetInfo(features=features), indices_table=table._indices)
 
 
-@contextmanager
-def replacing(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Give a staging folder beside `folder` and move it into place at the end; on an error leave `folder` as it was.
+def _check_free(folder: Path, overwrite: bool) -> None:
+    """Refuse to write a dataset where something else lies.
 
     Raises:
         ValueError: `folder` exists, is not empty and may not be replaced.
     """
-    folder = Path(os.path.abspath(folder))
     occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if occupied and not (folder.is_dir() and is_saved_dataset(folder)):
         raise ValueError(f"`folder` {str(folder)!r} already holds something else; choose another folder.")
     if occupied and not overwrite:
         raise ValueError(f"`folder` {str(folder)!r} already holds a dataset; pass `overwrite=True` or choose another.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tag = uuid.uuid4().hex[:8]
-    staging = folder.with_name(f".{folder.name}.{tag}.partial")
-    staging.mkdir()
-    try:
-        yield staging
-        retired = folder.with_name(f".{folder.name}.{tag}.old") if folder.exists() else None
-        if retired is not None:
-            folder.rename(retired)
-        try:
-            staging.rename(folder)
-        except OSError:
-            if retired is not None:
-                retired.rename(folder)
-            raise
-        if retired is not None:
-            shutil.rmtree(retired)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

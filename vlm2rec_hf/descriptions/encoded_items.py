@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..files import whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,18 +85,13 @@ class EncodedItems:
         path = Path(path)
         if path.exists():
             raise ValueError(f"`path` {str(path)!r} exists; name a new file or move the old one away.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         metadata = {"item_ids": self.item_ids, "facts": self.facts, "fingerprint": self.fingerprint}
-        try:
+        with whole_file(path) as partial:
             save_file(
                 {name: getattr(self, name).contiguous() for name in _TENSORS},
                 partial,
                 metadata={name: json.dumps(value) for name, value in metadata.items()},
             )
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
         return path
 
     @classmethod

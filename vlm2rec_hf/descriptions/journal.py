@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from ..files import whole_file
+
 try:
     import fcntl
 except ImportError:  # Windows has no such locks: two runs at once are the user's to avoid there
@@ -79,12 +81,8 @@ class Journal:
         path = self.folder / "manifest.json"
         wanted = {"format_version": FORMAT_VERSION, **json.loads(json.dumps(settings))}
         if not path.exists():
-            partial = path.with_name(".manifest.json.partial")
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
+            with whole_file(path) as partial:
+                partial.write_text(json.dumps(wanted, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))

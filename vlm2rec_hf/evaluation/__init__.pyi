@@ -1,5 +1,7 @@
 """The public names of `vlm2rec_hf.evaluation`, each written once."""
 
+from .comparison import compare as compare
+from .comparison import compare_methods as compare_methods
 from .embedder import EmbedderEvaluation as EmbedderEvaluation
 from .embedder import evaluate_embedder as evaluate_embedder
 from .embedding import embed as embed
@@ -73,12 +75,6 @@ from .scorers import VectorScorer as VectorScorer
 from .seen import SeenItems as SeenItems
 from .significance import (
     bootstrap_interval as bootstrap_interval,
-)
-from .significance import (
-    compare as compare,
-)
-from .significance import (
-    compare_methods as compare_methods,
 )
 from .significance import (
     holm as holm,

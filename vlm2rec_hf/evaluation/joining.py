@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from .comparison import match_examples, require_one_protocol
 from .report import FLOOR_VIEW, Report
-from .significance import match_examples, require_one_protocol
 
 
 def join_reports(reports: Mapping[str, Report], *, view: str = "both") -> Report:

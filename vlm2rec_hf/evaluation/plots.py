@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import written_whole
+from ..files import whole_file
 from .report import floor_label
 
 if TYPE_CHECKING:
@@ -197,7 +197,6 @@ def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"`path` must end in .png, .pdf or .svg, got {str(path)!r}.")
-    with written_whole(target.parent, target.suffix) as partial:
+    with whole_file(target) as partial:
         figure.savefig(partial, dpi=160, facecolor="white")
-        os.replace(partial, target)
     return target

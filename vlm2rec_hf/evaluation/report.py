@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..columns import ITEM_ID, USER_ID
-from ..files import sha256, written_whole
+from ..files import sha256, whole_file
 from .metrics import coverage_at_k, novelty_at_k, rank_metric
 from .protocol import Protocol
 from .significance import bootstrap_interval
@@ -329,22 +329,21 @@ class Report:
         except (TypeError, ValueError) as error:
             raise ValueError(f"`facts` must hold plain JSON values (no NaN, no arrays): {error}.") from error
         target = Path(folder)
-        with written_whole(target, ".parquet") as rows, written_whole(target, ".json") as head:
-            pq.write_table(self.per_user(), rows, compression="zstd")
-            values["per_user"] = {"file": PER_USER_FILE, "sha256": sha256(rows)}
-            head.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            place, previous = target / PER_USER_FILE, target / PREVIOUS_FILE
-            # Rows that the present report does not name are the remains of an unfinished save: they may go.
-            if _rows_named_by(target / FILE) == _hash_of(place):
-                os.replace(place, previous)
-            try:
-                os.replace(rows, place)
-                os.replace(head, target / FILE)
-            except OSError:
-                if previous.exists():
-                    os.replace(previous, place)
-                raise
-            previous.unlink(missing_ok=True)
+        place, previous, renaming = target / PER_USER_FILE, target / PREVIOUS_FILE, False
+        try:
+            with whole_file(target / FILE) as head, whole_file(place) as rows:  # `rows` is renamed before `head`
+                pq.write_table(self.per_user(), rows, compression="zstd")
+                values["per_user"] = {"file": PER_USER_FILE, "sha256": sha256(rows)}
+                head.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+                # Rows that the present report does not name are the remains of an unfinished save: they may go.
+                if _rows_named_by(target / FILE) == _hash_of(place):
+                    os.replace(place, previous)
+                renaming = True
+        except OSError:
+            if renaming and previous.exists():
+                os.replace(previous, place)
+            raise
+        previous.unlink(missing_ok=True)
         return target / FILE
 
     @classmethod

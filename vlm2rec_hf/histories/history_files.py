@@ -1,8 +1,6 @@
 """A history state as one safetensors file with JSON in its header: whole or absent, and never for other weights."""
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..files import whole_file
 from ..modeling.family_vlm2rec import ImageFeatures
 from ..modeling.items_vlm2rec import PreparedItem
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
-from .history_checks import architecture_fingerprint, settings_fingerprint, weights_fingerprint
+from .history_checks import architecture_fingerprint, parameters_fingerprint, settings_fingerprint
 
 FILE = "history_state.safetensors"
 FORMAT = "vlm2rec-history-1"
@@ -54,22 +53,14 @@ def save_history(state: Any, path: Any) -> Path:
             tensors[f"keys.{view}.{index}"], tensors[f"values.{view}.{index}"] = keys, values
     head = {
         "format": FORMAT,
-        "weights": weights_fingerprint(state.model),
+        "weights": parameters_fingerprint(state.model),
         "architecture": architecture_fingerprint(state.model),
         "settings": settings_fingerprint(state.processor),
         "views": list(state.views),
         "users": users,
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    try:
-        save_file(tensors, name, metadata={"history": json.dumps(head)})
-        with open(name, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(name, target)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with whole_file(target) as partial:
+        save_file(tensors, partial, metadata={"history": json.dumps(head)})
     return target
 
 
@@ -117,7 +108,7 @@ def _check_belongs(source: Path, head: dict[str, Any], model: Any, processor: An
                 f"`path` {str(source)!r} was written with other settings of the {name}: {', '.join(differ)} (there "
                 f"{head[what].get(differ[0])!r}, here {found.get(differ[0])!r}). Load it with those, or start anew."
             )
-    if head["weights"] != weights_fingerprint(model):
+    if head["weights"] != parameters_fingerprint(model):
         raise ValueError(
             f"`path` {str(source)!r} was written with other weights (or dtype, or active adapters) than this model's; "
             "load it with those, or start the history anew."

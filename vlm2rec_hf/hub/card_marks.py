@@ -24,8 +24,8 @@ _MARKER = re.compile(
 def is_ours(text: str) -> bool:
     """Whether a README.md's text is as `write_card` left it (line ends apart), or a form that nobody filled in."""
     text = text.replace("\r\n", "\n")  # git may have changed them
-    found = _MARKER.search(text)
-    return found[1] == _hash(text[: found.start()]) if found is not None else is_blank_form(text)
+    mark = _MARKER.search(text)
+    return mark[1] == _hash(text[: mark.start()]) if mark is not None else is_blank_form(text)
 
 
 def marked(text: str) -> str:
@@ -38,8 +38,8 @@ def marked(text: str) -> str:
 
 def unmarked(text: str) -> str:
     """A card without the comment of `marked`."""
-    found = _MARKER.search(text)
-    return text if found is None else text[: found.start()]
+    mark = _MARKER.search(text)
+    return text if mark is None else text[: mark.start()]
 
 
 def is_blank_form(text: str) -> bool:
@@ -61,7 +61,9 @@ def licence_in(text: str) -> str | None:
     if not text or not is_ours(text):
         return None
     data, _ = front_matter(text, "The card")
-    licence = data.get("license_name") if data.get("license") == "other" else data.get("license")
+    licence = data.get("license")
+    if licence == "other":
+        licence = data.get("license_name") or licence
     return str(licence) if licence and licence != "unknown" else None
 
 

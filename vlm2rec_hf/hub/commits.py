@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,11 +100,11 @@ def commit_files(
     kind: str,
     head: Head,
     files: Mapping[str, Path | bytes],
-    stale: Callable[[Iterable[str], Iterable[str]], list[str]],
+    deleted: Sequence[str] = (),
     *,
     message: str,
 ) -> str:
-    """Put `files` onto `head` in one commit, deleting what `stale(remote paths, new paths)` names.
+    """Put `files` onto `head` and delete others, in one commit.
 
     Args:
         api: the client.
@@ -112,7 +112,7 @@ def commit_files(
         kind: "model", "dataset" or "space".
         head: where main stood when this publication was prepared; the commit's parent.
         files: path in the repo to a local file or content.
-        stale: tells what of the earlier version must go.
+        deleted: paths of `head` that must go.
         message: the commit's message.
 
     Returns:
@@ -124,7 +124,6 @@ def commit_files(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    deleted = stale(head.files, files)
     hashes = {path: content_hashes(content) for path, content in files.items()}
     if _holds(head.files, hashes, deleted):
         return head.commit
@@ -159,8 +158,8 @@ def commit_files(
 
 def is_at(api: HfApi, repo_id: str, kind: str, commit: str, files: Mapping[str, Path | bytes]) -> bool:
     """Whether a commit already holds exactly these files (and perhaps others)."""
-    there = read_head(api, repo_id, kind, commit)
-    return _holds(there.files, {path: content_hashes(content) for path, content in files.items()}, ())
+    head = read_head(api, repo_id, kind, commit)
+    return _holds(head.files, {path: content_hashes(content) for path, content in files.items()}, ())
 
 
 def make_tag(api: HfApi, repo_id: str, kind: str, tag: str, commit: str, message: str) -> None:
@@ -241,8 +240,8 @@ def _chunks(content: Path | bytes) -> Iterable[bytes]:
 
 def _holds(remote: Mapping[str, str], hashes: Mapping[str, set[str]], deleted: Iterable[str]) -> bool:
     """Whether a commit already is what we want to publish."""
-    there = all(remote.get(path) in known for path, known in hashes.items())
-    return there and not any(path in remote for path in deleted)
+    same = all(remote.get(path) in known for path, known in hashes.items())
+    return same and not any(path in remote for path in deleted)
 
 
 def _look_again(api: HfApi, repo_id: str, kind: str) -> Head | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import written_whole
+from ..files import whole_file
 from ..hub.card_marks import CARD_FILE, is_ours, marked
 from . import sections
 from .markdown import Markdown, code, escape, one_line, python_string
@@ -92,9 +92,8 @@ def write_card(text: str, folder: str | os.PathLike[str], *, overwrite: bool = F
             f"`folder` {str(folder)!r} holds a {CARD_FILE} that was written or edited by somebody; it is kept. "
             "Pass `overwrite=True` to replace it."
         )
-    with written_whole(folder, ".md") as partial:
+    with whole_file(path) as partial:
         partial.write_text(marked(text), encoding="utf-8", newline="\n")
-        os.replace(partial, path)
     return path
 
 

@@ -86,7 +86,7 @@ class EmbedderFacts:
         revision: str | None = None,
         *,
         license: str | None = None,
-        method: str | None = None,
+        report_name: str | None = None,
     ) -> EmbedderFacts:
         """Read a model folder: `config.json` or `adapter_config.json`, `training.json`, `evaluation/`.
 
@@ -95,7 +95,7 @@ class EmbedderFacts:
             repo_id: where it will be; default: the folder's name.
             revision: tag or commit that the card's snippets pin.
             license: of the weights; default: the base model's, which `training.json` may name.
-            method: which method of the report this is, where it holds several.
+            report_name: the model's name in the report, where that holds several.
 
         Raises:
             ValueError: no model there, or a damaged file.
@@ -107,7 +107,7 @@ class EmbedderFacts:
             raise ValueError(
                 f"`folder` {str(folder)!r} holds neither config.json nor adapter_config.json; save a model there."
             )
-        training, evaluation = _training_and_evaluation(folder, method)
+        training, evaluation = _training_and_evaluation(folder, report_name)
         return cls(
             repo_id=repo_id or folder.resolve().name,
             revision=revision,
@@ -160,7 +160,7 @@ class HeadFacts:
         revision: str | None = None,
         *,
         license: str | None = None,
-        method: str | None = None,
+        report_name: str | None = None,
     ) -> HeadFacts:
         """Read a head's folder: `config.json`, `catalogue.parquet`, `training.json`, `evaluation/`.
 
@@ -170,7 +170,7 @@ class HeadFacts:
         config = read_json(folder / "config.json")
         if config is None:
             raise ValueError(f"`folder` {str(folder)!r} holds no config.json; save a head there.")
-        training, evaluation = _training_and_evaluation(folder, method)
+        training, evaluation = _training_and_evaluation(folder, report_name)
         where = text_or_none(config, "embedder")
         return cls(
             repo_id=repo_id or folder.resolve().name,
@@ -314,8 +314,10 @@ def _columns(features: Mapping[str, Any]) -> dict[str, str]:
     return {str(name): str(kind.dtype) if names[name] == "Value" else names[name] for name, kind in features.items()}
 
 
-def _training_and_evaluation(folder: Path, method: str | None) -> tuple[TrainingFacts | None, EvaluationFacts | None]:
+def _training_and_evaluation(
+    folder: Path, report_name: str | None
+) -> tuple[TrainingFacts | None, EvaluationFacts | None]:
     written = read_json(folder / TRAINING_FILE)
     training = TrainingFacts.from_json(written) if written is not None else None
     report = read_report(folder)
-    return training, EvaluationFacts.from_json(report, training, method) if report is not None else None
+    return training, EvaluationFacts.from_json(report, training, report_name) if report is not None else None

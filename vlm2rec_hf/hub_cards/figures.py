@@ -63,7 +63,7 @@ def plot_modality(diagnostics: Mapping[str, Mapping[str, float | None]], path: s
     from matplotlib.figure import Figure
 
     from ..evaluation.plots import GRID, INK, VIEW_COLOURS
-    from ..files import written_whole
+    from ..files import whole_file
 
     path = Path(path)
     if path.suffix.lower() != ".png":
@@ -89,9 +89,8 @@ def plot_modality(diagnostics: Mapping[str, Mapping[str, float | None]], path: s
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=INK, labelsize=8.5)
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0)
-    with written_whole(path.parent, ".png") as partial:
+    with whole_file(path) as partial:
         figure.savefig(partial, dpi=160, facecolor="white")
-        os.replace(partial, path)
     return path
 
 

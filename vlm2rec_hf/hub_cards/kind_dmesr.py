@@ -7,9 +7,9 @@ from typing import Any
 from . import sections
 from .card import render_card
 from .facts import HeadFacts
+from .kind import ModelKind
 from .kind_head import CATALOGUE, config_without_places, probe_head
 from .metadata import head_metadata
-from .model_kinds import ModelKind
 from .probes import Answers
 
 

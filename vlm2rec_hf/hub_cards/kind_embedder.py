@@ -10,8 +10,8 @@ from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from ..sentence_transformers.model_files import sentence_transformer_contents
 from .card import render_embedder_card
 from .facts import EmbedderFacts
+from .kind import ModelKind
 from .model_folder import json_bytes, read_json
-from .model_kinds import ModelKind
 from .probes import Answers, probe_items
 
 
@@ -28,11 +28,11 @@ def probe_embedder(where: str, hub: dict[str, Any]) -> Answers:
     processor = VLM2RecProcessor.from_pretrained(where, **hub)
     items = probe_items()
     answers: Answers = {}
-    for role, found in (
+    for role, vectors in (
         ("items", model.encode_items(items, processor)),
         ("histories", model.encode_histories([items, items[:1], items[1:]], processor)),
     ):
-        answers |= {f"{role} {view}": found.view(view) for view in ("text", "image", "both")}
+        answers |= {f"{role} {view}": vectors.view(view) for view in ("text", "image", "both")}
     return answers
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from .card import render_head_card
 from .facts import HeadFacts
+from .kind import ModelKind
 from .metadata import hub_id
 from .model_folder import json_bytes, publishable
-from .model_kinds import ModelKind
 from .probes import Answers
 
 CATALOGUE = {

@@ -7,8 +7,8 @@ from typing import Any
 
 from .card import render_card
 from .facts import EmbedderFacts
+from .kind import ModelKind
 from .metadata import embedder_metadata
-from .model_kinds import ModelKind
 from .probes import Answers, probe_items
 from .sections import embedder as sections
 

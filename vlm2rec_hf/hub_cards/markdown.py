@@ -75,7 +75,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], numbers_from: in
 
 def _escaped(text: str) -> str:
     """JSON leaves some characters raw that end a line for some readers, or that no file can hold."""
-    return re.sub(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _cell(value: Any) -> str:

@@ -22,7 +22,7 @@ def render_model_card(
     revision: str | None = None,
     *,
     license: str | None = None,
-    method: str | None = None,
+    report_name: str | None = None,
     api: HfApi | None = None,
 ) -> str:
     """The card of the embedder, adapter or head in a folder.
@@ -32,7 +32,7 @@ def render_model_card(
         repo_id: where it will be; the folder's name by default.
         revision: tag or commit that the snippets load.
         license: of the weights; that of the base model by default.
-        method: which method of the report it is; told by `training.json` where the report holds several.
+        report_name: the model's name in the report, where that holds several and `training.json` does not say.
         api: the card is of what gets published through this client, and it may ask for the licences of the base
             model and the dataset.
     """
@@ -40,7 +40,7 @@ def render_model_card(
     if config is None:
         raise ValueError(f"`folder` {str(folder)!r} has no config.json: save the model there before its card is made.")
     kind = kind_of(str(config.get("model_type")))
-    facts = kind.facts.from_folder(folder, repo_id, revision, license=license, method=method)
+    facts = kind.facts.from_folder(folder, repo_id, revision, license=license, report_name=report_name)
     if api is not None:
         facts = kind.as_published(_with_licences(api, facts))
     return kind.render(facts)
@@ -52,7 +52,7 @@ def write_model_card(folder: Path, repo_id: str | None = None, **options: Any) -
     Args:
         folder: what `save_pretrained` or a trainer wrote.
         repo_id: where it will be; the folder's name by default.
-        options: `license` and `method`, see `render_model_card`.
+        options: `license` and `report_name`, see `render_model_card`.
 
     Raises:
         ValueError: README.md was written by a person.
@@ -68,12 +68,12 @@ def _with_licences(api: HfApi, facts: Any) -> Any:
     if training is None:
         return facts
     if training.base_model and "/" in training.base_model and training.base_model_license is None:
-        found = _licence(api, training.base_model, "model", training.base_model_revision)
-        training = dataclasses.replace(training, base_model_license=found)
+        licence = _licence(api, training.base_model, "model", training.base_model_revision)
+        training = dataclasses.replace(training, base_model_license=licence)
     data = training.dataset
     if data is not None and data.repo_id and data.license is None:
-        found = _licence(api, data.repo_id, "dataset", data.revision)
-        training = dataclasses.replace(training, dataset=dataclasses.replace(data, license=found))
+        licence = _licence(api, data.repo_id, "dataset", data.revision)
+        training = dataclasses.replace(training, dataset=dataclasses.replace(data, license=licence))
     facts = dataclasses.replace(facts, training=training)
     if facts.license is None:
         facts = dataclasses.replace(facts, license=training.base_model_license)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+from ..loading import TRAINING_FILE as TRAINING_FILE
+from ..loading import weight_files_fingerprint
+
 EVALUATION = "evaluation"
 REPORT_FILE = "evaluation/report.json"
-TRAINING_FILE = "training.json"
 _ABSOLUTE = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\\\\|file:)")
 _DROPPED = re.compile(r"(^|_)(token|api_key|password|secret)$|(^|_)dir$|^(run_name|hub_model_id)$")
 
@@ -46,17 +47,7 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     """
     report = read_json(folder / REPORT_FILE)
     measured = text_or_none(section(report or {}, "facts", REPORT_FILE), "weights")
-    return None if measured is not None and measured != weights_fingerprint(folder) else report
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """SHA-256 over the weight files of a model folder; a report keeps it as the fact `weights`."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return None if measured is not None and measured != weight_files_fingerprint(folder) else report
 
 
 def section(values: dict[str, Any], name: str, source: str) -> dict[str, Any]:
@@ -65,18 +56,20 @@ def section(values: dict[str, Any], name: str, source: str) -> dict[str, Any]:
     Raises:
         ValueError: it is something else.
     """
-    found = values.get(name)
-    if found is None:
+    content = values.get(name)
+    if content is None:
         return {}
-    if not isinstance(found, dict):
-        raise ValueError(f"`folder` holds a {source} whose `{name}` is {found!r}, expected an object; write it again.")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"`folder` holds a {source} whose `{name}` is {content!r}, expected an object; write it again."
+        )
+    return content
 
 
 def text_or_none(values: dict[str, Any], name: str) -> str | None:
     """A value as text; None where absent, null or blank."""
-    found = values.get(name)
-    return None if found is None or not str(found).strip() else str(found)
+    value = values.get(name)
+    return None if value is None or not str(value).strip() else str(value)
 
 
 def publishable(value: Any, *, nulls: bool = False) -> Any:

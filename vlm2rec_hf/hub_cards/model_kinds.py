@@ -1,46 +1,15 @@
-"""What publishing has to know of each kind of model: one entry per `model_type`, one file per kind."""
+"""Every kind of model that this package publishes: one entry per `model_type`, one file `kind_*.py` per kind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from .kind import ModelKind
+from .kind_dmesr import DMESR
+from .kind_embedder import EMBEDDER
+from .kind_head import HEAD
+from .kind_pixrec import PIXREC
 
-if TYPE_CHECKING:
-    from .probes import Answers
-
-
-@dataclass(frozen=True)
-class ModelKind:
-    """A kind of model that this package publishes.
-
-    Attributes:
-        facts: class with `from_folder`, what its card is made of.
-        render: facts -> card.
-        probe: folder or Hub id, and `revision`, `token`, `cache_dir` -> answers to fixed inputs.
-        required: file a folder must hold beside the weights -> what it is for, and the remedy.
-        contents: model folder, the names that get published and its `config.json` -> files that are added, or differ
-            from those in the folder.
-        as_published: the facts of the repo, where publishing adds what the folder lacks.
-    """
-
-    facts: Any
-    render: Callable[[Any], str]
-    probe: Callable[[str, dict[str, Any]], Answers]
-    required: Mapping[str, str] = field(default_factory=dict)
-    contents: Callable[[Path, tuple[str, ...], dict[str, Any]], dict[str, bytes]] = lambda folder, names, config: {}
-    as_published: Callable[[Any], Any] = lambda facts: facts
-
-
-def model_kinds() -> dict[str, ModelKind]:
-    """`model_type` -> kind."""
-    from .kind_dmesr import DMESR
-    from .kind_embedder import EMBEDDER
-    from .kind_head import HEAD
-    from .kind_pixrec import PIXREC
-
-    return {"vlm2rec": EMBEDDER, "seqrec": HEAD, "pixrec": PIXREC, "dmesr": DMESR}
+MODEL_KINDS: dict[str, ModelKind] = {"vlm2rec": EMBEDDER, "seqrec": HEAD, "pixrec": PIXREC, "dmesr": DMESR}
+"""`model_type` -> kind."""
 
 
 def kind_of(model_type: str) -> ModelKind:
@@ -49,7 +18,8 @@ def kind_of(model_type: str) -> ModelKind:
     Raises:
         ValueError: this package does not publish such models.
     """
-    kinds = model_kinds()
-    if model_type not in kinds:
-        raise ValueError(f"`model_type` {model_type!r} cannot be published; this package publishes {sorted(kinds)}.")
-    return kinds[model_type]
+    if model_type not in MODEL_KINDS:
+        raise ValueError(
+            f"`model_type` {model_type!r} cannot be published; this package publishes {sorted(MODEL_KINDS)}."
+        )
+    return MODEL_KINDS[model_type]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub.card_marks import CARD_FILE
+from .code_files import code_files
 from .model_folder import read_json, read_report
 from .model_kinds import kind_of
 
@@ -26,9 +27,7 @@ PUBLISHED = (
 # What an earlier version may have left in the repo and would be loaded, or believed, beside the new files.
 STALE = (
     *PUBLISHED, "pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_model.bin", "training_args.bin",
-    "tf_model.h5", "flax_model.msgpack", "model*.safetensors", "*_vlm2rec.py", "*_seqrec.py", "*_pixrec.py",
-    "*_dmesr.py",
-    "family_*.py", "hub_loading.py",
+    "tf_model.h5", "flax_model.msgpack", "model*.safetensors",
 )  # fmt: skip
 KEPT = (".gitattributes", CARD_FILE)
 INDEX = "model.safetensors.index.json"
@@ -67,7 +66,7 @@ def find_model_files(folder: Path) -> ModelFiles:
     if not folder.is_dir():
         raise ValueError(f"`folder` {str(folder)!r} is no folder; name one that `save_pretrained` or a trainer wrote.")
     config = _require_json(folder / "config.json", "no saved model; name the folder that holds the model itself")
-    code = _code_files(folder, config)
+    code = _code_files(folder)
     present = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     published = [name for name in present if _matches(name, PUBLISHED)] + code
     if read_report(folder) is None:
@@ -89,10 +88,16 @@ def find_model_files(folder: Path) -> ModelFiles:
     return ModelFiles(folder, config, adapter, tuple(sorted(published)), tuple(_fold(left, published)))
 
 
-def stale_files(remote: Iterable[str], published: Iterable[str]) -> list[str]:
-    """Files of an earlier version that the new one does not have and that must not stay beside it."""
-    kept = {*published, *KEPT}
-    return sorted(name for name in remote if name not in kept and _matches(name, STALE))
+def stale_files(remote: Iterable[str], published: Iterable[str], own_code: Iterable[str]) -> list[str]:
+    """Files of an earlier version that the new one does not have and that must not stay beside it.
+
+    Args:
+        remote: paths in the repo.
+        published: paths of the new version.
+        own_code: Python files that are ours, in whatever version.
+    """
+    kept, own = {*published, *KEPT}, set(own_code)
+    return sorted(name for name in remote if name not in kept and (name in own or _matches(name, STALE)))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -114,10 +119,10 @@ def _check_weights(folder: Path, names: list[str]) -> bool:
     if INDEX not in names:
         return False
     listed = _require_json(folder / INDEX, "an index that cannot be read").get("weight_map", {})
-    found: set[str] = set()
+    tensors: set[str] = set()
     for shard in sorted(set(listed.values())):
-        found |= _check_tensors(folder, shard)
-    if lost := sorted(set(listed) - found):
+        tensors |= _check_tensors(folder, shard)
+    if lost := sorted(set(listed) - tensors):
         raise ValueError(
             f"`folder` {str(folder)!r}: {len(lost)} weights of {INDEX} are in none of its shards ({lost[0]}, ...); "
             "save the model again."
@@ -142,24 +147,13 @@ def _check_tensors(folder: Path, name: str) -> set[str]:
         raise ValueError(f"`folder` {str(folder)!r}: {name} is damaged ({error}); save the model again.") from error
 
 
-def _code_files(folder: Path, config: dict[str, Any]) -> list[str]:
-    """The Python files that `auto_map` names and the siblings they import."""
-    from transformers.dynamic_module_utils import get_relative_import_files
-
-    found: set[str] = set()
-    maps = [config, *(read_json(folder / name) or {} for name in ("processor_config.json", "tokenizer_config.json"))]
-    for reference in {str(value) for each in maps for value in each.get("auto_map", {}).values()}:
-        if "--" in reference:  # code of another repo
-            continue
-        path = folder / f"{reference.split('.')[0]}.py"
-        try:
-            found |= {path.name, *(Path(name).name for name in get_relative_import_files(str(path)))}
-        except FileNotFoundError as error:
-            raise ValueError(
-                f"`folder` {str(folder)!r} lacks {Path(error.filename).name}, code that its `auto_map` needs; save "
-                "the model again."
-            ) from error
-    return sorted(found)
+def _code_files(folder: Path) -> list[str]:
+    present, missing = code_files(folder)
+    if missing:
+        raise ValueError(
+            f"`folder` {str(folder)!r} lacks {min(missing)}, code that its `auto_map` needs; save the model again."
+        )
+    return sorted(present)
 
 
 def _require_json(path: Path, meaning: str) -> dict[str, Any]:

@@ -51,8 +51,8 @@ def verdict(evaluation: EvaluationFacts) -> Markdown | None:
     view = "both" if "both" in evaluation.views else next(iter(evaluation.views), None)
     floors = {
         name: mean
-        for name, found in evaluation.floors.items()
-        if name != CEILING and metric in found and (mean := found[metric].get("mean")) is not None
+        for name, metrics in evaluation.floors.items()
+        if name != CEILING and metric in metrics and (mean := metrics[metric].get("mean")) is not None
     }
     if metric is None or view is None or not floors:
         return None
@@ -64,8 +64,8 @@ def verdict(evaluation: EvaluationFacts) -> Markdown | None:
     head = f"{metric_name(metric)} of the view {code(view)} is {mean:.4f}, of the strongest floor, {code(name)}, "
     head += f"{floor:.4f}: "
     if low is None or high is None:
-        found = "above the floor" if mean > floor else "not above the floor"
-        return Markdown(f"{head}{found} (no interval was computed).")
+        verdict = "above the floor" if mean > floor else "not above the floor"
+        return Markdown(f"{head}{verdict} (no interval was computed).")
     if low > floor:
         return Markdown(f"{head}the model's 95 % interval lies above the floor.")
     if high < floor:
@@ -74,10 +74,10 @@ def verdict(evaluation: EvaluationFacts) -> Markdown | None:
 
 
 def _names(evaluation: EvaluationFacts) -> list[str]:
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for metrics in evaluation.views.values():
-        found.update(dict.fromkeys(metrics))
-    return list(found)
+        names.update(dict.fromkeys(metrics))
+    return list(names)
 
 
 def _metrics_table(evaluation: EvaluationFacts, names: list[str]) -> Markdown:

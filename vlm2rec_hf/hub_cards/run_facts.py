@@ -110,7 +110,7 @@ class EvaluationFacts:
     """What was measured, from `evaluation/report.json`.
 
     Attributes:
-        method: the model's name in the report.
+        report_name: the model's name in the report.
         protocol: how was ranked, as plain data.
         fingerprint: of the protocol.
         n_examples: how many were ranked.
@@ -122,7 +122,7 @@ class EvaluationFacts:
         on_training_dataset: whether that is, by fingerprint, the dataset and split of the training; None if unknown.
     """
 
-    method: str
+    report_name: str
     protocol: dict[str, Any]
     fingerprint: str
     n_examples: int
@@ -135,15 +135,15 @@ class EvaluationFacts:
 
     @classmethod
     def from_json(
-        cls, values: dict[str, Any], training: TrainingFacts | None = None, method: str | None = None
+        cls, values: dict[str, Any], training: TrainingFacts | None = None, report_name: str | None = None
     ) -> EvaluationFacts:
         """Read a saved report.
 
         Args:
             values: content of `report.json`.
             training: how the model was trained; gives the dataset its name where the fingerprints agree.
-            method: which of the report's methods the model is. Default: the only one, else the one that bears the
-                name of the training's objective.
+            report_name: the model's name in the report. Default: the only one there, else the one that is called as
+                the training's objective or method.
 
         Raises:
             ValueError: a report without the parts that every report has, or one that does not say which method is
@@ -153,7 +153,7 @@ class EvaluationFacts:
         if lacking:
             raise ValueError(f"`folder` holds a {REPORT_FILE} without {lacking}; save the report again.")
         metrics = section(values, "metrics", REPORT_FILE)
-        chosen = _choose_method(list(metrics), method, training)
+        chosen = _choose_name(list(metrics), report_name, training)
         protocol = section(values, "protocol", REPORT_FILE)
         facts = section(values, "facts", REPORT_FILE)
         trained_on = training.dataset if training else DatasetReference()
@@ -166,7 +166,7 @@ class EvaluationFacts:
         order = {view: place for place, view in enumerate(("text", "image", "both"))}
         views = sorted(metrics[chosen].items(), key=lambda pair: order.get(pair[0], len(order)))
         return cls(
-            method=chosen,
+            report_name=chosen,
             protocol=protocol,
             fingerprint=str(values["protocol_fingerprint"]),
             n_examples=int(values["n_examples"]),
@@ -179,15 +179,16 @@ class EvaluationFacts:
         )
 
 
-def _choose_method(methods: list[str], method: str | None, training: TrainingFacts | None) -> str:
-    if method is None and len(methods) == 1:
-        return methods[0]
-    if method is None and training is not None:
+def _choose_name(names: list[str], report_name: str | None, training: TrainingFacts | None) -> str:
+    if report_name is None and len(names) == 1:
+        return names[0]
+    if report_name is None and training is not None:
         # A report that compares objectives names them; one that compares methods names those.
-        told = (training.objective, training.method and training.method.lower())
-        method = next((name for name in told if name in methods), None)
-    if method not in methods:
+        likely = (training.objective, training.method and training.method.lower())
+        report_name = next((name for name in likely if name in names), None)
+    if report_name not in names:
         raise ValueError(
-            f"`method` must name which of the report's methods {methods} the model is, got {method!r}; pass `method=`."
+            f"`report_name` must be the model's name in the report, one of {names}, got {report_name!r}; pass "
+            "`report_name=`."
         )
-    return str(method)
+    return str(report_name)

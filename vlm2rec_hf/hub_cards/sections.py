@@ -92,8 +92,8 @@ def dataset(facts: DatasetFacts) -> dict[str, Any]:
         "columns": table(
             ["config", "columns"],
             [
-                (name, Markdown(", ".join(f"{code(c)} ({escape(t)})" for c, t in found.items())))
-                for name, found in columns
+                (name, Markdown(", ".join(f"{code(c)} ({escape(t)})" for c, t in types.items())))
+                for name, types in columns
             ],
             numbers_from=2,
         ),
@@ -232,14 +232,16 @@ def _training_list(training: TrainingFacts) -> Markdown:
 
 def _dataset(dataset: DatasetReference) -> Markdown:
     """A dataset in words: name or link, revision, fingerprint."""
-    found = hub_id(dataset.repo_id)
+    repo_id = hub_id(dataset.repo_id)
     label = (
-        _repo(found, None, "datasets/") if found else escape(dataset.name or dataset.repo_id or "name not recorded")
+        _repo(repo_id, None, "datasets/")
+        if repo_id
+        else escape(dataset.name or dataset.repo_id or "name not recorded")
     )
-    if dataset.name and found:
+    if dataset.name and repo_id:
         label = Markdown(f"{escape(dataset.name)}, {label}")
     revision = (
-        f", revision {code(dataset.revision)}" if dataset.revision else ", revision not recorded" if found else ""
+        f", revision {code(dataset.revision)}" if dataset.revision else ", revision not recorded" if repo_id else ""
     )
     return Markdown(f"{label}{revision}, fingerprint {code(dataset.fingerprint or 'not recorded')}")
 
@@ -263,8 +265,8 @@ def _data_licences(training: TrainingFacts | None, evaluation: EvaluationFacts |
 def _hidden_size(config: dict[str, Any]) -> int | None:
     inner = config.get("vlm_config")
     text = inner.get("text_config") if isinstance(inner, dict) else None
-    found = text.get("hidden_size") if isinstance(text, dict) else None
-    return found if isinstance(found, int) else None
+    size = text.get("hidden_size") if isinstance(text, dict) else None
+    return size if isinstance(size, int) else None
 
 
 def _figure(path: str) -> dict[str, Markdown]:

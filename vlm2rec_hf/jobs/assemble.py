@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..catalogues.vector_files import facts_of, job_id, read_manifest
-from ..files import durable
+from ..files import whole_file
 from .manifest import write_manifest
 from .shards import ShardPlan
 
@@ -77,7 +77,7 @@ def _join(
     import pyarrow.parquet as pq
 
     schema = pq.read_schema(paths[0]).with_metadata(facts)
-    with durable(target) as partial:
+    with whole_file(target) as partial:
         with pq.ParquetWriter(partial, schema) as writer:
             for shard, path in enumerate(paths):
                 table = pq.read_table(path)

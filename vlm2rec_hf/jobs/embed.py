@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..catalogues.vector_files import facts_of, job_id, read_manifest
 from ..data.dataset import RecDataset
-from ..files import clear_retired, retire
+from ..files import is_being_written, remove_folder, remove_leftovers
 from .assemble import assemble, quarantine_file
 from .job import EmbedJob, ShardDone
 from .manifest import check_same_job
@@ -76,9 +76,9 @@ def run_embed_job(job: EmbedJob, engine: Engine, *, part: tuple[int, int] = (0, 
         elif manifest is None:
             # Another part, or another run, finished and cleared up before this one began.
             return _finished_by_others(job, known, plan, alone=part[1] == 1)
-        found = _finish(job, plan, dataset)
-        whole = found.missing == 0
-        return found
+        embedded = _finish(job, plan, dataset)
+        whole = embedded.missing == 0
+        return embedded
     finally:
         presence.close()
         _clear_up(job, whole=whole)
@@ -89,7 +89,7 @@ def _check_free(job: EmbedJob, *, alone: bool) -> None:
     where, begun = str(job.output), job.folder.path.exists()
     if job.makes_file:
         if not begun:
-            clear_retired(job.folder.path)
+            remove_leftovers(job.folder.path.parent)
         if job.output.exists() and not begun and alone:
             raise ValueError(f"`--output` {where!r} exists; name a new file or move the old one away.")
         if job.output.is_dir():
@@ -99,7 +99,7 @@ def _check_free(job: EmbedJob, *, alone: bool) -> None:
             raise ValueError(f"`--output` {where!r}: its bad rows would replace {str(aside)!r}; move that away.")
     elif job.output.exists() and not job.output.is_dir():
         raise ValueError(f"`--output` {where!r} is a file; name a new FILE.parquet or a folder.")
-    elif job.output.is_dir() and not {path.name for path in job.output.iterdir()} <= NAMES:
+    elif job.output.is_dir() and any(p.name not in NAMES and not is_being_written(p) for p in job.output.iterdir()):
         raise ValueError(f"`--output` {where!r} holds something else; name a new folder.")
 
 
@@ -165,9 +165,9 @@ def _clear_up(job: EmbedJob, *, whole: bool) -> None:
         if not alone:
             return
         if job.makes_file:
-            retire(job.folder.path)
+            remove_folder(job.folder.path)
         else:
-            retire(job.folder.claims.folder)
+            remove_folder(job.folder.claims.folder)
             if not begun:
                 with contextlib.suppress(OSError):  # not empty: not ours to remove
                     job.output.rmdir()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..catalogues.vector_files import job_id, read_manifest
-from ..files import durable
+from ..files import whole_file
 from .claims import POLL_SECONDS
 from .manifest import changed_packages, check_same_job, package_versions, write_manifest
 from .shards import ShardFolder, ShardPlan, default_shard_size
@@ -170,7 +170,7 @@ def _write_table(table: pa.Table, path: Path) -> None:
     """One parquet file, whole and on the disk."""
     import pyarrow.parquet as pq
 
-    with durable(path) as partial:
+    with whole_file(path) as partial:
         pq.write_table(table, partial)
 
 

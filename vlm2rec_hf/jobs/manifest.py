@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..catalogues.vector_files import FORMAT_VERSION
-from ..files import durable
+from ..files import whole_file
 
 PACKAGES = ("vlm2rec-hf", "torch", "transformers", "tokenizers", "pillow", "torchvision")
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
     """Write it whole; the caller holds the claim on it."""
-    with durable(path) as partial:
+    with whole_file(path) as partial:
         text = json.dumps({"format_version": FORMAT_VERSION, **content}, indent=2, ensure_ascii=False)
         partial.write_text(text + "\n", encoding="utf-8")
 

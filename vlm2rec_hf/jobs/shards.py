@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .claims import Claims
 
-NAMES = {"manifest.json", ".manifest.json.partial", "shards", "quarantine", ".claims", "..claims.retired"}
+NAMES = {"manifest.json", "shards", "quarantine", ".claims"}
 
 
 def default_shard_size(n_items: int) -> int:

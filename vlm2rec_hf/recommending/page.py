@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,12 +77,11 @@ def write_page(path: Path, text: str) -> None:
     Raises:
         ValueError: `path` exists.
     """
-    from ..files import written_whole
+    from ..files import whole_file
 
     check_new(path)
-    with written_whole(path.parent, ".html") as partial:
+    with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
 
 
 def check_new(path: Path) -> None:

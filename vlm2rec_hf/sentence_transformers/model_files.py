@@ -9,14 +9,13 @@ which would break `encode(both) == encode(text) + encode(picture)`.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
 
+from ..files import whole_file
 from ..modeling.configuration_vlm2rec import VLM2RecConfig
 from ..modeling.items_vlm2rec import HISTORY_ROLE, as_item, check_list
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
@@ -187,13 +186,5 @@ def _class_of_base(folder: Path) -> str | None:
 
 
 def _write(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all."""
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=".json", dir=path.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        partial.chmod(0o644)  # mkstemp makes files private; a model is to be shared
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

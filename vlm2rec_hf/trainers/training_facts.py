@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import written_whole
+from ..files import whole_file
 from ..hub_cards.model_folder import TRAINING_FILE, json_bytes
 
 if TYPE_CHECKING:
@@ -76,9 +76,8 @@ def library_versions() -> dict[str, str]:
 def write_training_facts(folder: str | os.PathLike[str], facts: dict[str, Any]) -> None:
     """Write `training.json`, whole or not at all."""
     path = Path(folder) / TRAINING_FILE
-    with written_whole(path.parent, ".json") as partial:
+    with whole_file(path) as partial:
         partial.write_bytes(json_bytes(facts))
-        os.replace(partial, path)
 
 
 def _plain(value: Any) -> Any:

@@ -3,67 +3,61 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..hub.card_marks import CARD_FILE, check_readme, may_write_card, read_card
-from ..hub.card_marks import is_ours as is_our_card
+from ..data.fingerprint import dataset_fingerprint
+from ..data.hub_card import license_of
+from ..data.hub_files import (
+    INFO_FILE,
+    INTERACTIONS,
+    ITEMS,
+    QUARANTINE,
+    read_repo_files,
+    repo_configs,
+    write_repo_files,
+)
+from ..hub.card_marks import CARD_FILE, check_readme, licence_in, may_write_card, read_card
 from ..hub.commits import commit_files, is_at, make_tag, open_repo, tagged_commit, taken
 from ..hub.errors import check_repo_id, check_tag, explained
 from ..hub.files import file_if_there
 from ..hub.tokens import holds_token
-from .fingerprint import dataset_fingerprint
-from .hub_card import license_of
-from .hub_files import INFO_FILE, INTERACTIONS, ITEMS, QUARANTINE, read_repo_files, write_repo_files
+from .card import render_dataset_card
+from .facts import DatasetFacts
+from .licences import licence_fields
+from .published import PublishedDataset
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from .dataset import RecDataset
+    from ..data.dataset import RecDataset
+
+_PINNED = re.compile(r'revision="([^"]+)"')
 
 
-@dataclass(frozen=True)
-class PushedDataset:
-    """What a push made.
-
-    Attributes:
-        repo_id: `owner/name`.
-        oid: the commit, 40 hexadecimal digits; as `revision=` it gives this dataset for ever.
-        url: address of the commit.
-        tag: the tag that names it, or None.
-        fingerprint: of the content.
-    """
-
-    repo_id: str
-    oid: str
-    url: str
-    tag: str | None
-    fingerprint: str
-
-
-def push_dataset(
+def publish_dataset(
     dataset: RecDataset,
     repo_id: str,
     *,
     tag: str | None = None,
     private: bool | None = None,
     token: str | None = None,
-    commit_message: str | None = None,
+    message: str | None = None,
     license: str | None = None,
     card: str | None = None,
     readme: str = "write",
     max_shard_size: int | str = "500MB",
     quarantine: bool = True,
     verify: bool = True,
-) -> PushedDataset:
-    """Push a dataset; see `RecDataset.push_to_hub` for the arguments and errors.
+) -> PublishedDataset:
+    """Publish a dataset; see `RecDataset.push_to_hub` for the arguments and errors.
 
     A tag that already names a commit with this dataset's fingerprint is left as it is, whatever the dataset was made
     from meanwhile; a `card` or `license` that the commit does not have is an error then. A licence that an earlier
-    push put into the card stays there until another one is given.
+    publication put into the card stays there until another one is given.
     """
     check_repo_id(repo_id)
     check_tag(tag)
@@ -71,25 +65,34 @@ def push_dataset(
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
+
+    def published(commit: str, *, new: bool) -> PublishedDataset:
+        return PublishedDataset(
+            repo_id=repo_id,
+            oid=commit,
+            url=f"{api.endpoint}/datasets/{repo_id}/commit/{commit}",
+            tag=tag,
+            new=new,
+            fingerprint=dataset.fingerprint,
+        )
+
     # Asked before the work starts; `make_tag` asks again, should somebody be quicker.
     named = tagged_commit(api, repo_id, "dataset", tag) if tag is not None else None
-    there = read_card(api, repo_id, "dataset", named or "main")
+    present = read_card(api, repo_id, "dataset", named or "main")
     if named is not None and tag is not None:
         if _recorded_fingerprint(api, repo_id, named) != dataset.fingerprint:
             raise taken(repo_id, tag, named)
-        if card is None and license in (None, license_of(there)):
-            return PushedDataset(repo_id, named, _url(api, repo_id, named), tag, dataset.fingerprint)
-    if card is None and license is None and is_our_card(there):
-        license = license_of(there)  # what an earlier push said still holds
+        if card is None and (license is None or _states_licence(present, license)):
+            return published(named, new=False)
+    text = card or _card(dataset, repo_id, tag, license, quarantine, present)
     with tempfile.TemporaryDirectory(prefix="rec-dataset-") as place:
         folder = Path(place, "repo")
         folder.mkdir()
         write_repo_files(
             dataset,
             folder,
-            repo_id,
-            card=card,
-            license=license,
+            card=text,
+            license=license if card else None,  # the rendered one states it already
             max_shard_size=max_shard_size,
             quarantine=quarantine,
         )
@@ -101,19 +104,39 @@ def push_dataset(
         if named is not None and tag is not None:
             if not is_at(api, repo_id, "dataset", named, {CARD_FILE: files[CARD_FILE]}):
                 raise taken(repo_id, tag, named)
-            return PushedDataset(repo_id, named, _url(api, repo_id, named), tag, dataset.fingerprint)
+            return published(named, new=False)
         head = open_repo(api, repo_id, "dataset", private)
         if not may_write_card(
             api, repo_id, "dataset", head, readme, argument="readme", card=files[CARD_FILE].read_bytes()
         ):
             del files[CARD_FILE]
-        message = commit_message or f"Push {dataset!r}"
-        oid = commit_files(api, repo_id, "dataset", head, files, _stale, message=message)
+        message = message or f"Push {dataset!r}"
+        commit = commit_files(api, repo_id, "dataset", head, files, _stale_files(head.files, files), message=message)
         if verify:
-            _verify(dataset, repo_id, oid, token, Path(place, "downloaded"))
+            _verify(dataset, repo_id, commit, token, Path(place, "downloaded"))
     if tag is not None:
-        make_tag(api, repo_id, "dataset", tag, oid, f"Fingerprint {dataset.fingerprint}")
-    return PushedDataset(repo_id, oid, _url(api, repo_id, oid), tag, dataset.fingerprint)
+        make_tag(api, repo_id, "dataset", tag, commit, f"Fingerprint {dataset.fingerprint}")
+    return published(commit, new=commit != head.commit)
+
+
+def _card(
+    dataset: RecDataset, repo_id: str, tag: str | None, license: str | None, quarantine: bool, present: str
+) -> str:
+    """The card of a dataset; the present one where it says the same and only its snippets pin another version."""
+    license = license or licence_in(present)  # what an earlier publication said still holds
+    configs = repo_configs(dataset, quarantine)
+
+    def render(revision: str | None) -> str:
+        return render_dataset_card(DatasetFacts.from_dataset(dataset, repo_id, revision, license), configs)
+
+    pinned = _PINNED.search(present)
+    return present if pinned and render(pinned[1]) == present else render(tag)
+
+
+def _states_licence(card: str, license: str) -> bool:
+    """Whether a card's front matter states this licence, under its own name or as the Hub would have it."""
+    stated = license_of(card)
+    return stated.get("license") == license or licence_fields(license).items() <= stated.items()
 
 
 def _recorded_fingerprint(api: HfApi, repo_id: str, commit: str) -> str | None:
@@ -130,15 +153,11 @@ def _recorded_fingerprint(api: HfApi, repo_id: str, commit: str) -> str | None:
     return info.get("fingerprint") if isinstance(info, dict) else None
 
 
-def _url(api: HfApi, repo_id: str, oid: str) -> str:
-    return f"{api.endpoint}/datasets/{repo_id}/commit/{oid}"
-
-
-def _stale(remote: Iterable[str], new: Iterable[str]) -> list[str]:
+def _stale_files(remote: Iterable[str], new: Iterable[str]) -> list[str]:
     """Data files of an earlier version; everything else in the repo is not ours to delete."""
     ours = (f"{INTERACTIONS}/", f"{ITEMS}/", f"{QUARANTINE}/")
     kept = set(new)
-    return sorted(p for p in remote if p.startswith(ours) and p.endswith(".parquet") and p not in kept)
+    return sorted(path for path in remote if path.startswith(ours) and path.endswith(".parquet") and path not in kept)
 
 
 def _verify(dataset: RecDataset, repo_id: str, oid: str, token: str | None, cache: Path) -> None:
@@ -159,6 +178,6 @@ def _fingerprint_of(folder: Path, cache: Path) -> str:
     return dataset_fingerprint(files.log, files.items)
 
 
-def _require_equal(dataset: RecDataset, found: str, where: str) -> None:
-    if found != dataset.fingerprint:
-        raise ValueError(f"The dataset has fingerprint {dataset.fingerprint}, but {found} {where}.")
+def _require_equal(dataset: RecDataset, fingerprint: str, where: str) -> None:
+    if fingerprint != dataset.fingerprint:
+        raise ValueError(f"The dataset has fingerprint {dataset.fingerprint}, but {fingerprint} {where}.")
