@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -240,6 +241,25 @@ def test_bad_inputs_and_configurations_are_named():
     ]:
         with pytest.raises(ValueError, match=message):
             DMESRConfig(n_items=5, hidden_size=16, **options)
+
+
+def test_inputs_in_another_order_than_the_catalogue_are_refused():
+    model, ids = make(), tuple(f"i{n}" for n in range(N))
+    swapped = (ids[1], ids[0], *ids[2:])
+    model.set_inputs(replace(random_inputs(), item_ids=ids))
+    with pytest.raises(ValueError, match="`inputs` must be .* but are of 'i1' instead of 'i0' in row 0; take them"):
+        model.set_inputs(replace(random_inputs(), item_ids=swapped))
+    with pytest.raises(ValueError, match="`inputs` must be .* but are of 'i0' instead of 'i1' in row 0; take them"):
+        model.set_catalogue(swapped)
+    one = replace(random_inputs().rows(9, 10), item_ids=("new",))
+    with pytest.raises(ValueError, match="of 'new' instead of 'other' in row 0"):
+        model.add_items(one, ["other"])
+    model.add_items(one, ["new"])
+    assert model.inputs.item_ids == (*ids, "new") and model.inputs.rows(29, 31).item_ids == ("i29", "new")
+    with pytest.raises(ValueError, match="of 31 and not 30 items"):
+        model.inputs.check_items(ids)
+    with pytest.raises(ValueError, match=r"`item_ids` must have one id per item \(30\), got 2"):
+        replace(random_inputs(), item_ids=("a", "b"))
 
 
 def test_equal_descriptions_share_a_number():

@@ -60,6 +60,11 @@ class DescribedItems(Sequence["Item"]):
             return {"text": self._texts[index], "image": None}
         return {"text": self._texts[index], "image": self._dataset.item(index)["image"]}
 
+    @property
+    def item_ids(self) -> np.ndarray:
+        """Raw ids in order: `(n_items,)`."""
+        return self._dataset.item_ids
+
     def texts(self) -> Iterator[str | None]:
         """Every item's text without decoding a picture."""
         return iter(self._texts)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data.dataset import RecDataset
+    from ..modeling.inputs_dmesr import ItemInputs
 
 _TENSORS = ("coarse", "coarse_present", "fine", "fine_present")
 
@@ -72,6 +73,12 @@ class EncodedItems:
         rows = np.array([place[item] for item in wanted], dtype=np.int64)
         parts = {name: getattr(self, name)[rows] for name in _TENSORS}
         return EncodedItems(wanted, **parts, facts=self.facts, fingerprint=self.fingerprint)
+
+    def inputs(self) -> ItemInputs:
+        """The vectors as inputs of a `DMESRModel`, with their ids."""
+        from ..modeling.inputs_dmesr import ItemInputs
+
+        return ItemInputs(self.coarse, self.coarse_present, self.fine, self.fine_present, tuple(self.item_ids))
 
     def save(self, path: str | Path) -> Path:
         """Write the file; it appears whole or not at all.

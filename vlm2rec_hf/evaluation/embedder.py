@@ -78,7 +78,8 @@ def evaluate_embedder(
         options: further options of `encode_items` (`max_tokens`, `packing`, `workers`).
 
     Raises:
-        ValueError: a catalogue of another size than the examples', features of another vision tower, or no examples.
+        ValueError: a catalogue of other items than the examples' (or in another order), features of another vision
+            tower, or no examples.
     """
     check_ranked(catalogue, examples)
     options = {"batch_size": batch_size, "vision_cache": vision_cache, "show_progress": show_progress, **options}
@@ -160,8 +161,10 @@ def encode_users(
         options: further options of `encode_histories`.
 
     Raises:
-        ValueError: the catalogue holds features of another vision tower.
+        ValueError: a catalogue of other items than the examples' (or in another order), or with features of another
+            vision tower.
     """
+    catalogue.check_items(examples.sequences.item_ids)
     catalogue.check_features(model)
     used = history_items(examples)
     if vision_cache is None:

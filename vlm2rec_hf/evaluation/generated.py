@@ -14,6 +14,7 @@ import numpy as np
 
 from ..data.sequences import spread_rows
 from .metrics import ranking_metrics
+from .encoding_inputs import check_ranked
 from .pixrec import _Histories
 from .ranking import Ranking, rank_targets
 from .scorers import VectorScorer
@@ -153,10 +154,17 @@ def rank_generated(
         exclude_seen: leave items of the user's past out of the candidates.
         batch_size: histories at once.
         show_progress: draw a progress bar.
+
+    Raises:
+        ValueError: a catalogue of other items than the examples' (or in another order), features of another vision
+            tower, another number of texts, or no examples.
     """
     from .generation import generate_next_items
 
     require_bm25s()
+    check_ranked(catalogue, examples)
+    if len(texts) != len(catalogue):
+        raise ValueError(f"`texts` must have one entry per item of the catalogue ({len(catalogue)}), got {len(texts)}.")
     catalogue.check_features(model)  # type: ignore[arg-type]
     written = generate_next_items(
         model,

@@ -49,9 +49,9 @@ def embed_items(
     Raises:
         ValueError: vectors that are not finite.
     """
-    catalogue = PreparedCatalogue(CatalogueItems(dataset, rows), processor)
-    found = encode_catalogue(model, catalogue, batch_size=batch_size)
-    ids = dataset.item_ids[rows.start : rows.stop]
+    items = CatalogueItems(dataset, rows)
+    found = encode_catalogue(model, PreparedCatalogue(items, processor), batch_size=batch_size)
+    ids = items.item_ids
     _check_finite(found, ids)
     columns = {"item_id": pa.array(ids.tolist(), pa.string())}
     for view in VIEWS:

@@ -64,9 +64,12 @@ class DMESRModel(HeadModel):
             fingerprint: hash of the inputs' file.
 
         Raises:
-            ValueError: inputs that do not fit, are not finite, or are others than recorded.
+            ValueError: inputs that do not fit, are not finite, are of other items than the catalogue's (or in another
+                order), or are others than recorded.
         """
         self._check_inputs(inputs, self.config.n_items)
+        if self.catalogue is not None:
+            inputs.check_items(self.catalogue.ids)
         self.check_embedder(embedder, embedder_revision)
         known = self.config.inputs_fingerprint
         if known is not None and fingerprint is not None and known != fingerprint:
@@ -79,6 +82,18 @@ class DMESRModel(HeadModel):
         ):
             if value is not None:
                 setattr(self.config, name, value)
+
+    def set_catalogue(
+        self, ids: Sequence[str], popularity: Tensor | None = None, titles: Sequence[str | None] | None = None
+    ) -> None:
+        """As in every head; the inputs, where they know their items, must be of these.
+
+        Raises:
+            ValueError: ids that do not fit the inputs, or another number of them than items.
+        """
+        if self.inputs is not None:
+            self.inputs.check_items(ids)
+        super().set_catalogue(ids, popularity, titles)
 
     def check_content(self) -> None:
         """Refuse to be trained without inputs.
@@ -113,6 +128,7 @@ class DMESRModel(HeadModel):
         catalogue = self._required_catalogue()
         self.check_embedder(None, embedder_revision)
         self._check_inputs(inputs, len(ids))
+        inputs.check_items(ids)
         extended = catalogue.extended(ids, titles)
         with torch.no_grad():
             old = self.item_vectors()
