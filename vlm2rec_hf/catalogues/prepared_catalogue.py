@@ -97,8 +97,8 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         """
         if len(self) != len(item_ids):
             raise ValueError(
-                f"`{name}` holds {len(self)} items, but the dataset has {len(item_ids)}; prepare the items of the same "
-                "dataset (`PreparedCatalogue(dataset.catalogue_items(), processor)`)."
+                f"`{name}` holds {len(self)} items, but the dataset has {len(item_ids)}; prepare the items of the "
+                "same dataset (`PreparedCatalogue(dataset.catalogue_items(), processor)`)."
             )
         if self.item_ids is None or np.array_equal(self.item_ids, item_ids):
             return

@@ -19,6 +19,7 @@ from .catalogue_items import CatalogueItems
 from .coverage import Coverage, measure
 from .filters import keep_core, take_out_cold
 from .fingerprint import dataset_fingerprint
+from .html_tables import html_table
 from .ids import to_objects
 from .images import MAX_PIXELS, try_decode_image
 from .ingest import Provenance, Source, find_broken_images, ingest, without_images
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     import datasets
 
     from .hub_push import PushedDataset
+
+SHOWN_ITEMS = 5
 
 
 class RecDataset:
@@ -300,6 +303,14 @@ class RecDataset:
             f"RecDataset({label}users={self.n_users:,}, items={self.n_items:,}, interactions={self.n_interactions:,}, "
             f"split={self.split_spec['kind']!r})"
         )
+
+    def _repr_html_(self) -> str:
+        """The counts and the first items; no picture is decoded."""
+        rows = []
+        for row in self.items.select(range(min(self.n_items, SHOWN_ITEMS))):
+            cell = row.get(IMAGE)
+            rows.append((row[ITEM_ID], text_of(row), "yes" if cell is not None and cell["bytes"] else "no"))
+        return html_table(f"{self!r}, the first {len(rows)} items", ("item_id", "text", "image"), rows)
 
     def describe(self) -> str:
         """The dataset in words and numbers: what it is, what was done to it, and the coverage table."""

@@ -54,6 +54,13 @@ class EncodedItems:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    def __repr__(self) -> str:
+        coarse, (length, width) = self.coarse.shape[2], self.fine.shape[1:]
+        return (
+            f"EncodedItems({len(self):,} items, descriptions of {coarse} dimensions, texts of up to {length} tokens x "
+            f"{width} dimensions, model={self.facts.get('model')!r})"
+        )
+
     def for_dataset(self, dataset: RecDataset) -> EncodedItems:
         """The rows of a dataset's items, in its order; the file may hold more (it was made before a k-core, say).
 

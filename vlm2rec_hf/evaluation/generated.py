@@ -164,7 +164,9 @@ def rank_generated(
     require_bm25s()
     check_ranked(catalogue, examples)
     if len(texts) != len(catalogue):
-        raise ValueError(f"`texts` must have one entry per item of the catalogue ({len(catalogue)}), got {len(texts)}.")
+        raise ValueError(
+            f"`texts` must have one entry per item of the catalogue ({len(catalogue)}), got {len(texts)}."
+        )
     catalogue.check_features(model)  # type: ignore[arg-type]
     written = generate_next_items(
         model,

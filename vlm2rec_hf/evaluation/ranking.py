@@ -51,6 +51,13 @@ class Ranking:
     def __len__(self) -> int:
         return len(self.ranks)
 
+    def __repr__(self) -> str:
+        median = f"{np.median(self.ranks):g}" if len(self) else "nan"
+        return (
+            f"Ranking({len(self):,} examples, median rank {median}, top {self.top_items.shape[1]}, "
+            f"candidates={self.candidates!r}, exclude_seen={self.exclude_seen})"
+        )
+
 
 def rank_targets(
     scorer: BlockScorer,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..columns import ITEM_ID, USER_ID
+from ..data.html_tables import html_table
 from ..files import sha256, written_whole
 from .metrics import coverage_at_k, novelty_at_k, rank_metric
 from .protocol import Protocol
@@ -92,6 +93,18 @@ class Report:
 
     def __len__(self) -> int:
         return len(self.user_ids)
+
+    def __repr__(self) -> str:
+        floors = f", floors={list(self.floors)}" if self.floors else ""
+        return f"Report({len(self):,} examples, methods={self.methods}{floors}, {self._protocol_in_words()})"
+
+    def _repr_html_(self) -> str:
+        names = self._default_metrics()
+        rows = [
+            (method, view, *(_cell(summaries.get(name), 4) for name in names))
+            for method, view, summaries in self._table_rows()
+        ]
+        return html_table(f"{len(self):,} examples, {self._protocol_in_words()}", ("method", "view", *names), rows)
 
     @property
     def methods(self) -> list[str]:
@@ -400,15 +413,14 @@ class Report:
         Raises:
             ValueError: a metric that no method has.
         """
-        names = list(metrics) if metrics else [f"{m}@{k}" for k in self.protocol.k for m in ("hit", "ndcg", "mrr")]
-        rows = [(method, view, found) for method, views in self.metrics.items() for view, found in views.items()]
-        rows += [(floor_label(name), "-", found) for name, found in self.floors.items()]
+        names = list(metrics) if metrics else self._default_metrics()
+        rows = self._table_rows()
         for name in names:
-            if not any(name in found for _, _, found in rows):
+            if not any(name in summaries for _, _, summaries in rows):
                 raise ValueError(f"`metrics` holds {name!r}, which no method in the report has.")
         lines = [f"| method | view | {' | '.join(names)} |", f"|---|---|{'---:|' * len(names)}"]
-        for method, view, found in rows:
-            lines.append(f"| {method} | {view} | {' | '.join(_cell(found.get(name), digits) for name in names)} |")
+        for method, view, summaries in rows:
+            lines.append(f"| {method} | {view} | {' | '.join(_cell(summaries.get(name), digits) for name in names)} |")
         what = self.protocol
         sampled = f", {what.n_negatives} sampled negatives, seed {what.seed}" if what.candidates == "sampled" else ""
         seen = "excluded" if what.exclude_seen else "kept"
@@ -417,6 +429,18 @@ class Report:
             f"\n\n{len(self):,} examples of the {what.split} split{part}, {what.candidates} ranking{sampled}, "
             f"seen items {seen}, {what.ties} ties; 95 % bootstrap intervals; protocol `{what.fingerprint}`.\n"
         )
+
+    def _default_metrics(self) -> list[str]:
+        return [f"{metric}@{k}" for k in self.protocol.k for metric in ("hit", "ndcg", "mrr")]
+
+    def _table_rows(self) -> list[tuple[str, str, dict[str, Summary]]]:
+        """Name, view and summaries of every method's views, then of the floors."""
+        rows = [(method, view, of_view) for method, views in self.metrics.items() for view, of_view in views.items()]
+        return rows + [(floor_label(name), "-", summaries) for name, summaries in self.floors.items()]
+
+    def _protocol_in_words(self) -> str:
+        part = f", slice {self.facts['slice']!r}" if "slice" in self.facts else ""
+        return f"{self.protocol.split} split{part}, {self.protocol.candidates} ranking"
 
 
 def _rows_named_by(report: Path) -> str | None:

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,20 @@ class Recommendation:
     titles: list[str | None]
     source: str
     n_unknown: int = 0
+
+    def __repr__(self) -> str:
+        best = [f"{item!r} {score:.4g}" for item, score in zip(self.item_ids[:3], self.scores, strict=False)]
+        best += ["..."] * (len(self.item_ids) > 3)
+        left_out = f", {self.n_unknown} unknown ids left out" if self.n_unknown else ""
+        return f"Recommendation({len(self.item_ids)} items by {self.source!r}{left_out}: {', '.join(best) or 'none'})"
+
+    def _repr_html_(self) -> str:
+        lines = [f"<table><caption>{len(self.item_ids)} items by {escape(self.source)}</caption>"]
+        lines.append("<tr><th></th><th>item_id</th><th>title</th><th>score</th></tr>")
+        for place, (item, title, score) in enumerate(zip(self.item_ids, self.titles, self.scores, strict=True), 1):
+            cells = (place, item, title or "", f"{score:.4g}")
+            lines.append(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>")
+        return "\n".join([*lines, "</table>"])
 
 
 @torch.no_grad()

@@ -47,6 +47,10 @@ class Encoding:
     def __len__(self) -> int:
         return len(self.both)
 
+    def __repr__(self) -> str:
+        texts, images = int(self.has_text.sum()), int(self.has_image.sum())
+        return f"Encoding({len(self):,} x {self.both.shape[1]}, {texts:,} with text, {images:,} with image)"
+
     def view(self, name: str) -> Tensor:
         """The `(n, d)` vectors of view `"text"`, `"image"` or `"both"`."""
         if name not in VIEWS:

@@ -79,13 +79,15 @@ class ItemInputs:
         """
         if self.item_ids is None or self.item_ids == (wanted := tuple(map(str, item_ids))):
             return
-        row = next((i for i, (own, other) in enumerate(zip(self.item_ids, wanted)) if own != other), None)
+        row = next(
+            (i for i, (own, other) in enumerate(zip(self.item_ids, wanted, strict=False)) if own != other), None
+        )
         difference = f"of {len(self)} and not {len(wanted)} items"
         if row is not None:
             difference = f"of {self.item_ids[row]!r} instead of {wanted[row]!r} in row {row}"
         raise ValueError(
-            f"`inputs` must be of the catalogue's items in its order, but are {difference}; take them in the dataset's "
-            "order (`EncodedItems.for_dataset`), or encode its descriptions again."
+            f"`inputs` must be of the catalogue's items in its order, but are {difference}; take them in the "
+            "dataset's order (`EncodedItems.for_dataset`), or encode its descriptions again."
         )
 
     def check_finite(self, at_once: int = 4096) -> None:
