@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from vlm2rec_hf import HistoryState, PreparedCatalogue, tiny_vlm
+from vlm2rec_hf.columns import VIEWS
 from vlm2rec_hf.modeling.items_vlm2rec import PreparedItem
 
 from ..conftest import FAMILIES, picture
-
-VIEWS = ("both", "text", "image")
 
 
 def free_size(processor):

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from vlm2rec_hf.losses.pixrec import PixRecLoss
-from vlm2rec_hf.modeling.states_pixrec import IGNORED, masked_mean, next_token_nll
+from vlm2rec_hf.modeling.states_pixrec import IGNORED, mean_pool, next_token_nll
 
 
 def batch(seed=0, n=6, width=5, repeat=True):
@@ -159,7 +159,7 @@ def test_masked_means_leave_padding_out():
     states[0, 3] = torch.nan  # what stands on padding is nobody's business
     mask = torch.tensor([[True, True, False, False], [False, False, False, False]])
     states.requires_grad_()
-    found = masked_mean(states, mask)
+    found = mean_pool(states, mask)
     assert torch.allclose(found[0], (states[0, 0] + states[0, 1]) / 2) and not found[1].any()
     gradient = torch.autograd.grad(found.sum(), states)[0]
     assert torch.equal(gradient.abs().sum(-1) > 0, mask)

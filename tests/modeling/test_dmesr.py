@@ -11,11 +11,12 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from vlm2rec_hf import DMESRConfig, DMESRModel
+from vlm2rec_hf.modeling.configuration_seqrec import SEQUENCE_ENCODERS
 from vlm2rec_hf.modeling.encoders_seqrec import AttentionEncoder, RecurrentEncoder
 from vlm2rec_hf.modeling.fusion_dmesr import CrossAttention
 from vlm2rec_hf.modeling.inputs_dmesr import ItemInputs
 
-from .dmesr_models import ENCODERS, N, make, random_inputs
+from .dmesr_models import N, make, random_inputs
 
 HISTORIES = [["i1", "i2"], [], ["i3"] * 20]
 
@@ -81,7 +82,7 @@ def test_filling_has_no_say():
     assert torch.allclose(make().item_vectors(), make(inputs=noisy).item_vectors(), atol=1e-6)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 def test_one_shared_encoder_reads_both_views(encoder):
     model = make(encoder)
     kinds = [m for m in model.modules() if isinstance(m, (AttentionEncoder, RecurrentEncoder))]
@@ -108,7 +109,7 @@ def test_no_state_sees_a_later_item(encoder):
         assert not torch.allclose(before[:, place], after[:, place], atol=1e-3)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 def test_gradient_reaches_every_weight_and_no_input(encoder):
     model = make(encoder, item_representation="content+id").train()
     model(torch.tensor([[3, 1, 4, 15, 9, 2]])).last_hidden_state.square().sum().backward()
@@ -130,7 +131,7 @@ def test_blocks_bound_memory_and_change_nothing():
     assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(grads, others, strict=True))
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 @pytest.mark.parametrize("representation", ["content", "content+id"])
 def test_saving_and_loading_changes_nothing(encoder, representation, tmp_path):
     model = make(encoder, item_representation=representation)

@@ -5,13 +5,12 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from vlm2rec_hf import VLM2RecConfig, VLM2RecEmbedder, VLM2RecProcessor
+from vlm2rec_hf.columns import VIEWS
 from vlm2rec_hf.modeling.family_qwen_vl import multimodal_positions
 from vlm2rec_hf.modeling.passes_vlm2rec import last_token_pool
 from vlm2rec_hf.tiny.backbones import tiny_vlm
 
 from ..conftest import FAMILIES, QWEN, needs_image_processor
-
-VIEWS = ("both", "text", "image")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,7 @@ def largest_difference(a, b):
     return max(float((a.view(view) - b.view(view)).abs().max()) for view in VIEWS)
 
 
-def rows_of(model, processor, histories, side):
+def collated(model, processor, histories, side):
     processor.tokenizer.padding_side = side
     batch = processor(histories=histories)
     present = batch["has_image"]
@@ -93,7 +92,7 @@ class TestEveryFamily:
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_positions_and_states_of_qwen_are_the_backbones_own(tiny, histories, family, side):
     model, processor = tiny(family)
-    batch, rows, mask = rows_of(model, processor, histories, side)
+    batch, rows, mask = collated(model, processor, histories, side)
     before = mask.clone()
     config = model.config.vlm_config
     placeholders = rows == config.image_token_id

@@ -6,14 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from vlm2rec_hf.modeling import passes_vlm2rec as encoding_rows_vlm2rec
+from vlm2rec_hf.columns import VIEWS
+from vlm2rec_hf.modeling import encoding_vlm2rec, passes_vlm2rec
 from vlm2rec_hf.modeling.encoding_vlm2rec import picture_key
 from vlm2rec_hf.modeling.items_vlm2rec import PreparedItem
 from vlm2rec_hf.modeling.passes_vlm2rec import PassBudget
 
 from ..conftest import FAMILIES, needs_attention, picture
-
-VIEWS = ("both", "text", "image")
 
 
 def many_items(count=40, seed=0):
@@ -33,6 +32,10 @@ def many_items(count=40, seed=0):
 
 def largest_difference(a, b):
     return max(float((a.view(view) - b.view(view)).abs().max()) for view in VIEWS)
+
+
+def test_copied_files_name_the_views_as_all_others_do():
+    assert encoding_vlm2rec.VIEWS == VIEWS
 
 
 class Counts:
@@ -174,7 +177,7 @@ def test_features_that_were_let_go_are_made_again(tiny, shop, monkeypatch):
     counts = Counts(model)
     expected = model.encode_histories([[*history, "x"] for history in histories], processor, batch_size=1)
     once = sum(counts.patches)
-    monkeypatch.setattr(encoding_rows_vlm2rec, "KEPT_FEATURE_BYTES", 1)
+    monkeypatch.setattr(passes_vlm2rec, "KEPT_FEATURE_BYTES", 1)
     found = model.encode_histories([[*history, "x"] for history in histories], processor, batch_size=1)
     assert sum(counts.patches) > 2 * once  # one for each chunk that needs it
     assert largest_difference(found, expected) < 1e-5

@@ -10,8 +10,6 @@ from vlm2rec_hf.modeling.family_qwen_vl import PatchProjection
 from ..conftest import FAMILIES, QWEN, needs_attention
 from .test_encoding import largest_difference, many_items
 
-VIEWS = ("both", "text", "image")
-
 
 @pytest.fixture(scope="module")
 def shop():

@@ -10,8 +10,9 @@ from huggingface_hub import HfApi
 from transformers import AutoModel
 
 from vlm2rec_hf import SequentialRecommender
+from vlm2rec_hf.modeling.configuration_seqrec import SEQUENCE_ENCODERS
 
-from .test_seqrec import ENCODERS, make
+from .test_seqrec import make
 
 # `import vlm2rec_hf` fails here on purpose: only the files beside the weights may be used.
 STRANGER = """
@@ -43,7 +44,9 @@ def expected(model):
     return [[one.item_ids, one.scores, one.titles, one.source] for one in model.recommend(HISTORIES, k=5)]
 
 
-@pytest.mark.parametrize("encoder", ["sasrec", *(pytest.param(e, marks=pytest.mark.slow) for e in ENCODERS[1:])])
+@pytest.mark.parametrize(
+    "encoder", ["sasrec", *(pytest.param(e, marks=pytest.mark.slow) for e in SEQUENCE_ENCODERS[1:])]
+)
 def test_a_stranger_without_the_package_gets_the_same_recommendations(encoder, tmp_path):
     model = make(encoder, "content+id" if encoder == "sasrec" else "id")
     model.save_pretrained(tmp_path / "head")

@@ -6,11 +6,12 @@ from transformers import AutoModel
 
 from vlm2rec_hf import SequentialRecommender
 from vlm2rec_hf.modeling.catalogue_seqrec import HeadCatalogue
+from vlm2rec_hf.modeling.configuration_seqrec import SEQUENCE_ENCODERS
 
-from .test_seqrec import ENCODERS, N, make
+from .test_seqrec import N, make
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_the_ranking_is_that_of_the_inner_products(encoder, exclude_seen):
     model = make(encoder)

@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import sync_folder
+
 KEY_BYTES = 20
 ENTRY = np.dtype(
     [("key", f"S{KEY_BYTES}"), ("grid", "<i4", (3,)), ("tokens", "<i4"), ("place", "<i8"), ("crc", "<u4")]
@@ -137,7 +139,8 @@ def write_segment(
             raise _explained(error, folder, sum(record.values.nbytes for record in records.values())) from error
         final = folder / f"{uuid.uuid4().hex}{SUFFIX}"
         os.replace(path, final)
-    sync_folder(folder)
+    with contextlib.suppress(OSError):  # not every file system can
+        sync_folder(folder)
     return final
 
 
@@ -240,16 +243,6 @@ def _lock(file: IO[bytes]) -> bool:
     except (ImportError, OSError):
         return False
     return True
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's renamed names to the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _explained(error: OSError, folder: Path, size: int) -> OSError:

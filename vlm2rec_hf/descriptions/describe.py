@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from ..columns import DESCRIPTION_BOTH, DESCRIPTION_IMAGE, DESCRIPTION_SOURCE, DESCRIPTION_TEXT, ITEM_ID
+from ..columns import DESCRIPTION_BOTH, DESCRIPTION_IMAGE, DESCRIPTION_SOURCE, DESCRIPTION_TEXT, ITEM_ID, VIEWS
 from .journal import Journal
-from .prompts import KINDS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,7 +94,7 @@ def _describe_chunk(dataset: RecDataset, describer: Describer, rows: range) -> t
         if index in dataset.image_problems:
             record["problems"]["image"] = f"picture: {dataset.image_problems[index]}"
     attempts = 0
-    for kind in KINDS:
+    for kind in VIEWS:
         needs = [name for name in ("text", "image") if kind in (name, "both")]
         able = [i for i, item in enumerate(items) if all(item[name] is not None for name in needs)]
         if not able:
@@ -111,7 +110,7 @@ def _describe_chunk(dataset: RecDataset, describer: Describer, rows: range) -> t
 
 
 def _has_any(records: list[dict[str, Any]]) -> bool:
-    return any(kind in record for record in records for kind in KINDS)
+    return any(kind in record for record in records for kind in VIEWS)
 
 
 def _write(describer: Describer, kind: str, items: list[dict[str, Any]], seed: int) -> list[tuple[str, str | None]]:
@@ -186,7 +185,7 @@ def with_descriptions(dataset: RecDataset, records: list[dict[str, Any]], facts:
     """
     columns = {name: [record.get(kind) for record in records] for kind, name in COLUMNS.items()}
     source = f"{facts['model']}@{facts['revision']} prompts:{facts['prompts']}"
-    columns[DESCRIPTION_SOURCE] = [source if any(kind in record for kind in KINDS) else None for record in records]
+    columns[DESCRIPTION_SOURCE] = [source if any(kind in record for kind in VIEWS) else None for record in records]
     failed = _failures(dataset, records)
     counts = {f"with_{name}": sum(value is not None for value in columns[name]) for name in COLUMNS.values()}
     step = {"step": "describe", **facts, **counts, "failed": failed.num_rows}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..columns import VIEWS
 from .encoding_inputs import ChosenRows, check_ranked, history_items
 from .metrics import ranking_metrics
 from .modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
@@ -91,10 +92,9 @@ def evaluate_embedder(
     else:
         items = encode_catalogue(model, catalogue, **options)
         users = encode_users(model, catalogue, examples, **options)
-    views = ("text", "image", "both")
     rankings = evaluate_views(
-        {view: users.view(view) for view in views},
-        {view: items.view(view) for view in views},
+        {view: users.view(view) for view in VIEWS},
+        {view: items.view(view) for view in VIEWS},
         examples,
         k=k,
         exclude_seen=exclude_seen,

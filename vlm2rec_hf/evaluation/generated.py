@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.sequences import spread_rows
-from .metrics import ranking_metrics
 from .encoding_inputs import check_ranked
+from .metrics import ranking_metrics
 from .pixrec import _Histories
 from .ranking import Ranking, rank_targets
 from .scorers import VectorScorer

@@ -14,8 +14,6 @@ from .seen import SeenItems, resolve_targets
 if TYPE_CHECKING:
     from .ranking import Ranking
 
-VIEWS = ("text", "image", "both")
-
 
 def _matrix(name: str, vectors: ArrayLike) -> np.ndarray:
     if hasattr(vectors, "detach"):  # a torch tensor, possibly on another device or in half precision

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 Summary = dict[str, float | int | None]
 """`{"mean", "low", "high", "n"}`; None where there is nothing to average or no interval."""
 
-FILE = "report.json"
+REPORT_FILE = "report.json"
 PER_USER_FILE = "per_user.parquet"
 PREVIOUS_FILE = ".per_user.previous.parquet"
-FORMAT = 1
+REPORT_FORMAT = 1
 FLOOR_VIEW = "floor"
 SLICE_PREFIX = "slice."
 
@@ -308,7 +308,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Everything but the per-user rows, as plain JSON values."""
         return {
-            "format": FORMAT,
+            "format": REPORT_FORMAT,
             "protocol": self.protocol.to_dict(),
             "protocol_fingerprint": self.protocol.fingerprint,
             "n_examples": len(self),
@@ -348,17 +348,17 @@ class Report:
             head.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             place, previous = target / PER_USER_FILE, target / PREVIOUS_FILE
             # Rows that the present report does not name are the remains of an unfinished save: they may go.
-            if _rows_named_by(target / FILE) == _hash_of(place):
+            if _rows_named_by(target / REPORT_FILE) == _hash_of(place):
                 os.replace(place, previous)
             try:
                 os.replace(rows, place)
-                os.replace(head, target / FILE)
+                os.replace(head, target / REPORT_FILE)
             except OSError:
                 if previous.exists():
                     os.replace(previous, place)
                 raise
             previous.unlink(missing_ok=True)
-        return target / FILE
+        return target / REPORT_FILE
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Report:
@@ -370,13 +370,13 @@ class Report:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
-        path = Path(folder) / FILE
+        path = Path(folder) / REPORT_FILE
         if not path.is_file():
             raise ValueError(f"`folder` must hold a saved report, found no {path}.")
         values = json.loads(path.read_text(encoding="utf-8"))
-        if values.get("format") != FORMAT:
+        if values.get("format") != REPORT_FORMAT:
             raise ValueError(
-                f"`folder` holds report format {values.get('format')!r}, this version reads {FORMAT}; update."
+                f"`folder` holds report format {values.get('format')!r}, this version reads {REPORT_FORMAT}; update."
             )
         rows = path.parent / values["per_user"]["file"]
         places = (rows, path.parent / PREVIOUS_FILE)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modeling.encoding_vlm2rec import VIEWS
+from ..columns import VIEWS
 
 CHUNK = 1 << 22
 SETTINGS = (
@@ -73,7 +73,7 @@ def _acting(layer: Any) -> tuple:
 
 
 @torch.no_grad()
-def weights_fingerprint(model: Any) -> str:
+def parameters_fingerprint(model: Any) -> str:
     """Hash of all parameters, their names and types, and of which adapters act; the same on every device.
 
     Integer sums over the bits, which no order of summation changes: one pass over the weights where they lie.

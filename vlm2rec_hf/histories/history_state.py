@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..modeling.encoding_vlm2rec import VIEWS, Encoding
+from ..columns import VIEWS
+from ..modeling.encoding_vlm2rec import Encoding
 from ..modeling.family_vlm2rec import ImageFeatures, RowPrefix
 from ..modeling.passes_vlm2rec import fuse, last_token_pool, unit
 from ..modeling.processing_vlm2rec import VLM2RecProcessor

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from ..catalogues.prepared_catalogue import PreparedCatalogue
-from ..columns import IMAGE, ITEM_ID
+from ..columns import IMAGE, ITEM_ID, VIEWS
 from ..data import quarantine as q
 from ..data.catalogue_items import CatalogueItems
 from ..data.images import try_decode_image
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..modeling.processing_vlm2rec import VLM2RecProcessor
 
 EMPTY = "neither_text_nor_picture"
-VIEWS = ("both", "text", "image")
 _ROWS_AT_ONCE = 64  # pictures looked at together, so that a shard's bytes are never all in memory
 
 

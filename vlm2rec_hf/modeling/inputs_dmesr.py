@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-KINDS = ("text", "image", "both")
+DESCRIPTIONS = ("text", "image", "both")
 """What the three descriptions of an item describe, in the order of `ItemInputs.coarse`."""
 
 
@@ -15,7 +15,7 @@ class ItemInputs:
     """Frozen vectors of items; half precision is enough, and the tensors may be memory-mapped.
 
     Attributes:
-        coarse: `(n, 3, D)` one vector per description, in the order of `KINDS`.
+        coarse: `(n, 3, D)` one vector per description, in the order of `DESCRIPTIONS`.
         coarse_present: `(n, 3)` bool: whether the item has that description.
         fine: `(n, L, F)` states of the tokens of the original text.
         fine_present: `(n, L)` bool: which of them are tokens and not padding.
@@ -33,9 +33,13 @@ class ItemInputs:
 
     def __post_init__(self) -> None:
         n = len(self.coarse)
-        if self.coarse.ndim != 3 or self.coarse.shape[1] != len(KINDS) or self.coarse_present.shape != (n, len(KINDS)):
+        if (
+            self.coarse.ndim != 3
+            or self.coarse.shape[1] != len(DESCRIPTIONS)
+            or self.coarse_present.shape != (n, len(DESCRIPTIONS))
+        ):
             raise ValueError(
-                f"`coarse` and `coarse_present` must be (n, {len(KINDS)}, D) and (n, {len(KINDS)}), got "
+                f"`coarse` and `coarse_present` must be (n, {len(DESCRIPTIONS)}, D) and (n, {len(DESCRIPTIONS)}), got "
                 f"{tuple(self.coarse.shape)} and {tuple(self.coarse_present.shape)}."
             )
         if self.fine.ndim != 3 or len(self.fine) != n or self.fine_present.shape != self.fine.shape[:2]:

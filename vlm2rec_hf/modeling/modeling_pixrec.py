@@ -16,7 +16,7 @@ from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, requi
 from .items_vlm2rec import PreparedItem, check_list
 from .passes_vlm2rec import unit
 from .processing_pixrec import PixRecProcessor
-from .states_pixrec import masked_mean, next_token_nll
+from .states_pixrec import mean_pool, next_token_nll
 
 
 @dataclass
@@ -189,7 +189,7 @@ class PixRecModel(BackboneModel):
         return output
 
     def _project(self, projection: nn.Module, states: Tensor, mask: Tensor) -> Tensor:
-        return unit(projection(masked_mean(states, mask).to(self.head_weight.dtype)))
+        return unit(projection(mean_pool(states, mask).to(self.head_weight.dtype)))
 
     @torch.no_grad()
     def encode_items(

@@ -11,7 +11,7 @@ IGNORED = -100
 """Label of positions that are not predicted, as everywhere in `transformers`."""
 
 
-def masked_mean(hidden_states: Tensor, mask: Tensor) -> Tensor:
+def mean_pool(hidden_states: Tensor, mask: Tensor) -> Tensor:
     """Mean over marked positions: `(rows, length, d)`, `(rows, length)` -> `(rows, d)` float32; zero without any.
 
     States outside the mask (padding, other parts of the row) change neither the value nor receive a gradient.
