@@ -153,7 +153,7 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         return self
 
     def check_features(self, model: VLM2RecEmbedder) -> None:
-        """Refuse to go on with features of another vision tower than the model's; without features all is well.
+        """Check that the cached features, if any, come from the vision tower of `model`.
 
         Raises:
             ValueError: the features were made with other weights.
@@ -191,6 +191,6 @@ class PreparedCatalogue(Sequence[PreparedItem]):
 
 
 def _texts_of(items: Sequence[Any]) -> Iterator[str | None]:
-    """Texts of the items, without decoding pictures where the sequence can tell them apart."""
+    """Texts of the items, without decoding pictures if the sequence can give its texts alone."""
     source = items.texts() if hasattr(items, "texts") else (typed_or_empty(item)["text"] for item in items)
     return (text if text and text.strip() else None for text in source)

@@ -235,7 +235,7 @@ def _temporary(folder: Path) -> Iterator[tuple[IO[bytes], Path]]:
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Lock a file for this process without waiting; the system lets go of it however the process ends."""
+    """Lock a file for this process without waiting; the system releases it however the process ends."""
     try:
         import fcntl
 

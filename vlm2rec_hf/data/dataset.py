@@ -406,10 +406,10 @@ class RecDataset:
         Args:
             columns: name -> one value per item. A column that is there already is replaced.
             step: what is noted among `steps` (`{"step": ..., ...}`).
-            quarantine: rows to keep aside besides those that are.
+            quarantine: further rows for the quarantine.
 
         Raises:
-            ValueError: another number of values than of items, or a column that everything else stands on.
+            ValueError: another number of values than of items, or a column that the dataset itself is built on.
         """
         items = self.items
         for name, values in columns.items():

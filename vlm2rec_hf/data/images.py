@@ -131,7 +131,7 @@ def try_decode_image(value: Any, max_pixels: int = MAX_PIXELS) -> tuple[Image.Im
 
 
 def check_image_header(value: Any, max_pixels: int = MAX_PIXELS) -> str | None:
-    """What is wrong with a picture as far as its header tells (no pixel is decoded); None where nothing is."""
+    """What is wrong with a picture, judged by its header alone (no pixel is decoded); None if nothing is."""
     try:
         _check_pixels(_open(image_bytes(value)), max_pixels)
     except ImageError as error:

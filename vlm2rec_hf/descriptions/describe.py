@@ -40,7 +40,7 @@ def describe_items(
     What an item lacks is not made up: without a picture `description_image` and `description_both` are null, without
     a text `description_text` and `description_both`. An item that fails does not stop the others: its descriptions
     are null and its reason goes to the quarantine. Every chunk is on the disk before the next begins, so that the same
-    call goes on where a killed one stopped.
+    call resumes where a killed one stopped.
 
     Args:
         dataset: whose items are described.
@@ -100,8 +100,8 @@ def _describe_chunk(dataset: RecDataset, describer: Describer, rows: range) -> t
         if not able:
             continue
         attempts += len(able)
-        found = _write(describer, kind, [items[i] for i in able], _seed(describer.writing.seed, rows[0], kind))
-        for i, (text, problem) in zip(able, found, strict=True):
+        written = _write(describer, kind, [items[i] for i in able], _seed(describer.writing.seed, rows[0], kind))
+        for i, (text, problem) in zip(able, written, strict=True):
             if problem is None:
                 records[i][kind] = text
             else:
@@ -118,7 +118,8 @@ def _write(describer: Describer, kind: str, items: list[dict[str, Any]], seed: i
     try:
         written = describer.write(kind, items, seed)
     except Exception as error:
-        # Whatever a picture or a text makes of a model: the reason is kept with the item, the others go on.
+        # Whatever a picture or a text makes of a model: the reason is kept with the item, and the other items
+        # continue.
         if len(items) == 1:
             return [("", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")]
         return [_write(describer, kind, [item], seed + 1 + i)[0] for i, item in enumerate(items)]
@@ -171,7 +172,7 @@ class _Failing:
         reason = next(problem for _, records in self.waiting for r in records for problem in r["problems"].values())
         raise RuntimeError(
             f"The last {self.attempts} descriptions could not be written; the first reason: {reason} What was written "
-            f"before is kept in {str(self.journal.folder)!r}; the same call goes on from there."
+            f"before is kept in {str(self.journal.folder)!r}; the same call resumes there."
         )
 
 

@@ -42,7 +42,7 @@ class Writing:
             raise ValueError(f"`top_p` must be in (0, 1], got {self.top_p}.")
 
     def facts(self) -> dict[str, Any]:
-        """What decides the words: sampling's settings only where it samples."""
+        """Settings that decide the text; those of sampling only if it samples."""
         return asdict(self) if self.do_sample else {"max_new_tokens": self.max_new_tokens, "do_sample": False}
 
 

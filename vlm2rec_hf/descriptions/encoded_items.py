@@ -117,7 +117,7 @@ class EncodedItems:
         """Read a file that `save` wrote; its tensors are mapped from the disk, not read.
 
         Raises:
-            ValueError: no such file, or none of these.
+            ValueError: no such file, or not a file of encoded descriptions.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -126,14 +126,14 @@ class EncodedItems:
         try:
             with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
                 metadata = file.metadata() or {}
-                told = {name: json.loads(metadata[name]) for name in ("item_ids", "facts", "fingerprint")}
+                fields = {name: json.loads(metadata[name]) for name in ("item_ids", "facts", "fingerprint")}
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(
                 f"`inputs` {str(path)!r} is no file of encoded descriptions ({error}); write it with "
                 "`vlm2rec encode-descriptions`."
             ) from error
-        return cls(**told, **tensors)
+        return cls(**fields, **tensors)
 
     def _hash(self) -> str:
         digest = hashlib.sha256(json.dumps([self.item_ids, self.facts], sort_keys=True).encode())

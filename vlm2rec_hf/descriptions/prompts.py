@@ -1,4 +1,4 @@
-"""The three prompts: from the package's template, or from a file of one's own."""
+"""The three prompts: from the package's template, or from the user's file."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def load_prompts(path: str | Path | None = None) -> Prompts:
     if not path.is_file():
         raise ValueError(f"`prompts` {str(path)!r} does not exist; name a YAML file with {', '.join(VIEWS)}.")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        prompts = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"`prompts` {str(path)!r} is no YAML: {error}") from error
-    if not isinstance(found, dict) or set(found) != set(VIEWS):
+    if not isinstance(prompts, dict) or set(prompts) != set(VIEWS):
         raise ValueError(f"`prompts` {str(path)!r} must hold exactly the keys {', '.join(VIEWS)}.")
-    return Prompts(**found)
+    return Prompts(**prompts)

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EmbedderEvaluation:
-    """What `evaluate_embedder` found.
+    """Result of `evaluate_embedder`.
 
     Attributes:
         rankings: view -> ranks and top items of every example.
         users: vectors of the examples' histories.
         items: vectors of the catalogue.
-        modality: how both modalities fare: mean full-catalogue margins, share of users whose image (text) is the
+        modality: diagnostics of both modalities: mean full-catalogue margins, share of users whose image (text) is the
             weaker one, effective rank of each view's item vectors, modality gap.
     """
 
@@ -72,7 +72,7 @@ def evaluate_embedder(
         k: length of the top lists.
         exclude_seen: leave items of the user's past out of the candidates.
         batch_size: rows per pass of the encoder at most; see `VLM2RecEmbedder.encode_items`.
-        vision_cache: knows vision features of pictures; see there.
+        vision_cache: cache of vision features; see `VLM2RecEmbedder.encode_items`.
         show_progress: draw progress bars.
         across_processes: share the encoding out among the processes of the default group; all of them have to call
             this, and all get the whole result.

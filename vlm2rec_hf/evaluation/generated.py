@@ -31,7 +31,7 @@ _WORD = re.compile(r"\w+")
 
 
 def require_bm25s() -> None:
-    """Refuse to go on without the optional library.
+    """Check that the optional library is installed.
 
     Raises:
         ValueError: `bm25s` is not installed.
@@ -68,7 +68,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class GeneratedRanking:
-    """What `rank_generated` found.
+    """Result of `rank_generated`.
 
     Attributes:
         ranking: ranks and top items of every example.

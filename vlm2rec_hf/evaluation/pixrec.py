@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PixRecEvaluation:
-    """What `evaluate_pixrec` found.
+    """Result of `evaluate_pixrec`.
 
     Attributes:
         ranking: ranks and top items of every example.

@@ -192,7 +192,7 @@ class Report:
         self.metrics.setdefault(name, {})[key[1]] = other.metrics[method][view]
         by_slice = other.slice_metrics.get(method, {}).get(view, {})
         self.slice_metrics.setdefault(name, {})[key[1]] = {
-            part: found for part, found in by_slice.items() if part in self.slices
+            part: of_slice for part, of_slice in by_slice.items() if part in self.slices
         }
 
     def within(self, name: str) -> Report:
@@ -221,11 +221,11 @@ class Report:
         )
         for (method, view), ranks in self._ranks.items():
             part._ranks[method, view] = ranks[mask]
-            found = part._rank_summaries(ranks[mask])[0]
+            summaries = part._rank_summaries(ranks[mask])[0]
             if view == FLOOR_VIEW:
-                part.floors[method] = found
+                part.floors[method] = summaries
             else:
-                part.metrics.setdefault(method, {})[view] = found
+                part.metrics.setdefault(method, {})[view] = summaries
                 part.slice_metrics.setdefault(method, {})[view] = {}
         return part
 

@@ -106,16 +106,16 @@ def load_history(start: Start, model: Any, path: Any, processor: VLM2RecProcesso
 
 def _check_belongs(source: Path, head: dict[str, Any], model: Any, processor: Any) -> None:
     """Refuse a state of another model or processor, naming what differs."""
-    for what, found in (
+    for what, own in (
         ("architecture", architecture_fingerprint(model)),
         ("settings", settings_fingerprint(processor)),
     ):
-        differ = sorted(name for name in {*head[what], *found} if head[what].get(name) != found.get(name))
+        differ = sorted(name for name in {*head[what], *own} if head[what].get(name) != own.get(name))
         if differ:
             name = "model's configuration" if what == "architecture" else "`processor`"
             raise ValueError(
                 f"`path` {str(source)!r} was written with other settings of the {name}: {', '.join(differ)} (there "
-                f"{head[what].get(differ[0])!r}, here {found.get(differ[0])!r}). Load it with those, or start anew."
+                f"{head[what].get(differ[0])!r}, here {own.get(differ[0])!r}). Load it with those, or start anew."
             )
     if head["weights"] != parameters_fingerprint(model):
         raise ValueError(

@@ -30,7 +30,7 @@ def run_processes(job: EmbedJob, shards: list[int], *, count: int, device: int =
     """Do the shards in processes of their own, each with its own copy of the model.
 
     Whichever process is free takes the next shard. The first error stops all; shards that are done stay done. If this
-    process dies, they follow.
+    process dies, they end, too.
 
     Args:
         job: the job; sent to the processes, so all it holds must be picklable.
@@ -42,7 +42,7 @@ def run_processes(job: EmbedJob, shards: list[int], *, count: int, device: int =
         What was written, as it is written.
 
     Raises:
-        ValueError: what a process found wrong with the input.
+        ValueError: a process reports bad input.
         RuntimeError: a process failed or was killed.
     """
     spawn = multiprocessing.get_context("spawn")
@@ -50,10 +50,10 @@ def run_processes(job: EmbedJob, shards: list[int], *, count: int, device: int =
     workers: dict[Connection, SpawnProcess] = {}
     try:
         for i in range(count):
-            reports, told = spawn.Pipe(duplex=False)
-            worker = spawn.Process(target=_worker, args=(job, shards, device + i, (i, count), told), name=str(i))
+            reports, sender = spawn.Pipe(duplex=False)
+            worker = spawn.Process(target=_worker, args=(job, shards, device + i, (i, count), sender), name=str(i))
             worker.start()
-            told.close()  # the worker's is the only one left, so its death ends the pipe
+            sender.close()  # the worker's is the only one left, so its death ends the pipe
             workers[reports] = worker
         yield from _reports(workers)
         for worker in workers.values():
@@ -66,7 +66,7 @@ def run_processes(job: EmbedJob, shards: list[int], *, count: int, device: int =
 
 
 def _reports(workers: dict[Connection, SpawnProcess]) -> Iterator[ShardDone]:
-    """What the workers report until all have ended well."""
+    """Reports of the workers, until all have ended without error."""
     running = dict(workers)
     while running:
         for pipe in wait(list(running)):
@@ -94,8 +94,8 @@ def _cause(worker: SpawnProcess) -> str:
     return f"Worker {worker.name} was ended by {how}; the shards done so far are kept, run again to go on."
 
 
-def _worker(job: EmbedJob, shards: list[int], device: int, part: tuple[int, int], told: Connection) -> None:
-    """One process's life."""
+def _worker(job: EmbedJob, shards: list[int], device: int, part: tuple[int, int], sender: Connection) -> None:
+    """Body of one worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
@@ -105,10 +105,10 @@ def _worker(job: EmbedJob, shards: list[int], device: int, part: tuple[int, int]
         # Each starts elsewhere, so that they do not try for the same shards.
         first = part[0] * len(shards) // part[1]
         for done in ShardWorker(job, device=device).run(shards[first:] + shards[:first]):
-            told.send(done)
-        told.send(None)
+            sender.send(done)
+        sender.send(None)
     except Exception as error:
-        told.send(Failure.of(error))
+        sender.send(Failure.of(error))
 
 
 def _follow_parent() -> None:

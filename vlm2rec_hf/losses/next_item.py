@@ -1,6 +1,6 @@
 """Losses of sequential heads: score the next item against the whole catalogue, or against drawn negatives.
 
-All take flat positions: row `i` of `hidden` is what the head knows before the item `targets[i]`. Padding never comes
+All take flat positions: row `i` of `hidden` is the state of the head before the item `targets[i]`. Padding never comes
 in. Gradients reach `hidden` and `items`, so `items` may be an embedding matrix or projected content vectors.
 """
 

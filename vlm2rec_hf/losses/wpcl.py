@@ -53,13 +53,13 @@ class ModalityMargins:
         return self.has_text & self.has_image
 
     def detach(self) -> ModalityMargins:
-        """The same numbers without a graph."""
+        """The same numbers, detached."""
         return ModalityMargins(self.text.detach(), self.image.detach(), self.has_text, self.has_image)
 
 
 @dataclass(frozen=True)
 class WPCLOutput:
-    """Per-user WPCL and what led to it (the latter detached).
+    """Per-user WPCL and its intermediate values (detached).
 
     Attributes:
         per_user: `(B,)` loss.

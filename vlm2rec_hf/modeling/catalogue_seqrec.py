@@ -194,11 +194,11 @@ def recommend(
     if candidates is not None:
         chosen, _ = catalogue.look_up(candidates, on_unknown, "candidates")
         allowed = torch.tensor(sorted(set(chosen)), dtype=torch.int64)
-    found: list[Recommendation | None] = [None] * len(rows)
+    recommendations: list[Recommendation | None] = [None] * len(rows)
     popular = catalogue.popularity.double()
     for i in (i for i, row in enumerate(rows) if not row):
         places, scores = _best(popular[None], [[]], k, exclude_seen, allowed)[0]
-        found[i] = _named(catalogue, places, scores, "popularity", unknown[i])
+        recommendations[i] = _named(catalogue, places, scores, "popularity", unknown[i])
     known_rows = [i for i, row in enumerate(rows) if row]
     at_once = max(1, min(1024, SCORES_AT_ONCE // max(len(catalogue), 1)))
     items: Tensor = model.item_vectors() if known_rows else popular
@@ -208,8 +208,8 @@ def recommend(
         scores_of_all = (users @ items.T).float().cpu()
         best = _best(scores_of_all, [rows[i] for i in part], k, exclude_seen, allowed)
         for i, (places, scores) in zip(part, best, strict=True):
-            found[i] = _named(catalogue, places, scores, "model", unknown[i])
-    return [one for one in found if one is not None]
+            recommendations[i] = _named(catalogue, places, scores, "model", unknown[i])
+    return [one for one in recommendations if one is not None]
 
 
 def _best(
@@ -224,10 +224,10 @@ def _best(
     if allowed is not None:
         scores = scores[:, allowed]
     width = min(k, scores.shape[1])
-    found: list[tuple[list[int], list[float]]] = []
+    best: list[tuple[list[int], list[float]]] = []
     for values in scores:
         if width == 0:
-            found.append(([], []))
+            best.append(([], []))
             continue
         # `topk` picks arbitrarily among equal scores; of those at the border the lowest places are taken.
         border = values.topk(width).values[-1]
@@ -236,8 +236,8 @@ def _best(
         columns = columns[torch.sort(values[columns], descending=True, stable=True).indices]
         columns = columns[values[columns] > -torch.inf]
         places = columns if allowed is None else allowed[columns]
-        found.append((places.tolist(), values[columns].tolist()))
-    return found
+        best.append((places.tolist(), values[columns].tolist()))
+    return best
 
 
 def _named(

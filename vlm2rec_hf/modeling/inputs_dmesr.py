@@ -61,19 +61,21 @@ class ItemInputs:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "ItemInputs":
         """The same on another device, the vectors as another type where one is given."""
         parts = (part.to(device, dtype if part.is_floating_point() else None) for part in self._parts())
-        return ItemInputs(*parts, self.item_ids)
+        return ItemInputs(*parts, item_ids=self.item_ids)
 
     def rows(self, start: int, stop: int) -> "ItemInputs":
         """The items from `start` up to `stop`, without a copy."""
         ids = None if self.item_ids is None else self.item_ids[start:stop]
-        return ItemInputs(*(part[start:stop] for part in self._parts()), ids)
+        return ItemInputs(*(part[start:stop] for part in self._parts()), item_ids=ids)
 
     def followed_by(self, others: "ItemInputs") -> "ItemInputs":
         """These items and then others; shorter texts are padded."""
         ids = None if self.item_ids is None or others.item_ids is None else self.item_ids + others.item_ids
         width = max(self.fine.shape[1], others.fine.shape[1])
         ours, theirs = self._widened(width), others._widened(width)
-        return ItemInputs(*(torch.cat(pair) for pair in zip(ours._parts(), theirs._parts(), strict=True)), ids)
+        return ItemInputs(
+            *(torch.cat(pair) for pair in zip(ours._parts(), theirs._parts(), strict=True)), item_ids=ids
+        )
 
     def check_items(self, item_ids: Sequence[str]) -> None:
         """Check that these are the inputs of these items, in this order, as far as their ids are known.
@@ -95,7 +97,7 @@ class ItemInputs:
         )
 
     def check_finite(self, at_once: int = 4096) -> None:
-        """Refuse vectors that are no numbers.
+        """Check that all vectors are finite.
 
         Raises:
             ValueError: with the first such item's place.
@@ -109,8 +111,10 @@ class ItemInputs:
 
     def same_descriptions(self) -> Tensor:
         """`(n, 3)` int64: within a kind, equal numbers where items have equal vectors (the same description)."""
-        found = [torch.unique(self.coarse[:, kind].cpu().float(), dim=0, return_inverse=True)[1] for kind in range(3)]
-        return torch.stack(found, dim=1)
+        numbers = [
+            torch.unique(self.coarse[:, kind].cpu().float(), dim=0, return_inverse=True)[1] for kind in range(3)
+        ]
+        return torch.stack(numbers, dim=1)
 
     def _widened(self, width: int) -> "ItemInputs":
         more = width - self.fine.shape[1]

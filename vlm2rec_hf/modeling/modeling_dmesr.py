@@ -96,7 +96,7 @@ class DMESRModel(HeadModel):
         super().set_catalogue(ids, popularity, titles)
 
     def check_content(self) -> None:
-        """Refuse to be trained without inputs.
+        """Check that there are inputs to train on.
 
         Raises:
             ValueError: `set_inputs` was not called.
@@ -185,8 +185,8 @@ class DMESRModel(HeadModel):
         self.check_content()
         inputs: Any = self.inputs
         items = items.to(inputs.coarse.device)
-        found = self.fusion.descriptions(inputs.coarse[items].to(self.device))
-        return found, inputs.coarse_present[items].to(self.device)
+        descriptions = self.fusion.descriptions(inputs.coarse[items].to(self.device))
+        return descriptions, inputs.coarse_present[items].to(self.device)
 
     def _fused(self, inputs: ItemInputs) -> Tensor:
         size = self.config.items_per_block
@@ -201,7 +201,7 @@ class DMESRModel(HeadModel):
     # ---- to disk
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):  # noqa: ANN201
-        """As in the library; the fused vectors of now go along, `catalogue.parquet` is written beside the weights."""
+        """As in the library; the present fused vectors are saved, too, and `catalogue.parquet` beside the weights."""
         if self.inputs is not None:
             with torch.no_grad():
                 self.fused_items.copy_(self.item_vectors())

@@ -70,7 +70,7 @@ class PixRecModel(BackboneModel):
                 `AutoModelForImageTextToText.from_pretrained` (`revision`, `dtype`, `attn_implementation`, ...).
 
         Raises:
-            ValueError: a weight of the backbone was not found in the checkpoint or has another shape.
+            ValueError: a weight of the backbone is missing in the checkpoint or has another shape.
         """
         options = {name: kwargs.pop(name) for name in PixRecConfig().backbone_options() if name in kwargs}
         require_safetensors(kwargs)
@@ -255,8 +255,8 @@ class PixRecModel(BackboneModel):
                     for start in range(0, len(order), batch_size):
                         part = order[start : start + batch_size]
                         batch = processor.collate([prepared[i] for i in part], role).to(self.device)
-                        found = self(**batch)
-                        vectors = found.user_embeddings if role == "user" else found.target_embeddings
+                        output = self(**batch)
+                        vectors = output.user_embeddings if role == "user" else output.target_embeddings
                         out[[rows[i] for i in part]] = vectors.float().cpu()
                         bar.update(len(part))
         finally:

@@ -64,7 +64,7 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
             kwargs: for `AutoModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, ...).
 
         Raises:
-            ValueError: a weight of the backbone was not found in the checkpoint or has another shape; such a
+            ValueError: a weight of the backbone is missing in the checkpoint or has another shape; such a
                 model would be partly random.
         """
         require_safetensors(kwargs)

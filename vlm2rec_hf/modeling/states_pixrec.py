@@ -1,4 +1,4 @@
-"""From hidden states to what PixRec's loss takes: masked means, and the likelihood of the next tokens."""
+"""From hidden states to the inputs of PixRec's loss: mean pooling, and the likelihood of the next tokens."""
 
 from typing import Any
 
