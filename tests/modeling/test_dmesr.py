@@ -62,13 +62,13 @@ def test_the_fusion_is_adapters_attention_and_means(residual, norm):
     with torch.no_grad():
         for parameter in model.fusion.parameters():  # biases and gains, too
             parameter.add_(0.3 * torch.randn_like(parameter))
-        found = model.item_vectors()
-    assert found.shape == (N, 32)
+        result = model.item_vectors()
+    assert result.shape == (N, 32)
     for item in range(N):
-        assert torch.allclose(found[item], fused_naively(model.fusion, inputs, item), atol=1e-10), item
-    assert (found[2, 16:] == 0).all() and (found[1, :16] == 0).all()  # nobody asks there
+        assert torch.allclose(result[item], fused_naively(model.fusion, inputs, item), atol=1e-10), item
+    assert (result[2, 16:] == 0).all() and (result[1, :16] == 0).all()  # nobody asks there
     if residual or norm:  # nobody answers there: what asked is left, and what the norm adds
-        assert found[1, 16:].abs().sum() > 0 and found[2, :16].abs().sum() > 0
+        assert result[1, 16:].abs().sum() > 0 and result[2, :16].abs().sum() > 0
 
 
 def test_filling_has_no_say():
@@ -159,8 +159,8 @@ def test_what_is_saved_is_what_the_model_knows_now(tmp_path):
         model.fusion.fine.up.weight.mul_(2.0)
     gathered = {name: value.clone() for name, value in model.state_dict().items()}  # as distributed trainers pass it
     model.save_pretrained(tmp_path / "two", state_dict=gathered)
-    found = [DMESRModel.from_pretrained(tmp_path / name).item_vectors() for name in ("one", "two")]
-    assert not torch.allclose(*found, atol=1e-3) and torch.equal(found[1], model.item_vectors())
+    result = [DMESRModel.from_pretrained(tmp_path / name).item_vectors() for name in ("one", "two")]
+    assert not torch.allclose(*result, atol=1e-3) and torch.equal(result[1], model.item_vectors())
 
 
 STRANGER = """
@@ -267,5 +267,5 @@ def test_equal_descriptions_share_a_number():
     coarse = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]).repeat(1, 3).view(3, 3, 2).half()
     present = torch.ones(3, 3, dtype=torch.bool)
     inputs = ItemInputs(coarse, present, coarse, present)
-    found = inputs.same_descriptions()
-    assert (found[0] == found[2]).all() and (found[0] != found[1]).all()
+    result = inputs.same_descriptions()
+    assert (result[0] == result[2]).all() and (result[0] != result[1]).all()

@@ -78,14 +78,14 @@ class TestEveryFamily:
 
     def test_internal_fusion(self, tiny, items, histories, family):
         model, processor = tiny(family, fusion="internal")
-        found = model.encode_histories(histories, processor)
+        result = model.encode_histories(histories, processor)
         single = torch.cat([model.encode_histories([history], processor).both for history in histories])
-        assert (found.both - single).abs().max() < 1e-5
-        assert torch.allclose(found.both.norm(dim=-1), torch.ones(len(histories)), atol=1e-5)
-        assert found.has_text.tolist() == [True, True, False, True, True]
-        assert not found.text[2].any() and found.image[2].any()
+        assert (result.both - single).abs().max() < 1e-5
+        assert torch.allclose(result.both.norm(dim=-1), torch.ones(len(histories)), atol=1e-5)
+        assert result.has_text.tolist() == [True, True, False, True, True]
+        assert not result.text[2].any() and result.image[2].any()
         texts = [[i if isinstance(i, str) else {"text": i["text"]} for i in histories[0]]]
-        assert (model.encode_histories(texts, processor).both[0] - found.text[0]).abs().max() < 1e-5
+        assert (model.encode_histories(texts, processor).both[0] - result.text[0]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("family", QWEN)
@@ -194,9 +194,9 @@ def test_from_backbone_takes_every_weight_or_refuses(tiny, family, tmp_path):
     raw.save_pretrained(tmp_path / "raw")
     taken = VLM2RecEmbedder.from_backbone(str(tmp_path / "raw"))
     expected = dict(raw.model.named_parameters())
-    found = dict(taken.vlm.named_parameters())
-    assert set(found) == set(expected)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    result = dict(taken.vlm.named_parameters())
+    assert set(result) == set(expected)
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
     vectors = taken.encode_items(["red tent"], processor).both
     assert vectors.shape == (1, 32) and torch.isfinite(vectors).all()
 

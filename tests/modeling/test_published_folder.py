@@ -50,12 +50,12 @@ def test_a_stranger_without_the_package_gets_the_same_vectors(tiny, family, tmp_
         [sys.executable, "-c", STRANGER, str(folder)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    found = torch.load(folder / "found.pt", weights_only=True)
-    assert found["class"].startswith("transformers_modules.")
+    result = torch.load(folder / "found.pt", weights_only=True)
+    assert result["class"].startswith("transformers_modules.")
     items = ["red tent", {"text": "blue mug", "image": Image.new("RGB", (60, 50), "navy")}]
     expected = model.encode_histories([items, items[1:]], processor).both
-    assert (found["both"] - expected).abs().max() < 1e-6
-    assert (found["grown"] - expected[:1]).abs().max() < 1e-5
+    assert (result["both"] - expected).abs().max() < 1e-6
+    assert (result["grown"] - expected[:1]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("fusion", ["external", "internal"])

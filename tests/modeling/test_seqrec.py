@@ -71,9 +71,9 @@ def test_a_row_is_the_same_alone_and_in_company(encoder):
 @pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 def test_an_empty_row_is_a_number_and_disturbs_nobody(encoder):
     model = make(encoder)
-    found = model(rows([3, 1, 4], []))
-    assert torch.isfinite(found.last_hidden_state).all()
-    assert torch.allclose(found.user_vectors[0], model(rows([3, 1, 4])).user_vectors[0], atol=1e-5)
+    result = model(rows([3, 1, 4], []))
+    assert torch.isfinite(result.last_hidden_state).all()
+    assert torch.allclose(result.user_vectors[0], model(rows([3, 1, 4])).user_vectors[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
@@ -81,8 +81,8 @@ def test_histories_are_cut_to_the_most_recent_items(encoder):
     model = make(encoder)
     long = list(range(20))
     kept = 8 - (encoder == "bert4rec")
-    found = model.encode_histories([long, long[-kept:], [3]], batch_size=2)
-    assert torch.allclose(found[0], found[1], atol=1e-6) and not torch.allclose(found[0], found[2], atol=1e-3)
+    result = model.encode_histories([long, long[-kept:], [3]], batch_size=2)
+    assert torch.allclose(result[0], result[1], atol=1e-6) and not torch.allclose(result[0], result[2], atol=1e-3)
 
 
 def test_encoding_histories_leaves_the_mode_alone_and_is_free_of_dropout():

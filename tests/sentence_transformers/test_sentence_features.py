@@ -39,8 +39,8 @@ def test_parts_and_rows_have_the_vectors_of_the_whole(embedder):
     torch.testing.assert_close(model(**image).embeddings, whole.image_embeddings)
     for begin, end in ((0, 2), (1, 2), (1, 4), (3, 9)):
         rows = slice_features(batch, begin, end, token)
-        found = model(**rows)
-        torch.testing.assert_close(found.embeddings, whole.embeddings[begin:end], rtol=1e-5, atol=1e-5)
+        result = model(**rows)
+        torch.testing.assert_close(result.embeddings, whole.embeddings[begin:end], rtol=1e-5, atol=1e-5)
         assert len(rows["input_ids"]) == min(end, 5) - begin and rows["attention_mask"].any(dim=0).all()
     alone = slice_features(batch, 1, 2, token)  # a text only
     assert "pixel_values" not in alone and "image_rows" not in alone
