@@ -1,6 +1,6 @@
 """The frozen inputs of a `DMESRModel`: what a text encoder made of the items' descriptions and texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,21 +61,19 @@ class ItemInputs:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "ItemInputs":
         """The same on another device, the vectors as another type where one is given."""
         parts = (part.to(device, dtype if part.is_floating_point() else None) for part in self._parts())
-        return ItemInputs(*parts, item_ids=self.item_ids)
+        return self._of(parts, self.item_ids)
 
     def rows(self, start: int, stop: int) -> "ItemInputs":
         """The items from `start` up to `stop`, without a copy."""
         ids = None if self.item_ids is None else self.item_ids[start:stop]
-        return ItemInputs(*(part[start:stop] for part in self._parts()), item_ids=ids)
+        return self._of((part[start:stop] for part in self._parts()), ids)
 
     def followed_by(self, others: "ItemInputs") -> "ItemInputs":
         """These items and then others; shorter texts are padded."""
         ids = None if self.item_ids is None or others.item_ids is None else self.item_ids + others.item_ids
         width = max(self.fine.shape[1], others.fine.shape[1])
         ours, theirs = self._widened(width), others._widened(width)
-        return ItemInputs(
-            *(torch.cat(pair) for pair in zip(ours._parts(), theirs._parts(), strict=True)), item_ids=ids
-        )
+        return self._of((torch.cat(pair) for pair in zip(ours._parts(), theirs._parts(), strict=True)), ids)
 
     def check_items(self, item_ids: Sequence[str]) -> None:
         """Check that these are the inputs of these items, in this order, as far as their ids are known.
@@ -131,3 +129,8 @@ class ItemInputs:
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.coarse, self.coarse_present, self.fine, self.fine_present
+
+    @classmethod
+    def _of(cls, parts: Iterable[Tensor], item_ids: tuple[str, ...] | None) -> "ItemInputs":
+        coarse, coarse_present, fine, fine_present = parts
+        return cls(coarse, coarse_present, fine, fine_present, item_ids)
