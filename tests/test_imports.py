@@ -9,10 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vlm2rec_hf"
-NOTHING_BELOW = ("columns", "files", "version")
+NOTHING_BELOW = ("columns", "files", "quiet", "version")
 ALLOWED = {
     "columns": set(),
     "files": set(),
+    "quiet": set(),
     "version": set(),
     "hub": set(),
     "losses": set(),

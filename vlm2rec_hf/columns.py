@@ -1,4 +1,8 @@
-"""Column names used everywhere: in tables, datasets on the Hub, collators and reports."""
+"""Names used everywhere: columns of tables, datasets and reports, and the views of an embedding."""
+
+VIEWS = ("text", "image", "both")
+"""The vectors of an item or a history: each modality's, and their sum. Copied files have the same names in
+`modeling/encoding_vlm2rec.py`."""
 
 USER_ID = "user_id"
 ITEM_ID = "item_id"

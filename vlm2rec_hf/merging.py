@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .columns import VIEWS
 from .modeling.items_vlm2rec import check_list
-from .modeling.modeling_vlm2rec import VIEWS, Encoding, VLM2RecEmbedder
+from .modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
 from .modeling.processing_vlm2rec import VLM2RecProcessor
 
 TOLERANCE = 1e-4

@@ -46,9 +46,9 @@ def test_a_float32_cache_changes_nothing(tiny, demo_dataset, family, tmp_path):
     first = stored[0]
     assert first.pixel_values is None and first.features.tokens.dtype == torch.float32
     assert len(first.features.layers) == (family == "qwen3_vl")
-    found = evaluate_embedder(model, stored, examples)
-    assert furthest(expected.items, found.items) < 1e-5 and furthest(expected.users, found.users) < 1e-5
-    assert expected.metrics() == pytest.approx(found.metrics(), abs=1e-9)
+    result = evaluate_embedder(model, stored, examples)
+    assert furthest(expected.items, result.items) < 1e-5 and furthest(expected.users, result.users) < 1e-5
+    assert expected.metrics() == pytest.approx(result.metrics(), abs=1e-9)
     # a later run reads what the first one wrote
     again = PreparedCatalogue(demo_dataset.catalogue_items(), processor)
     again.cache_features(copy.deepcopy(model), VisionCache(tmp_path))
@@ -86,13 +86,13 @@ def test_float16_refuses_what_it_cannot_hold(tiny, tmp_path):
 def test_prepare_equals_the_processor(tiny, items, tmp_path, passed):
     model, processor = tiny("qwen3_vl")
     cache = VisionCache(tmp_path)
-    found = cache.prepare(model, processor, items)
+    result = cache.prepare(model, processor, items)
     plain = processor.prepare_items(items)
-    assert [item.text for item in found] == [item.text for item in plain]
-    assert [item.grid for item in found] == [item.grid for item in plain]
-    assert all(item.pixel_values is None for item in found) and passed == [4]
-    assert furthest(model.encode_items(items, processor), model.encode_items(found, processor)) < 1e-5
-    histories, stored = [items[:3], items[2:]], [found[:3], found[2:]]
+    assert [item.text for item in result] == [item.text for item in plain]
+    assert [item.grid for item in result] == [item.grid for item in plain]
+    assert all(item.pixel_values is None for item in result) and passed == [4]
+    assert furthest(model.encode_items(items, processor), model.encode_items(result, processor)) < 1e-5
+    histories, stored = [items[:3], items[2:]], [result[:3], result[2:]]
     assert furthest(model.encode_histories(histories, processor), model.encode_histories(stored, processor)) < 1e-5
     cache.prepare(model, processor, [*items, {"text": "other words", "image": picture(1, (40, 90))}])
     assert passed == [4]  # known from memory, though nothing was committed yet
@@ -179,17 +179,17 @@ def test_adapters_in_the_tower_make_another_tower(tiny):
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     model, _ = tiny()
-    found = {tower_fingerprint(model)}
+    result = {tower_fingerprint(model)}
     inject_adapter_in_model(LoraConfig(r=2, target_modules=["qkv"]), model.vlm.visual)
     layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
-    found.add(tower_fingerprint(model))
+    result.add(tower_fingerprint(model))
     for layer in layers:
         layer.set_scale("default", 3.0)
-    found.add(tower_fingerprint(model))
+    result.add(tower_fingerprint(model))
     for layer in layers:
         layer.enable_adapters(False)
-    found.add(tower_fingerprint(model))
-    assert len(found) == 4
+    result.add(tower_fingerprint(model))
+    assert len(result) == 4
 
 
 def test_the_tower_is_left_as_it_was_and_autocast_does_not_reach_the_cache(tiny, tmp_path):
@@ -209,8 +209,8 @@ def test_workers_give_the_same(tiny, demo_dataset, tmp_path):
     items = demo_dataset.catalogue_items()
     expected = PreparedCatalogue(items, processor).cache_features(model)
     for cache in (None, VisionCache(tmp_path)):
-        found = PreparedCatalogue(items, processor).cache_features(model, cache, workers=2, batch_size=32)
-        for a, b in zip(expected, found, strict=True):
+        result = PreparedCatalogue(items, processor).cache_features(model, cache, workers=2, batch_size=32)
+        for a, b in zip(expected, result, strict=True):
             assert a.grid == b.grid and (a.features.tokens - b.features.tokens).abs().max() < 1e-6
 
 

@@ -48,9 +48,9 @@ def put(store, *numbers):
 
 def assert_holds(store, numbers):
     for number in numbers:
-        grid, found = store.get(key_of(number))
-        assert grid == (1, 2, 8) and torch.equal(found.tokens, features_of(number).tokens)
-        assert len(found.layers) == 1 and torch.equal(found.layers[0], features_of(number).layers[0])
+        grid, result = store.get(key_of(number))
+        assert grid == (1, 2, 8) and torch.equal(result.tokens, features_of(number).tokens)
+        assert len(result.layers) == 1 and torch.equal(result.layers[0], features_of(number).layers[0])
         assert store.key_of_source(key_of(1000 + number)) == key_of(number)
 
 
@@ -153,12 +153,12 @@ def test_a_damaged_cache_is_computed_again(tmp_path):
     data[5] ^= 255
     second.write_bytes(data)
     with pytest.warns(RuntimeWarning) as warned:
-        found = VisionCache(tmp_path).fill(model, processor, items)
+        result = VisionCache(tmp_path).fill(model, processor, items)
     assert {str(path) for path in (first, second)} == {
         str(w.message).split("file ")[1].split(" is")[0] for w in warned
     }
     for index in range(6):
-        assert (found.get(index)[1].tokens - expected[index]).abs().max() < 1e-6
+        assert (result.get(index)[1].tokens - expected[index]).abs().max() < 1e-6
 
 
 def test_a_segment_lost_while_filling_is_computed_again(tmp_path, monkeypatch):
@@ -175,8 +175,8 @@ def test_a_segment_lost_while_filling_is_computed_again(tmp_path, monkeypatch):
         original(self)
 
     monkeypatch.setattr(FeatureStore, "flush", losing)
-    found = VisionCache(tmp_path, verify=False).fill(model, processor, items)
-    assert lost and all(found.get(index)[1] is not None for index in range(3))
+    result = VisionCache(tmp_path, verify=False).fill(model, processor, items)
+    assert lost and all(result.get(index)[1] is not None for index in range(3))
 
 
 def child(work):
@@ -199,8 +199,8 @@ def child(work):
 def ended(pid, read):
     """Wait for a process; returns its exit code (minus the signal that killed it) and what it wrote."""
     with os.fdopen(read, "rb") as pipe:
-        told = pipe.read().decode()
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), told
+        written = pipe.read().decode()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written
 
 
 @pytest.fixture(scope="module")
@@ -230,16 +230,16 @@ def test_two_processes_fill_one_cache(reference, tmp_path):
     workers = [child(filling(first)) for first in (0, 10)]
     os.write(go, b"..")
     for worker in workers:
-        status, told = ended(*worker)
-        assert status == 0 and 10 <= int(told) <= 20, told
+        status, written = ended(*worker)
+        assert status == 0 and 10 <= int(written) <= 20, written
     (folder,) = tmp_path.iterdir()
     assert {path.suffix for path in folder.iterdir()} == {".segment", ".json"}
     cache = VisionCache(tmp_path)
     assert len(cache.store(model, processor)) == 30
     before = len(list(folder.iterdir()))
-    found = cache.fill(model, processor, items)
+    result = cache.fill(model, processor, items)
     assert len(list(folder.iterdir())) == before  # nothing was missing
-    assert all((found.get(index)[1].tokens - expected[index]).abs().max() < 1e-6 for index in range(30))
+    assert all((result.get(index)[1].tokens - expected[index]).abs().max() < 1e-6 for index in range(30))
 
 
 def die_at(moment, number):
@@ -313,8 +313,8 @@ def assert_sound(reference, folder, committed, leftovers=None):
         assert committed is None or store.has(key, verify=True) == (index < committed)
         if store.has(key):
             assert (store.get(key)[1].tokens - expected[index]).abs().max() < 1e-6
-    found = cache.fill(model, processor, items)
-    assert all((found.get(index)[1].tokens - expected[index]).abs().max() < 1e-6 for index in range(len(items)))
+    result = cache.fill(model, processor, items)
+    assert all((result.get(index)[1].tokens - expected[index]).abs().max() < 1e-6 for index in range(len(items)))
 
 
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path):

@@ -89,8 +89,8 @@ def test_every_change_of_content_shows(change):
 
 
 def test_the_split_is_content():
-    found = {make().fingerprint, make().leave_one_out().fingerprint, make().temporal_split(test_from=100).fingerprint}
-    assert len(found) == 3
+    result = {make().fingerprint, make().leave_one_out().fingerprint, make().temporal_split(test_from=100).fingerprint}
+    assert len(result) == 3
 
 
 def test_a_subset_by_k_core_equals_the_same_rows_built_directly():

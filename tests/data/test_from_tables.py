@@ -163,8 +163,8 @@ def test_bad_rows_are_quarantined_with_one_reason_each():
     ]
     dataset = RecDataset.from_tables(rows, ITEMS)
     assert events_of(dataset) == [("u", "a", 1), ("u", "b", 6)]
-    found = {(row["number"], row["reason"], row["column"]) for row in dataset.quarantine}
-    assert found == {
+    result = {(row["number"], row["reason"], row["column"]) for row in dataset.quarantine}
+    assert result == {
         (1, "null_user_id", "user_id"),
         (2, "null_user_id", "user_id"),
         (3, "null_item_id", "item_id"),

@@ -171,9 +171,9 @@ def test_a_decompression_bomb_is_refused():
     ],
 )
 def test_reasons(value, reason):
-    picture, found = try_decode_image(value)
+    picture, result = try_decode_image(value)
     assert picture is None
-    assert found == reason
+    assert result == reason
 
 
 def test_too_many_bytes(monkeypatch, tmp_path):

@@ -64,8 +64,8 @@ def test_k_core_equals_the_naive_one(rows, k):
             dataset.k_core(k)
         return
     core = dataset.k_core(k)
-    found = sorted((r["user_id"], r["item_id"], r["timestamp"]) for r in core.interactions)
-    assert found == sorted((f"u{u}", f"i{i}", t) for u, i, t in expected)
+    result = sorted((r["user_id"], r["item_id"], r["timestamp"]) for r in core.interactions)
+    assert result == sorted((f"u{u}", f"i{i}", t) for u, i, t in expected)
     assert set(core.item_ids) == {f"i{i}" for _, i, _ in expected}
     # The catalogue and the texts stay aligned with the codes.
     for code, item_id in enumerate(core.item_ids):

@@ -58,28 +58,28 @@ def column(dataset, kind):
 
 
 def test_what_an_item_lacks_is_null_and_the_rest_is_written(shop, describer, tmp_path):
-    found = describe_items(shop, describer, tmp_path / "work", **MODEL, batch_size=3)
-    assert [value is not None for value in column(found, "text")] == [True, True, False, False, True, True, True]
-    assert [value is not None for value in column(found, "image")] == [True, False, True, False, False, True, False]
-    assert [value is not None for value in column(found, "both")] == [True, False, False, False, False, True, False]
-    assert all(value for kind in COLUMNS for value in column(found, kind) if value is not None)
+    result = describe_items(shop, describer, tmp_path / "work", **MODEL, batch_size=3)
+    assert [value is not None for value in column(result, "text")] == [True, True, False, False, True, True, True]
+    assert [value is not None for value in column(result, "image")] == [True, False, True, False, False, True, False]
+    assert [value is not None for value in column(result, "both")] == [True, False, False, False, False, True, False]
+    assert all(value for kind in COLUMNS for value in column(result, kind) if value is not None)
     source = f"tiny@abc prompts:{load_prompts().fingerprint}"
-    assert list(found.items["description_source"]) == [source] * 3 + [None] + [source] * 3
-    bad = [row for row in found.quarantine if row["table"] == "descriptions"]
+    assert list(result.items["description_source"]) == [source] * 3 + [None] + [source] * 3
+    bad = [row for row in result.quarantine if row["table"] == "descriptions"]
     assert [(row["column"], row["number"], row["reason"]) for row in bad] == [
         ("description_image", 4, "description_failed")
     ]
     assert json.loads(bad[0]["row"])["item_id"] == "broken" and "picture: " in json.loads(bad[0]["row"])["problem"]
-    assert found.coverage.quarantined["description_failed"] == 1 == sum(failures_by_reason(found).values())
-    step = found.steps[-1]
+    assert result.coverage.quarantined["description_failed"] == 1 == sum(failures_by_reason(result).values())
+    step = result.steps[-1]
     assert (step["step"], step["model"], step["revision"], step["failed"]) == ("describe", "tiny", "abc", 1)
     assert step["with_description_text"] == 5 and step["prompts"] == load_prompts().fingerprint
     # Everything else is as it was, on the disk too.
-    found.save(tmp_path / "data")
+    result.save(tmp_path / "data")
     again = load_recsys(tmp_path / "data")
     again.verify()
-    assert again.items.column_names == found.items.column_names and again.steps == found.steps
-    assert [dict(row) for row in again.items] == [dict(row) for row in found.items]
+    assert again.items.column_names == result.items.column_names and again.steps == result.steps
+    assert [dict(row) for row in again.items] == [dict(row) for row in result.items]
     assert again.item_texts() == shop.item_texts() and again.n_interactions == shop.n_interactions
     assert "description_text" not in shop.items.column_names
 
@@ -98,9 +98,9 @@ def test_sampling_follows_its_seed_only(shop, raw, tmp_path):
         writer = load_describer(raw, prompts=load_prompts(), writing=writing)
         torch.manual_seed(disturb)
         state = torch.get_rng_state()
-        found = describe_items(shop, writer, tmp_path / name, **MODEL, batch_size=2)
+        result = describe_items(shop, writer, tmp_path / name, **MODEL, batch_size=2)
         assert torch.equal(torch.get_rng_state(), state)
-        return [column(found, kind) for kind in COLUMNS]
+        return [column(result, kind) for kind in COLUMNS]
 
     assert texts("a", 1, 5) == texts("b", 1, 6) != texts("c", 2, 5)
 
@@ -119,13 +119,13 @@ class Choking:
 
 def test_one_bad_item_does_not_stop_the_others(shop, describer, tmp_path):
     choking = Describer(describer.model, Choking(describer.layout, "mug"), describer.prompts, describer.writing)
-    found = describe_items(shop, choking, tmp_path / "work", **MODEL, batch_size=4)
+    result = describe_items(shop, choking, tmp_path / "work", **MODEL, batch_size=4)
     whole = describe_items(shop, describer, tmp_path / "whole", **MODEL, batch_size=4)
     for kind in COLUMNS:
-        for index, (value, expected) in enumerate(zip(column(found, kind), column(whole, kind), strict=True)):
+        for index, (value, expected) in enumerate(zip(column(result, kind), column(whole, kind), strict=True)):
             assert value == (None if index in (1, 5) else expected)
-    assert failures_by_reason(found) == {"description_text": 2, "description_image": 2, "description_both": 1}
-    reasons = [json.loads(row["row"])["problem"] for row in found.quarantine if row["table"] == "descriptions"]
+    assert failures_by_reason(result) == {"description_text": 2, "description_image": 2, "description_both": 1}
+    reasons = [json.loads(row["row"])["problem"] for row in result.quarantine if row["table"] == "descriptions"]
     assert reasons.count("ValueError: cannot read that") == 4
 
 
@@ -158,8 +158,8 @@ def test_a_model_that_stops_working_is_tried_again(describer, tmp_path, monkeypa
         describe_items(dataset, breaking, tmp_path / "work", **MODEL, batch_size=4)
     lines = (tmp_path / "work" / "chunks.jsonl").read_text().splitlines()
     assert [json.loads(line)["chunk"] for line in lines] == [0, 1]
-    found = describe_items(dataset, describer, tmp_path / "work", **MODEL, batch_size=4)
-    assert failures_by_reason(found) == {} and (tmp_path / "work" / "chunks.jsonl").read_text().startswith(lines[0])
+    result = describe_items(dataset, describer, tmp_path / "work", **MODEL, batch_size=4)
+    assert failures_by_reason(result) == {} and (tmp_path / "work" / "chunks.jsonl").read_text().startswith(lines[0])
 
 
 def test_another_job_a_second_process_and_damage_are_refused(shop, describer, raw, tmp_path):

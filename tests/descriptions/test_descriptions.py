@@ -47,19 +47,19 @@ def transformer(tmp_path_factory):
 
 
 def test_a_sentence_transformer_encodes_descriptions_and_tokens(dataset, transformer):
-    found = encode_descriptions(dataset, transformer, model="org/bert", revision="c" * 40, batch_size=2)
-    assert found.item_ids == list(dataset.item_ids) and found.coarse.shape == (6, 3, 12)
-    assert found.coarse.dtype == found.fine.dtype == torch.float16
-    assert found.coarse_present.tolist() == [[True, n != 1, n != 2] for n in range(6)]
-    assert (found.coarse[~found.coarse_present] == 0).all()
+    result = encode_descriptions(dataset, transformer, model="org/bert", revision="c" * 40, batch_size=2)
+    assert result.item_ids == list(dataset.item_ids) and result.coarse.shape == (6, 3, 12)
+    assert result.coarse.dtype == result.fine.dtype == torch.float16
+    assert result.coarse_present.tolist() == [[True, n != 1, n != 2] for n in range(6)]
+    assert (result.coarse[~result.coarse_present] == 0).all()
     for n, title in enumerate(TITLES):
         expected = torch.from_numpy(transformer.encode([f"cosy {title}"])[0])
-        assert torch.allclose(found.coarse[n, 0].float(), expected, atol=2e-3)
+        assert torch.allclose(result.coarse[n, 0].float(), expected, atol=2e-3)
         states = transformer.encode([title], output_value="token_embeddings", convert_to_numpy=False)[0]
-        assert int(found.fine_present[n].sum()) == len(states) == len(title.split()) + 2
-        assert torch.allclose(found.fine[n, : len(states)].float(), states.cpu(), atol=2e-3)
-        assert (found.fine[n, len(states) :] == 0).all()
-    assert found.facts["model"] == "org/bert" and found.facts["dataset_fingerprint"] == dataset.fingerprint
+        assert int(result.fine_present[n].sum()) == len(states) == len(title.split()) + 2
+        assert torch.allclose(result.fine[n, : len(states)].float(), states.cpu(), atol=2e-3)
+        assert (result.fine[n, len(states) :] == 0).all()
+    assert result.facts["model"] == "org/bert" and result.facts["dataset_fingerprint"] == dataset.fingerprint
 
 
 def test_filling_on_the_left_is_no_token(dataset, transformer, monkeypatch):
@@ -70,21 +70,21 @@ def test_filling_on_the_left_is_no_token(dataset, transformer, monkeypatch):
 
 
 def test_texts_are_cut_and_long_ones_do_not_widen(dataset, transformer):
-    found = encode_descriptions(dataset, transformer, max_fine_tokens=3)
-    assert found.fine.shape == (6, 3, 12) and found.fine_present.all()
+    result = encode_descriptions(dataset, transformer, max_fine_tokens=3)
+    assert result.fine.shape == (6, 3, 12) and result.fine_present.all()
     whole = encode_descriptions(dataset, transformer)
-    assert whole.fine.shape[1] == 7 and torch.equal(whole.fine[:, :3], found.fine)  # five words and both ends
+    assert whole.fine.shape[1] == 7 and torch.equal(whole.fine[:, :3], result.fine)  # five words and both ends
 
 
 def test_texts_are_encoded_in_order_and_blanks_are_zero(transformer, monkeypatch):
     texts = ["blue mug", None, "red tent", "blue mug", "  "]
     passed, encode = [], transformer.encode_document
     monkeypatch.setattr(transformer, "encode_document", lambda rows, **o: passed.extend(rows) or encode(rows, **o))
-    found = encode_texts(texts, transformer, batch_size=1)
-    assert found.shape == (5, 12) and found.dtype == np.float32 and len(passed) == 2
+    result = encode_texts(texts, transformer, batch_size=1)
+    assert result.shape == (5, 12) and result.dtype == np.float32 and len(passed) == 2
     for row in (0, 2, 3):
-        assert np.allclose(found[row], transformer.encode([texts[row]])[0], atol=1e-6)
-    assert not found[[1, 4]].any() and found[0].any()
+        assert np.allclose(result[row], transformer.encode([texts[row]])[0], atol=1e-6)
+    assert not result[[1, 4]].any() and result[0].any()
     with pytest.raises(ValueError, match="not a single text"):
         encode_texts([None, ""], transformer)
 
@@ -97,29 +97,29 @@ def test_progress_is_drawn_to_its_end_where_asked(dataset, transformer, capsys):
 
 
 def test_the_file_comes_back_as_it_was(dataset, transformer, tmp_path):
-    found = encode_descriptions(dataset, transformer, model="org/bert", revision="c" * 40)
-    found.save(tmp_path / "new" / "items.safetensors")
+    result = encode_descriptions(dataset, transformer, model="org/bert", revision="c" * 40)
+    result.save(tmp_path / "new" / "items.safetensors")
     again = EncodedItems.load(tmp_path / "new" / "items.safetensors")
-    assert again.fingerprint == found.fingerprint and again.facts == found.facts
+    assert again.fingerprint == result.fingerprint and again.facts == result.facts
     for name in ("coarse", "coarse_present", "fine", "fine_present"):
-        assert torch.equal(getattr(again, name), getattr(found, name))
+        assert torch.equal(getattr(again, name), getattr(result, name))
     assert again.for_dataset(dataset) is again
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["items.safetensors"]
     with pytest.raises(ValueError, match="exists"):
-        found.save(tmp_path / "new" / "items.safetensors")
+        result.save(tmp_path / "new" / "items.safetensors")
     other = encode_descriptions(dataset, transformer, model="org/bert", revision="d" * 40)
-    assert other.fingerprint != found.fingerprint
+    assert other.fingerprint != result.fingerprint
 
 
 def test_rows_follow_the_dataset(dataset, transformer):
-    found = encode_descriptions(dataset, transformer)
+    result = encode_descriptions(dataset, transformer)
     order = [3, 1, 5, 0, 4, 2]
-    parts = {name: getattr(found, name)[order] for name in ("coarse", "coarse_present", "fine", "fine_present")}
-    shuffled = EncodedItems([found.item_ids[n] for n in order], **parts, facts=found.facts)
+    parts = {name: getattr(result, name)[order] for name in ("coarse", "coarse_present", "fine", "fine_present")}
+    shuffled = EncodedItems([result.item_ids[n] for n in order], **parts, facts=result.facts)
     again = shuffled.for_dataset(dataset)
-    assert again.item_ids == found.item_ids and torch.equal(again.fine, found.fine)
+    assert again.item_ids == result.item_ids and torch.equal(again.fine, result.fine)
     assert again.fingerprint == shuffled.fingerprint
-    few = EncodedItems(found.item_ids[:4], **{name: getattr(found, name)[:4] for name in parts})
+    few = EncodedItems(result.item_ids[:4], **{name: getattr(result, name)[:4] for name in parts})
     with pytest.raises(ValueError, match="lack 2 of the dataset's 6 items, such as 'i4'"):
         few.for_dataset(dataset)
 
@@ -140,8 +140,8 @@ def test_bad_files_and_columns_are_named(dataset, transformer, tmp_path):
 
 def test_a_kind_may_be_left_out(dataset, transformer):
     columns = DescriptionColumns(text="title", image="", both="description_both")
-    found = encode_descriptions(dataset, transformer, columns=columns)
-    assert found.coarse_present.sum(dim=0).tolist() == [6, 0, 5]
+    result = encode_descriptions(dataset, transformer, columns=columns)
+    assert result.coarse_present.sum(dim=0).tolist() == [6, 0, 5]
 
 
 def test_latent_semantic_analysis_is_tf_idf_in_few_dimensions():
@@ -158,7 +158,7 @@ def test_latent_semantic_analysis_is_tf_idf_in_few_dimensions():
     plain /= np.linalg.norm(plain, axis=1, keepdims=True)
     assert np.allclose(vectors @ vectors.T, plain @ plain.T, atol=1e-3)  # equal up to a rotation
     tokens = encoder.encode(["green mug of nobody", "???"], output_value="token_embeddings")
-    assert [len(found) for found in tokens] == [2, 0]
+    assert [len(result) for result in tokens] == [2, 0]
     place = weights.vocabulary_["mug"]
     state = axes[:4].T[place] / np.linalg.norm(axes[:4].T[place])
     assert np.allclose(tokens[0][1] @ vectors.T, state @ plain.T, atol=1e-3)
@@ -170,9 +170,9 @@ def test_latent_semantic_analysis_is_tf_idf_in_few_dimensions():
 def test_latent_semantic_analysis_encodes_a_dataset(dataset):
     columns = DescriptionColumns("title", "title", "title", "title")
     encoder = LSATextEncoder(TITLES, dim=8)
-    found = encode_descriptions(dataset, encoder, model="lsa", revision=encoder.version, columns=columns)
-    assert found.coarse.shape == (6, 3, 8) and torch.isfinite(found.coarse).all()
-    assert (found.coarse[:, :, 5:] == 0).all()  # there are fewer words than dimensions
+    result = encode_descriptions(dataset, encoder, model="lsa", revision=encoder.version, columns=columns)
+    assert result.coarse.shape == (6, 3, 8) and torch.isfinite(result.coarse).all()
+    assert (result.coarse[:, :, 5:] == 0).all()  # there are fewer words than dimensions
     for options, message in [({"dim": 1}, "`dim`"), ({"texts": ["a b", "c d"]}, "`texts`")]:
         with pytest.raises(ValueError, match=message):
             LSATextEncoder(**{"texts": TITLES, **options})

@@ -11,10 +11,10 @@ def snippets(path):
 
 
 def test_the_guides_snippets_run_in_order(capsys):
-    found = snippets("docs/evaluation.md")
-    assert len(found) >= 7
+    result = snippets("docs/evaluation.md")
+    assert len(result) >= 7
     scope = {}
-    for number, code in enumerate(found):
+    for number, code in enumerate(result):
         exec(compile(code, f"docs/evaluation.md, snippet {number + 1}", "exec"), scope)
     printed = capsys.readouterr().out
     assert "| popularity (floor) | - |" in printed and "ndcg@10 both:" in printed

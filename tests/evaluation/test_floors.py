@@ -83,12 +83,12 @@ def test_under_exclusion_repeat_last_is_popularity_and_all_floors_rank_exactly()
     examples = make_examples(random_sequences(7), "test", 10)
     seen = [examples.seen(i) for i in range(len(examples))]
     fresh = np.array([t not in s for t, s in zip(examples.targets, seen, strict=True)])
-    found = rank_floors(examples, k=5)
-    assert list(found) == ["popularity", "repeat_last", "transitions"]
-    np.testing.assert_array_equal(found["repeat_last"].ranks[fresh], found["popularity"].ranks[fresh])
+    result = rank_floors(examples, k=5)
+    assert list(result) == ["popularity", "repeat_last", "transitions"]
+    np.testing.assert_array_equal(result["repeat_last"].ranks[fresh], result["popularity"].ranks[fresh])
     for make, name in ((PopularityScorer, "popularity"), (RepeatLastScorer, "repeat_last")):
         np.testing.assert_array_equal(
-            found[name].ranks, naive_ranks(all_scores(make(examples)), examples.targets, seen)
+            result[name].ranks, naive_ranks(all_scores(make(examples)), examples.targets, seen)
         )
     kept = rank_floors(examples, exclude_seen=False)
     assert (kept["repeat_last"].ranks != kept["popularity"].ranks).any()
@@ -110,8 +110,8 @@ def test_movielens_floors_are_where_they_should_be():
     indices = items.indices.to_numpy().astype(np.int32)
     sequences = Sequences(user[starts], np.array(items.dictionary.to_pylist()), offsets, indices, split)
     examples = make_examples(sequences, "test", 10).take(np.arange(0, 6040, 4))
-    found = rank_floors(examples, k=10)
+    result = rank_floors(examples, k=10)
     # Popularity: the data folder's notes say 0.036. Transitions: an independent loop over all users gives 0.2144
     # (the notes say 0.243, by a recipe they do not describe). A quarter of the users is ranked here.
-    assert hit_at_k(found["popularity"].ranks, 10).mean() == pytest.approx(0.036, abs=0.01)
-    assert hit_at_k(found["transitions"].ranks, 10).mean() == pytest.approx(0.2144, abs=0.02)
+    assert hit_at_k(result["popularity"].ranks, 10).mean() == pytest.approx(0.036, abs=0.01)
+    assert hit_at_k(result["transitions"].ranks, 10).mean() == pytest.approx(0.2144, abs=0.02)

@@ -91,10 +91,10 @@ def test_equals_ranx():
     targets = rng.integers(0, 15, 12)
     ranks = 1 + np.argmax(lists == targets[:, None], axis=1)
     names = {"hit_rate@5": "hit@5", "recall@5": "recall@5", "ndcg@5": "ndcg@5", "mrr@5": "mrr@5"}
-    found = ranx_means(lists, targets, names)
+    result = ranx_means(lists, targets, names)
     for theirs, ours in names.items():
-        assert rank_metric(ours, ranks).mean() == pytest.approx(found[theirs], abs=1e-9)
-    assert 0 < found["ndcg@5"] < found["hit_rate@5"] < 1
+        assert rank_metric(ours, ranks).mean() == pytest.approx(result[theirs], abs=1e-9)
+    assert 0 < result["ndcg@5"] < result["hit_rate@5"] < 1
 
 
 def test_the_metrics_file_imports_only_numpy_and_the_package_stays_cheap():

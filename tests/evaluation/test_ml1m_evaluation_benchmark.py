@@ -19,7 +19,7 @@ def test_the_benchmark_prints_its_json_line():
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert set(result["by_dim"]) == {"16", "24"} and "300 users over 200 items" in result["claim"]
-    for found in result["by_dim"].values():
-        assert found["seconds"] > 0 and found["users_per_second"] > 0
+    for actual in result["by_dim"].values():
+        assert actual["seconds"] > 0 and actual["users_per_second"] > 0
         if importlib.util.find_spec("faiss"):
-            assert found["ratio"] > 0 and found["same_as_faiss"] >= 0.999
+            assert actual["ratio"] > 0 and actual["same_as_faiss"] >= 0.999

@@ -50,7 +50,7 @@ def test_margins_equal_the_naive_mean_over_candidates(exclude_seen):
     users = rng.standard_normal((len(examples), 5))
     items = rng.standard_normal((sequences.n_items, 5)) + 0.3
     users[3], items[7], items[int(examples.targets[5])] = 0, 0, 0
-    found = margins(users, items, examples, exclude_seen=exclude_seen)
+    result = margins(users, items, examples, exclude_seen=exclude_seen)
 
     def cosine(a, b):
         return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
@@ -60,12 +60,12 @@ def test_margins_equal_the_naive_mean_over_candidates(exclude_seen):
         out = set(examples.seen(i).tolist()) if exclude_seen else set()
         rivals = [j for j in range(len(items)) if j != target and j not in out and items[j].any()]
         if not users[i].any() or not items[target].any():
-            assert np.isnan(found[i])
+            assert np.isnan(result[i])
             continue
         n_known += 1
         mean = np.mean([cosine(users[i], items[j]) for j in rivals])
-        assert found[i] == pytest.approx(cosine(users[i], items[target]) - mean, abs=1e-9)
-    assert n_known > 20 and np.isnan(found[3]) and np.isnan(found[5])
+        assert result[i] == pytest.approx(cosine(users[i], items[target]) - mean, abs=1e-9)
+    assert n_known > 20 and np.isnan(result[3]) and np.isnan(result[5])
 
 
 def test_weak_modality_share():
@@ -87,14 +87,14 @@ def test_views_are_ranked_apart_and_pay_for_what_they_lack():
     user_image[2], item_image[::5] = 0, 0
     users = {"text": user_text, "image": torch.as_tensor(user_image), "both": user_text + user_image}
     items = {"text": item_text, "image": torch.as_tensor(item_image), "both": item_text + item_image}
-    found = evaluate_views(users, items, examples, k=5, normalize=False)
-    assert list(found) == ["text", "image", "both"]
+    result = evaluate_views(users, items, examples, k=5, normalize=False)
+    assert list(result) == ["text", "image", "both"]
     seen = [examples.seen(i) for i in range(n)]
-    for view, ranking in found.items():
+    for view, ranking in result.items():
         scores = np.asarray(users[view]) @ np.asarray(items[view]).T
         np.testing.assert_array_equal(ranking.ranks, naive_ranks(scores, examples.targets, seen))
     # A user without pictures ties with everything, so its target ranks last of all candidates.
-    assert found["image"].ranks[2] == found["image"].n_candidates[2] > 1
+    assert result["image"].ranks[2] == result["image"].n_candidates[2] > 1
     with pytest.raises(ValueError, match="same views"):
         evaluate_views(users, {"text": item_text}, examples)
 

@@ -29,8 +29,8 @@ def test_margins_plot_reads_a_log_history(tmp_path):
     log = [{"step": s, "loss": 1.0, "margin_text": 0.1 * s, "margin_image": 0.05 * s} for s in range(5)]
     log += [{"train_runtime": 3.0}, {"step": 9, "eval_loss": 1.0}]
     path = plot_margins({"sft": log, "wpcl": log[:2]}, tmp_path / "margins.png")
-    found = colours_in(path)
-    assert VIEW_COLOURS["text"] in found and VIEW_COLOURS["image"] in found
+    result = colours_in(path)
+    assert VIEW_COLOURS["text"] in result and VIEW_COLOURS["image"] in result
     vector = plot_margins({"sft": log}, tmp_path / "margins.svg")
     assert vector.read_text().lstrip().startswith("<?xml")
 

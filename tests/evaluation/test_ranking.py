@@ -35,20 +35,20 @@ def test_equals_brute_force_whatever_the_blocks(n_items, k, exclude_seen):
     ranks = naive_ranks(scores, targets, seen, exclude_seen)
     top = naive_top(scores, targets, k, seen, exclude_seen)
     for block_users, block_items in ((None, 8192), (1, 64), (7, 100), (100, 128), (23, 1)):
-        found = rank_targets(
+        result = rank_targets(
             VectorScorer(users, items), targets, seen=seen, k=k, exclude_seen=exclude_seen,
             block_users=block_users, block_items=block_items,
         )  # fmt: skip
-        np.testing.assert_array_equal(found.ranks, ranks)
-        np.testing.assert_array_equal(found.top_items, top)
+        np.testing.assert_array_equal(result.ranks, ranks)
+        np.testing.assert_array_equal(result.top_items, top)
         expected = np.where(top >= 0, np.take_along_axis(scores, np.maximum(top, 0), axis=1), -np.inf)
-        np.testing.assert_array_equal(found.top_scores, expected)
+        np.testing.assert_array_equal(result.top_scores, expected)
     for dtype in (np.float32, np.float64):
-        found = rank_targets(
+        result = rank_targets(
             MatrixScorer(scores.astype(dtype)), targets, seen=seen, k=k, exclude_seen=exclude_seen, block_users=5
         )
-        np.testing.assert_array_equal(found.ranks, ranks)
-        np.testing.assert_array_equal(found.top_items, top)
+        np.testing.assert_array_equal(result.ranks, ranks)
+        np.testing.assert_array_equal(result.top_items, top)
 
 
 @given(st.integers(0, 10_000), st.integers(2, 90), st.integers(1, 25), st.integers(1, 12), st.integers(1, 100))
@@ -56,9 +56,9 @@ def test_equals_brute_force_whatever_the_blocks(n_items, k, exclude_seen):
 def test_invariants(seed, n_items, k, block_users, block_items):
     users, items, targets, seen = problem(seed, n=8, n_items=n_items, n_seen=min(9, n_items))
     scorer = VectorScorer(users, items)
-    found = rank_targets(scorer, targets, seen=seen, k=k, block_users=block_users, block_items=block_items)
-    np.testing.assert_array_equal(found.ranks, naive_ranks(users @ items.T, targets, seen))
-    assert (found.ranks >= 1).all() and (found.ranks <= found.n_candidates).all()
+    result = rank_targets(scorer, targets, seen=seen, k=k, block_users=block_users, block_items=block_items)
+    np.testing.assert_array_equal(result.ranks, naive_ranks(users @ items.T, targets, seen))
+    assert (result.ranks >= 1).all() and (result.ranks <= result.n_candidates).all()
     # Names do not matter: permuting the catalogue permutes lists' members but no rank.
     new_of_old = np.random.default_rng(seed).permutation(n_items)
     permuted = np.empty_like(items)
@@ -66,20 +66,20 @@ def test_invariants(seed, n_items, k, block_users, block_items):
     again = rank_targets(
         VectorScorer(users, permuted), new_of_old[targets], seen=[new_of_old[row] for row in seen], k=k
     )
-    np.testing.assert_array_equal(again.ranks, found.ranks)
-    np.testing.assert_array_equal(again.n_candidates, found.n_candidates)
-    np.testing.assert_array_equal(again.top_scores, found.top_scores)
+    np.testing.assert_array_equal(again.ranks, result.ranks)
+    np.testing.assert_array_equal(again.n_candidates, result.n_candidates)
+    np.testing.assert_array_equal(again.top_scores, result.top_scores)
     # Excluding items never makes a rank worse.
     kept = rank_targets(scorer, targets, k=k, exclude_seen=False)
-    assert (found.ranks <= kept.ranks).all() and (kept.n_candidates == n_items).all()
+    assert (result.ranks <= kept.ranks).all() and (kept.n_candidates == n_items).all()
 
 
 def test_ties_count_against_the_target():
     scores = np.zeros((2, 7))
     scores[1, 3] = 1.0
-    found = rank_targets(MatrixScorer(scores), np.array([3, 3]), exclude_seen=False, k=3)
-    np.testing.assert_array_equal(found.ranks, [7, 1])
-    np.testing.assert_array_equal(found.top_items, [[0, 1, 2], [3, 0, 1]])
+    result = rank_targets(MatrixScorer(scores), np.array([3, 3]), exclude_seen=False, k=3)
+    np.testing.assert_array_equal(result.ranks, [7, 1])
+    np.testing.assert_array_equal(result.top_items, [[0, 1, 2], [3, 0, 1]])
 
 
 def test_wrong_guesses_are_noticed_and_not_trusted_again(monkeypatch):
@@ -137,19 +137,19 @@ def test_an_item_with_the_targets_vector_always_ties_and_a_target_never_loses_to
     apart[twins] = False
     better = (exact[:, apart] > exact[np.arange(n), targets][:, None]).sum(axis=1)
     for block_users, block_items in ((None, 8192), (7, 64), (60, 256)):
-        found = rank_targets(
+        result = rank_targets(
             VectorScorer(users, items), targets, exclude_seen=False, block_users=block_users, block_items=block_items
         )
-        np.testing.assert_array_equal(found.ranks, better + len(twins))
+        np.testing.assert_array_equal(result.ranks, better + len(twins))
 
 
 def test_seen_items_are_no_candidates_but_a_repeated_target_is():
     scores = np.array([[5.0, 4.0, 3.0, 2.0], [5.0, 4.0, 3.0, 2.0]])
-    found = rank_targets(MatrixScorer(scores), np.array([2, 2]), seen=[[0, 0, 1], [0, 2]], k=4)
-    np.testing.assert_array_equal(found.ranks, [1, 2])
-    np.testing.assert_array_equal(found.top_items, [[2, 3, -1, -1], [1, 2, 3, -1]])
-    assert np.isneginf(found.top_scores[0, 2:]).all()
-    np.testing.assert_array_equal(found.n_candidates, [2, 3])
+    result = rank_targets(MatrixScorer(scores), np.array([2, 2]), seen=[[0, 0, 1], [0, 2]], k=4)
+    np.testing.assert_array_equal(result.ranks, [1, 2])
+    np.testing.assert_array_equal(result.top_items, [[2, 3, -1, -1], [1, 2, 3, -1]])
+    assert np.isneginf(result.top_scores[0, 2:]).all()
+    np.testing.assert_array_equal(result.n_candidates, [2, 3])
 
 
 def test_examples_exclude_the_whole_past_not_only_the_cut_history():
@@ -157,11 +157,11 @@ def test_examples_exclude_the_whole_past_not_only_the_cut_history():
     examples = make_examples(sequences, "test", max_history=1)
     scores = np.random.default_rng(0).standard_normal((len(examples), sequences.n_items))
     seen = [examples.seen(i) for i in range(len(examples))]
-    found = rank_targets(MatrixScorer(scores), examples, k=5)
-    np.testing.assert_array_equal(found.ranks, naive_ranks(scores, examples.targets, seen))
-    np.testing.assert_array_equal(found.top_items, naive_top(scores, examples.targets, 5, seen))
+    result = rank_targets(MatrixScorer(scores), examples, k=5)
+    np.testing.assert_array_equal(result.ranks, naive_ranks(scores, examples.targets, seen))
+    np.testing.assert_array_equal(result.top_items, naive_top(scores, examples.targets, 5, seen))
     short = rank_targets(MatrixScorer(scores), examples, seen=[examples.history(i) for i in range(len(examples))], k=5)
-    assert (short.ranks != found.ranks).any()  # so the test would notice a cut
+    assert (short.ranks != result.ranks).any()  # so the test would notice a cut
 
 
 def test_a_scorers_own_memory_is_not_written_to():
@@ -172,8 +172,8 @@ def test_a_scorers_own_memory_is_not_written_to():
         def scores(self, rows):
             return np.broadcast_to(shared, (rows.stop - rows.start, 6))
 
-    found = rank_targets(Broadcast(np.zeros((3, 6))), np.array([0, 5, 2]), seen=[[5], [1], [4, 5]], k=2)
-    np.testing.assert_array_equal(found.ranks, [5, 1, 2])
+    result = rank_targets(Broadcast(np.zeros((3, 6))), np.array([0, 5, 2]), seen=[[5], [1], [4, 5]], k=2)
+    np.testing.assert_array_equal(result.ranks, [5, 1, 2])
     np.testing.assert_array_equal(shared, before)
     assert isinstance(Broadcast(np.zeros((3, 6))), BlockScorer)
 
@@ -279,8 +279,8 @@ def test_blocks_are_shared_out_evenly(n, largest, n_threads, rows):
 
 
 def test_no_examples_give_an_empty_ranking():
-    found = rank_targets(MatrixScorer(np.zeros((0, 5))), np.zeros(0, dtype=int), exclude_seen=False, k=2)
-    assert len(found) == 0 and found.top_items.shape == (0, 2)
+    result = rank_targets(MatrixScorer(np.zeros((0, 5))), np.zeros(0, dtype=int), exclude_seen=False, k=2)
+    assert len(result) == 0 and result.top_items.shape == (0, 2)
 
 
 @given(st.integers(0, 1000), st.integers(1, 12), st.integers(1, 3))

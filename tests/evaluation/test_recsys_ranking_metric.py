@@ -33,30 +33,30 @@ def case():
 def test_ranked_lists_give_our_numbers(load, case, as_text):
     lists, targets, ranks = case
     kind = (lambda x: f"m{x}") if as_text else int
-    found = load().compute(
+    result = load().compute(
         predictions=[[kind(i) for i in row] for row in lists], references=[kind(t) for t in targets], k=[5, 20]
     )
     expected = {f"{name}@{k}": rank_metric(f"{name}@{k}", ranks).mean() for k in (5, 20) for name in NAMES}
-    assert found == pytest.approx(expected)
+    assert result == pytest.approx(expected)
 
 
 def test_ranks_give_our_numbers_per_user_too(load, case):
     ranks = case[2]
-    found = load("ranks").compute(predictions=ranks.tolist(), k=10, per_user=True)
-    assert set(found) == {f"{name}@10{tail}" for name in NAMES for tail in ("", "/per_user")}
+    result = load("ranks").compute(predictions=ranks.tolist(), k=10, per_user=True)
+    assert set(result) == {f"{name}@10{tail}" for name in NAMES for tail in ("", "/per_user")}
     for name in NAMES:
-        assert found[f"{name}@10"] == pytest.approx(rank_metric(f"{name}@10", ranks).mean())
-        np.testing.assert_allclose(found[f"{name}@10/per_user"], rank_metric(f"{name}@10", ranks))
+        assert result[f"{name}@10"] == pytest.approx(rank_metric(f"{name}@10", ranks).mean())
+        np.testing.assert_allclose(result[f"{name}@10/per_user"], rank_metric(f"{name}@10", ranks))
     assert set(load("ranks").compute(predictions=[1, 2])) == {f"{name}@{k}" for name in NAMES for k in (10, 20)}
 
 
 def test_equals_ranx(load, case):
     lists, targets, _ = case
-    found = load().compute(predictions=lists.tolist(), references=targets.tolist(), k=10)
+    result = load().compute(predictions=lists.tolist(), references=targets.tolist(), k=10)
     theirs = ranx_means(lists, targets, ["hit_rate@10", "ndcg@10", "mrr@10"])
-    assert found["hit@10"] == pytest.approx(theirs["hit_rate@10"])
-    assert found["ndcg@10"] == pytest.approx(theirs["ndcg@10"])
-    assert found["mrr@10"] == pytest.approx(theirs["mrr@10"])
+    assert result["hit@10"] == pytest.approx(theirs["hit_rate@10"])
+    assert result["ndcg@10"] == pytest.approx(theirs["ndcg@10"])
+    assert result["mrr@10"] == pytest.approx(theirs["mrr@10"])
 
 
 def test_batches_add_up(load, case):

@@ -27,9 +27,9 @@ def test_numbers_are_means_and_intervals_of_the_ranks():
     assert report.slice_metrics["sft"]["text"]["third"]["ndcg@10"]["n"] == third.sum()
     assert report.slice_metrics["sft"]["text"]["empty"]["hit@10"] == {"mean": None, "low": None, "high": None, "n": 0}
     top = ranking(ranks, 0).top_items
-    found = report.metrics["sft"]["text"]
-    assert found["coverage@10"]["mean"] == coverage_at_k(top, N_ITEMS, 10) and found["coverage@10"]["low"] is None
-    assert found["novelty@20"]["mean"] == pytest.approx(novelty_at_k(top, np.arange(N_ITEMS), 20).mean())
+    result = report.metrics["sft"]["text"]
+    assert result["coverage@10"]["mean"] == coverage_at_k(top, N_ITEMS, 10) and result["coverage@10"]["low"] is None
+    assert result["novelty@20"]["mean"] == pytest.approx(novelty_at_k(top, np.arange(N_ITEMS), 20).mean())
     assert report.methods == ["sft", "wpcl"] and report.views("sft") == ["text", "image", "both"]
     assert list(report.floors) == ["popularity"]
 
@@ -145,8 +145,8 @@ def test_markdown_is_a_table_of_all_methods_and_floors():
     report = make_report()
     lines = report.to_markdown(["ndcg@10", "coverage@10"]).splitlines()
     assert lines[0] == "| method | view | ndcg@10 | coverage@10 |" and lines[1] == "|---|---|---:|---:|"
-    found = report.metrics["sft"]["text"]["ndcg@10"]
-    cell = f"{found['mean']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
+    result = report.metrics["sft"]["text"]["ndcg@10"]
+    cell = f"{result['mean']:.4f} [{result['low']:.4f}, {result['high']:.4f}]"
     assert lines[2].startswith(f"| sft | text | {cell} | ")
     assert lines[8].startswith("| popularity (floor) | - |")
     assert "seen items excluded" in lines[-1] and report.protocol.fingerprint in lines[-1]
@@ -182,9 +182,9 @@ def test_users_with_several_examples_get_wider_intervals():
     widths = []
     for report in (apart, grouped):
         report.add("m", ranking(ranks))
-        found = report.metrics["m"]["both"]["hit@10"]
-        assert found["mean"] == 0.5
-        widths.append(found["high"] - found["low"])
+        result = report.metrics["m"]["both"]["hit@10"]
+        assert result["mean"] == 0.5
+        widths.append(result["high"] - result["low"])
     assert widths[1] > 2 * widths[0]
 
 

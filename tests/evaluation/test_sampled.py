@@ -19,15 +19,15 @@ def setup(n_items=120):
 
 def test_ranks_are_the_targets_place_among_its_own_negatives():
     examples, users, items = setup()
-    found = rank_sampled(VectorScorer(users, items), examples, n_negatives=30)
+    result = rank_sampled(VectorScorer(users, items), examples, n_negatives=30)
     scores = users @ items.T
     for i, target in enumerate(examples.targets):
-        negatives = found.negatives[i]
+        negatives = result.negatives[i]
         assert len(set(negatives.tolist())) == 30
         assert target not in negatives
         assert not set(negatives.tolist()) & set(examples.seen(i).tolist())
-        assert found.ranks[i] == 1 + (scores[i, negatives] >= scores[i, target]).sum()
-    assert found.candidates == "sampled" and found.n_negatives == 30
+        assert result.ranks[i] == 1 + (scores[i, negatives] >= scores[i, target]).sum()
+    assert result.candidates == "sampled" and result.n_negatives == 30
 
 
 def test_negatives_depend_on_seed_user_and_target_only():
@@ -66,8 +66,8 @@ def test_draws_are_uniform_over_the_allowed_items():
 
 
 def test_ties_count_against_the_target():
-    found = rank_sampled(MatrixScorer(np.zeros((1, 9))), np.array([4]), seen=[[]], n_negatives=8)
-    assert found.ranks.tolist() == [9]
+    result = rank_sampled(MatrixScorer(np.zeros((1, 9))), np.array([4]), seen=[[]], n_negatives=8)
+    assert result.ranks.tolist() == [9]
 
 
 def test_bad_arguments_are_refused():

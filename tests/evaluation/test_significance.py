@@ -11,24 +11,24 @@ from vlm2rec_hf.evaluation.significance import bootstrap_interval, holm, paired_
 def test_bootstrap_agrees_with_scipy_on_both_paths(few):
     rng = np.random.default_rng(0)
     values = rng.binomial(1, 0.2, 900).astype(float) if few else rng.gamma(2.0, size=900)
-    found = bootstrap_interval(values, n=4000, seed=1)
+    result = bootstrap_interval(values, n=4000, seed=1)
     theirs = stats.bootstrap(
         (values,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(2), batch=500
     ).confidence_interval
     width = theirs.high - theirs.low
-    assert found.mean == pytest.approx(values.mean())
-    assert found.low == pytest.approx(theirs.low, abs=0.06 * width)
-    assert found.high == pytest.approx(theirs.high, abs=0.06 * width)
-    assert found == bootstrap_interval(values, n=4000, seed=1)
+    assert result.mean == pytest.approx(values.mean())
+    assert result.low == pytest.approx(theirs.low, abs=0.06 * width)
+    assert result.high == pytest.approx(theirs.high, abs=0.06 * width)
+    assert result == bootstrap_interval(values, n=4000, seed=1)
     narrow = bootstrap_interval(values, n=4000, seed=1, level=0.5)
-    assert found.low < narrow.low < found.mean < narrow.high < found.high
+    assert result.low < narrow.low < result.mean < narrow.high < result.high
 
 
 def test_bootstrap_has_the_binomial_width():
     values = np.repeat([0.0, 1.0], [700, 300])
-    found = bootstrap_interval(values, n=20_000)
+    result = bootstrap_interval(values, n=20_000)
     half = 1.96 * np.sqrt(0.3 * 0.7 / 1000)
-    assert (found.low, found.high) == (pytest.approx(0.3 - half, abs=0.002), pytest.approx(0.3 + half, abs=0.002))
+    assert (result.low, result.high) == (pytest.approx(0.3 - half, abs=0.002), pytest.approx(0.3 + half, abs=0.002))
 
 
 def test_bootstrap_of_users_with_several_examples_is_wider_and_keeps_the_mean():
@@ -58,31 +58,31 @@ def test_small_permutation_tests_enumerate_all_signs(difference):
     signs = np.array(np.meshgrid(*[[-1, 1]] * len(difference))).reshape(len(difference), -1)
     sums = np.abs(difference @ signs)
     expected = (sums >= abs(difference.sum()) - 1e-9).mean()
-    found = paired_permutation_test(difference, np.zeros_like(difference))
-    assert found.exact and found.p_value == pytest.approx(expected)
-    assert found.difference == pytest.approx(difference.mean())
+    result = paired_permutation_test(difference, np.zeros_like(difference))
+    assert result.exact and result.p_value == pytest.approx(expected)
+    assert result.difference == pytest.approx(difference.mean())
 
 
 def test_large_permutation_test_of_hits_is_mcnemars_exact_test():
     a = np.repeat([1.0, 0.0, 1.0, 0.0], [60, 35, 400, 500])
     b = np.repeat([0.0, 1.0, 1.0, 0.0], [60, 35, 400, 500])
     expected = stats.binomtest(60, 95).pvalue
-    found = paired_permutation_test(a, b, n=40_000)
-    assert not found.exact
-    assert found.p_value == pytest.approx(expected, abs=4 * np.sqrt(expected / 40_000))
-    assert found.difference == pytest.approx(25 / 995)
+    result = paired_permutation_test(a, b, n=40_000)
+    assert not result.exact
+    assert result.p_value == pytest.approx(expected, abs=4 * np.sqrt(expected / 40_000))
+    assert result.difference == pytest.approx(25 / 995)
 
 
 def test_large_permutation_test_agrees_with_scipy_on_any_values():
     rng = np.random.default_rng(3)
     a, b = rng.normal(0.15, 1, 150), rng.normal(0, 1, 150)
-    found = paired_permutation_test(a, b, n=20_000)
+    result = paired_permutation_test(a, b, n=20_000)
     theirs = stats.permutation_test(
         (a, b), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples", n_resamples=5_000,
         vectorized=True, rng=np.random.default_rng(0),
     )  # fmt: skip
-    assert found.p_value == pytest.approx(theirs.pvalue, abs=0.03)
-    assert found == paired_permutation_test(a, b, n=20_000)
+    assert result.p_value == pytest.approx(theirs.pvalue, abs=0.03)
+    assert result == paired_permutation_test(a, b, n=20_000)
 
 
 def test_permutation_test_never_claims_zero_and_sees_no_difference_in_equals():
@@ -96,8 +96,8 @@ def test_permutation_test_never_claims_zero_and_sees_no_difference_in_equals():
 def test_permutation_test_flips_users_not_examples():
     # Three users with 100 examples each: eight sign patterns, so p cannot be below 2/8.
     groups = np.repeat([0, 1, 2], 100)
-    found = paired_permutation_test(np.ones(300), np.zeros(300), groups=groups)
-    assert found.exact and found.p_value == pytest.approx(0.25) and found.difference == 1.0
+    result = paired_permutation_test(np.ones(300), np.zeros(300), groups=groups)
+    assert result.exact and result.p_value == pytest.approx(0.25) and result.difference == 1.0
 
 
 def test_p_values_are_uniform_when_nothing_differs():

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from vlm2rec_hf import HistoryState
+from vlm2rec_hf.columns import VIEWS
 
 from ..conftest import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
-VIEWS = ("both", "text", "image")
 
 
 def started(model, processor, items, views=None):

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from vlm2rec_hf import HistoryState, PreparedCatalogue, tiny_vlm
+from vlm2rec_hf.columns import VIEWS
 from vlm2rec_hf.modeling.items_vlm2rec import PreparedItem
 
 from ..conftest import FAMILIES, picture
-
-VIEWS = ("both", "text", "image")
 
 
 def free_size(processor):
@@ -25,9 +24,9 @@ def shop(items):
     return [*items, {"text": "wide", "image": picture(7, (200, 30))}, {"text": "tall", "image": picture(8, (20, 160))}]
 
 
-def difference(found, expected, views=VIEWS):
-    assert torch.equal(found.has_text, expected.has_text) and torch.equal(found.has_image, expected.has_image)
-    return max(float((found.view(view) - expected.view(view)).abs().max()) for view in views)
+def difference(actual, expected, views=VIEWS):
+    assert torch.equal(actual.has_text, expected.has_text) and torch.equal(actual.has_image, expected.has_image)
+    return max(float((actual.view(view) - expected.view(view)).abs().max()) for view in views)
 
 
 def clicked(state, histories, rng, shop, share=0.6):
@@ -125,17 +124,17 @@ def test_a_sliding_window_sees_no_picture_twice_and_leaves_untouched_rows_alone(
     state.embedding()
     del language[:], vision[:]
     state.append(items[4])  # drops a text, brings a text: the titles move, the pictures do not
-    found = state.embedding()
+    result = state.embedding()
     assert not vision and len(language) == 1
     history = [items[0], items[3], items[4]]
-    assert difference(found, model.encode_histories([history], processor)) < 1e-5
+    assert difference(result, model.encode_histories([history], processor)) < 1e-5
     del language[:], vision[:]
     state.append([items[2]])
     assert vision == [1]
-    found = state.embedding()
+    result = state.embedding()
     assert vision == [1] and len(language) == 2
     # The picture row had as many pictures of the same size before: the same tokens, but other pictures.
-    assert difference(found, model.encode_histories([[items[3], items[4], items[2]]], processor)) < 1e-5
+    assert difference(result, model.encode_histories([[items[3], items[4], items[2]]], processor)) < 1e-5
     state.append(items[5])
     expected = model.encode_histories([[items[4], items[2], items[5]]], processor)
     assert difference(state.embedding(), expected) < 1e-5
@@ -181,16 +180,16 @@ def test_views_and_users_without_content_are_absent(tiny, items):
     nothing = state.embedding()
     assert not nothing.both.any() and not nothing.has_text.any() and not nothing.has_image.any()
     state.append({0: items[1]})
-    found = state.embedding()
-    assert found.text[0].any() and not found.image.any() and not found.both[1].any()
-    assert found.has_text.tolist() == [True, False] and found.has_image.tolist() == [False, False]
+    result = state.embedding()
+    assert result.text[0].any() and not result.image.any() and not result.both[1].any()
+    assert result.has_text.tolist() == [True, False] and result.has_image.tolist() == [False, False]
     short = tiny(max_history=1)[1]
     state = HistoryState(model, short)
     state.append(items[5])
     assert state.embedding().image.any()
     state.append(items[1])
-    found = state.embedding()
-    assert not found.image.any() and difference(found, model.encode_histories([[items[1]]], short)) < 1e-5
+    result = state.embedding()
+    assert not result.image.any() and difference(result, model.encode_histories([[items[1]]], short)) < 1e-5
 
 
 def test_internal_fusion_keeps_only_what_was_asked_for(tiny, items):
@@ -198,10 +197,10 @@ def test_internal_fusion_keeps_only_what_was_asked_for(tiny, items):
     state, all_views = HistoryState(model, processor), HistoryState(model, processor, views=VIEWS)
     for one in (state, all_views):
         one.extend([items])
-    found, expected = state.embedding(), model.encode_histories([items], processor)
-    assert (found.both - expected.both).abs().max() < 1e-5
+    result, expected = state.embedding(), model.encode_histories([items], processor)
+    assert (result.both - expected.both).abs().max() < 1e-5
     assert difference(all_views.embedding(), expected) < 1e-5
-    assert found.text.isnan().all() and found.image.isnan().all()  # zero would mean absent
+    assert result.text.isnan().all() and result.image.isnan().all()  # zero would mean absent
     assert set(state._banks) == {"both"} and all_views.nbytes > state.nbytes
 
 
@@ -257,9 +256,9 @@ def test_evaluation_mode_is_forced_and_given_back(tiny, items):
     model.train()
     state = HistoryState(model, processor)
     state.extend([items[:3]])
-    found = state.embedding()
-    assert model.training and not found.both.requires_grad
-    assert difference(found, expected) < 1e-5
+    result = state.embedding()
+    assert model.training and not result.both.requires_grad
+    assert difference(result, expected) < 1e-5
 
 
 def test_adapters(tiny, items):
@@ -277,12 +276,12 @@ def test_adapters(tiny, items):
     state = HistoryState(wrapped, processor)
     for item in items[:3]:
         state.append(item)
-        found = state.embedding()
-    assert difference(found, wrapped.encode_histories([items[:3]], processor)) < 1e-5
-    assert (found.both - plain.both).abs().max() > 1e-3
+        result = state.embedding()
+    assert difference(result, wrapped.encode_histories([items[:3]], processor)) < 1e-5
+    assert (result.both - plain.both).abs().max() > 1e-3
     with wrapped.disable_adapter(), pytest.raises(ValueError, match="adapters .* have changed"):
         state.embedding()
-    assert torch.equal(state.embedding().both, found.both)
+    assert torch.equal(state.embedding().both, result.both)
     wrapped.merge_adapter()
     with pytest.raises(ValueError, match="adapters .* have changed"):
         state.embedding()

@@ -43,15 +43,15 @@ def test_an_item_with_a_bad_picture_keeps_its_text(whole):
 
 def test_every_bad_row_is_told_with_its_reason(whole):
     _, bad = whole
-    found = [(row["number"], json.loads(row["row"])["item_id"], row["reason"]) for row in bad.to_pylist()]
-    assert found == [
+    result = [(row["number"], json.loads(row["row"])["item_id"], row["reason"]) for row in bad.to_pylist()]
+    assert result == [
         (BAD_PICTURE, f"i{BAD_PICTURE}", "image:not_an_image"),
         (BAD_ALONE, f"i{BAD_ALONE}", "image:not_an_image"),
         (BAD_ALONE, f"i{BAD_ALONE}", "neither_text_nor_picture"),
         (NOTHING, f"i{NOTHING}", "neither_text_nor_picture"),
         (ONLY_A_PATH, f"i{ONLY_A_PATH}", "image:no_bytes"),
     ]
-    assert TEXT_ONLY not in {number for number, _, _ in found}  # lacking a picture is no fault
+    assert TEXT_ONLY not in {number for number, _, _ in result}  # lacking a picture is no fault
 
 
 @pytest.mark.parametrize("rows", [range(2, 6), range(20, 24), range(7, 8)])

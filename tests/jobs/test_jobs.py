@@ -39,11 +39,11 @@ def times(job):
 @pytest.mark.parametrize("name", ["items.parquet", "items"])
 def test_the_table_has_every_item_once_and_says_what_was_bad(dataset, loaded, tmp_path, name):
     job = small_job(tmp_path / "new" / name, dataset, loaded)
-    found = run(job)
+    result = run(job)
     assert table_of(job.output)["item_id"].to_pylist() == [f"i{i}" for i in range(N_ITEMS)]
-    assert (found.items, found.dimensions, found.missing, found.shards) == (N_ITEMS, 32, 0, 6)
-    assert found.quarantined == QUARANTINED
-    bad = pq.read_table(found.quarantine)
+    assert (result.items, result.dimensions, result.missing, result.shards) == (N_ITEMS, 32, 0, 6)
+    assert result.quarantined == QUARANTINED
+    bad = pq.read_table(result.quarantine)
     assert bad.num_rows == sum(QUARANTINED.values()) and len(set(bad["number"].to_pylist())) == 4
     assert leftovers(job.output) == []
     if job.makes_file:
@@ -79,8 +79,8 @@ def test_a_run_goes_on_with_what_is_missing(dataset, loaded, tmp_path):
     before = times(job)
     assert len(before) == 2
     # Not asked for a size of shards, a run keeps to what was begun.
-    found = run(small_job(job.output, dataset, loaded, shard_size=None))
-    assert found.shards == 6 and {name: times(job)[name] for name in before} == before
+    result = run(small_job(job.output, dataset, loaded, shard_size=None))
+    assert result.shards == 6 and {name: times(job)[name] for name in before} == before
     undisturbed = small_job(tmp_path / "other", dataset, loaded)
     run(undisturbed)
     assert table_of(job.output).equals(table_of(undisturbed.output))

@@ -81,9 +81,9 @@ def test_errors_travel_with_their_cause(error, kind, message):
     try:
         raise error
     except (ValueError, KeyError) as caught:
-        found = Failure.of(caught).as_error("1")
-    assert type(found) is kind and str(found) == message
-    assert "test_errors_travel" in found.__notes__[0]
+        result = Failure.of(caught).as_error("1")
+    assert type(result) is kind and str(result) == message
+    assert "test_errors_travel" in result.__notes__[0]
 
 
 def test_launched_ranks_take_a_part_each(shop, undisturbed, tmp_path, monkeypatch, capsys):

@@ -52,8 +52,8 @@ def leaves(batch):
 
 def gradients(loss, batch):
     """Gradients of a scalar for the four matrices; zeros where it does not depend on one."""
-    found = torch.autograd.grad(loss, leaves(batch), allow_unused=True, retain_graph=True)
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves(batch), found, strict=True)]
+    result = torch.autograd.grad(loss, leaves(batch), allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves(batch), result, strict=True)]
 
 
 def swapped(vectors):

@@ -80,24 +80,24 @@ def pixrec_loss(leaves, ids, seen, gather, **options):
 def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    found = {}
+    result = {}
 
     local = (torch.arange(3.0 + rank)[:, None] + 10 * rank).expand(-1, 2).clone().requires_grad_()
     gathered = gather_with_grad(local)
     # Rank r weighs row k with (r + 1) * (k + 1), so row k should receive 3 * (k + 1) in all.
     (gathered.sum(dim=1) * (rank + 1) * torch.arange(1.0, 8.0)).sum().backward()
-    found["rows"], found["row_gradients"] = gathered.detach(), local.grad
-    found["integers"] = gather_with_grad(torch.full((rank + 1,), rank + 5))
-    found["bools"] = gather_with_grad(torch.tensor([True, False, True])[: rank + 2])
+    result["rows"], result["row_gradients"] = gathered.detach(), local.grad
+    result["integers"] = gather_with_grad(torch.full((rank + 1,), rank + 5))
+    result["bools"] = gather_with_grad(torch.tensor([True, False, True])[: rank + 2])
     half = torch.full((2, 2), 1.0 + rank, dtype=torch.bfloat16, requires_grad=True)
     gather_with_grad(half, [2, 2]).float().square().sum().backward()
-    found["half_gradient"] = half.grad
-    found["sizes"] = gather_sizes(4 - rank, "cpu")
-    found["average"] = average_over_processes(torch.tensor(float(rank)))
+    result["half_gradient"] = half.grad
+    result["sizes"] = gather_sizes(4 - rank, "cpu")
+    result["average"] = average_over_processes(torch.tensor(float(rank)))
     try:
         gather_with_grad(half, [2, 3 if rank else 2, 1])
     except ValueError as error:
-        found["error"] = str(error)
+        result["error"] = str(error)
 
     for objective in OBJECTIVES:
         batch = split_batch(rank)
@@ -107,15 +107,15 @@ def work(rank, folder):
         )
         output = VLM2RecLoss(objective, temperature=0.2, sync_counts=True)(**batch)
         output.total.backward()
-        found[objective] = (
+        result[objective] = (
             {name: term.detach() for name, term in output.terms.items()},
             [leaf.grad for leaf in leaves(own)],
         )
     for gather in (True, False):
-        found[f"pixrec-{gather}"] = pixrec_loss(
+        result[f"pixrec-{gather}"] = pixrec_loss(
             *pixrec_batch(PIXREC[rank], TOKENS[rank]), gather=gather, sync_counts=True
         )
     alone = gather_pairs([torch.ones(2 - rank, 2)], torch.full((2 - rank,), rank))
-    found["without histories"] = (alone[0][0], alone[1], alone[2])
-    torch.save(found, f"{folder}/rank{rank}.pt")
+    result["without histories"] = (alone[0][0], alone[1], alone[2])
+    torch.save(result, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()

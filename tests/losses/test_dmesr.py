@@ -53,11 +53,11 @@ def batch(seed=0, n=9):
 @pytest.mark.parametrize("seed", range(4))
 def test_it_is_the_definition(targets, seed):
     vectors, present, same = batch(seed)
-    found = alignment_loss(vectors, present, same, temperature=0.3, targets=targets, soft_temperature=0.2)
-    assert float(found) == pytest.approx(naive(vectors, present, same, 0.3, targets, 0.2), rel=1e-10)
+    result = alignment_loss(vectors, present, same, temperature=0.3, targets=targets, soft_temperature=0.2)
+    assert float(result) == pytest.approx(naive(vectors, present, same, 0.3, targets, 0.2), rel=1e-10)
     alone = torch.arange(len(vectors))[:, None].expand(-1, 3)
-    found = alignment_loss(vectors, present, temperature=0.3, targets=targets, soft_temperature=0.2)
-    assert float(found) == pytest.approx(naive(vectors, present, alone, 0.3, targets, 0.2), rel=1e-10)
+    result = alignment_loss(vectors, present, temperature=0.3, targets=targets, soft_temperature=0.2)
+    assert float(result) == pytest.approx(naive(vectors, present, alone, 0.3, targets, 0.2), rel=1e-10)
 
 
 @pytest.mark.parametrize("targets", ["hard", "soft"])

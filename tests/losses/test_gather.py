@@ -21,41 +21,41 @@ from .gather_worker import (
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def gathered(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gather")
     torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
-def test_rows_come_in_rank_order_and_gradients_are_summed(found):
+def test_rows_come_in_rank_order_and_gradients_are_summed(gathered):
     expected = torch.tensor([0.0, 1, 2, 10, 11, 12, 13])[:, None].expand(-1, 2)
     for rank in range(2):
-        assert torch.equal(found[rank]["rows"], expected)
-        assert found[rank]["integers"].tolist() == [5, 6, 6]
-        assert found[rank]["bools"].tolist() == [True, False, True, False, True]
-        assert found[rank]["sizes"] == [4, 3]
-        assert float(found[rank]["average"]) == 0.5
+        assert torch.equal(gathered[rank]["rows"], expected)
+        assert gathered[rank]["integers"].tolist() == [5, 6, 6]
+        assert gathered[rank]["bools"].tolist() == [True, False, True, False, True]
+        assert gathered[rank]["sizes"] == [4, 3]
+        assert float(gathered[rank]["average"]) == 0.5
     weights = 3 * torch.arange(1.0, 8.0)[:, None].expand(-1, 2)
-    assert torch.equal(found[0]["row_gradients"], weights[:3])
-    assert torch.equal(found[1]["row_gradients"], weights[3:])
+    assert torch.equal(gathered[0]["row_gradients"], weights[:3])
+    assert torch.equal(gathered[1]["row_gradients"], weights[3:])
 
 
-def test_bfloat16_gradients_keep_their_type(found):
+def test_bfloat16_gradients_keep_their_type(gathered):
     for rank in range(2):
-        assert found[rank]["half_gradient"].dtype == torch.bfloat16
-        assert (found[rank]["half_gradient"] == 2 * 2 * (1.0 + rank)).all()
+        assert gathered[rank]["half_gradient"].dtype == torch.bfloat16
+        assert (gathered[rank]["half_gradient"] == 2 * 2 * (1.0 + rank)).all()
 
 
-def test_wrong_sizes_are_named(found):
-    assert "`sizes` must hold the rows of each of the 2 processes (2 on rank 0)" in found[0]["error"]
-    assert "gather_sizes" in found[1]["error"]
+def test_wrong_sizes_are_named(gathered):
+    assert "`sizes` must hold the rows of each of the 2 processes (2 on rank 0)" in gathered[0]["error"]
+    assert "gather_sizes" in gathered[1]["error"]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_gathered_value_and_gradient_equal_one_process(found, objective):
+def test_gathered_value_and_gradient_equal_one_process(gathered, objective):
     batch = regrouped()
     whole = VLM2RecLoss(objective, temperature=0.2)(**batch)
-    parts = [found[rank][objective] for rank in range(2)]
+    parts = [gathered[rank][objective] for rank in range(2)]
     for name, term in whole.terms.items():
         torch.testing.assert_close((parts[0][0][name] + parts[1][0][name]) / 2, term.detach())
     want = gradients(whole.total, batch)
@@ -66,18 +66,18 @@ def test_gathered_value_and_gradient_equal_one_process(found, objective):
         assert (got != 0).any()
 
 
-def test_pixrec_equals_one_process_with_unequal_parts(found):
+def test_pixrec_equals_one_process_with_unequal_parts(gathered):
     terms, gradients_of_one = pixrec_loss(*pixrec_batch(), gather=False)
-    parts = [found[rank]["pixrec-True"] for rank in range(2)]
+    parts = [gathered[rank]["pixrec-True"] for rank in range(2)]
     for name, term in terms.items():
         torch.testing.assert_close((parts[0][0][name] + parts[1][0][name]) / 2, term)
     for k, slices in enumerate((PIXREC, PIXREC, PIXREC, TOKENS)):
         got = torch.cat([parts[rank][1][k] for rank in range(2)]) / 2
         torch.testing.assert_close(got, torch.cat([gradients_of_one[k][part] for part in slices]))
         assert (got != 0).any()
-    alone = [found[rank]["pixrec-False"][0] for rank in range(2)]
+    alone = [gathered[rank]["pixrec-False"][0] for rank in range(2)]
     assert abs((alone[0]["item_item"] + alone[1]["item_item"]) / 2 - terms["item_item"]) > 0.05
-    rows, ids, histories = found[1]["without histories"]
+    rows, ids, histories = gathered[1]["without histories"]
     assert rows.shape == (3, 2) and ids.tolist() == [0, 0, 1] and histories is None
 
 

@@ -25,9 +25,9 @@ def test_cross_entropy_equals_the_naive_one_whatever_the_block(monkeypatch, whol
     monkeypatch.setattr(next_item, "WHOLE_ROWS", whole_rows)
     hidden, items, targets = problem()
     expected = torch.nn.functional.cross_entropy(hidden @ items.T, targets)
-    found = next_item_cross_entropy(hidden, items, targets, block_scores=block_scores)
-    assert found.item() == pytest.approx(expected.item(), abs=1e-12)
-    for ours, theirs in zip(gradients(found * 3, hidden, items), gradients(expected * 3, hidden, items), strict=True):
+    result = next_item_cross_entropy(hidden, items, targets, block_scores=block_scores)
+    assert result.item() == pytest.approx(expected.item(), abs=1e-12)
+    for ours, theirs in zip(gradients(result * 3, hidden, items), gradients(expected * 3, hidden, items), strict=True):
         assert (ours - theirs).abs().max() < 1e-12
 
 
@@ -36,10 +36,10 @@ def test_cross_entropy_keeps_its_head_at_large_scores(monkeypatch, whole_rows):
     monkeypatch.setattr(next_item, "WHOLE_ROWS", whole_rows)
     hidden, items, targets = problem(dtype=torch.float32)
     hidden, items = (hidden * 200).detach().requires_grad_(), (items * 200).detach().requires_grad_()
-    found = next_item_cross_entropy(hidden, items, targets, block_scores=50)
+    result = next_item_cross_entropy(hidden, items, targets, block_scores=50)
     expected = torch.nn.functional.cross_entropy((hidden.double() @ items.double().T), targets)
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
-    assert all(torch.isfinite(g).all() for g in gradients(found, hidden, items))
+    assert float(result) == pytest.approx(float(expected), rel=1e-5)
+    assert all(torch.isfinite(g).all() for g in gradients(result, hidden, items))
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "items"])
@@ -54,8 +54,8 @@ def test_cross_entropy_of_a_frozen_side(frozen):
 
 
 def test_cross_entropy_of_uniform_scores_is_the_log_of_the_catalogue():
-    found = next_item_cross_entropy(torch.zeros(4, 3), torch.randn(50, 3), torch.tensor([0, 1, 2, 49]))
-    assert float(found) == pytest.approx(math.log(50), rel=1e-6)
+    result = next_item_cross_entropy(torch.zeros(4, 3), torch.randn(50, 3), torch.tensor([0, 1, 2, 49]))
+    assert float(result) == pytest.approx(math.log(50), rel=1e-6)
 
 
 def test_cross_entropy_holds_one_block_of_scores_at_a_time(monkeypatch):
@@ -101,8 +101,8 @@ def test_sampled_softmax_equals_the_naive_one(popular):
     negatives = torch.tensor([0, 3, 3, 9, int(targets[0]), 30])
     q = torch.linspace(1, 5, len(items), dtype=torch.float64)
     q = q / q.sum() if popular else torch.full_like(q, 1 / len(items))
-    found = sampled_softmax(hidden, items, targets, negatives, q.log() if popular else None)
-    assert float(found) == pytest.approx(naive_sampled(hidden, items, targets, negatives, q.tolist()), abs=1e-5)
+    result = sampled_softmax(hidden, items, targets, negatives, q.log() if popular else None)
+    assert float(result) == pytest.approx(naive_sampled(hidden, items, targets, negatives, q.tolist()), abs=1e-5)
 
 
 def test_sampled_softmax_with_log_q_estimates_the_full_one():

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from vlm2rec_hf.losses.pixrec import PixRecLoss
-from vlm2rec_hf.modeling.states_pixrec import IGNORED, masked_mean, next_token_nll
+from vlm2rec_hf.modeling.states_pixrec import IGNORED, mean_pool, next_token_nll
 
 
 def batch(seed=0, n=6, width=5, repeat=True):
@@ -46,7 +46,7 @@ def naive_contrast(first, second, ids, seen, tau):
 @pytest.mark.parametrize(("alpha", "beta", "tau"), [(0.125, 0.125, 0.5), (0.3, -0.025, 0.1), (0.0, 1.0, 1.0)])
 def test_equals_naive_loops(alpha, beta, tau):
     users, targets, items, nll, ids, history = batch()
-    found = PixRecLoss(alpha, beta, tau)(users, targets, items, nll, target_ids=ids, history_ids=history)
+    result = PixRecLoss(alpha, beta, tau)(users, targets, items, nll, target_ids=ids, history_ids=history)
     seen = [set(row.tolist()) - {-1} for row in history]
     none = [set() for _ in ids]
     expected = {
@@ -54,10 +54,10 @@ def test_equals_naive_loops(alpha, beta, tau):
         "item_item": alpha * naive_contrast(targets.detach(), items.detach(), ids.tolist(), none, tau),
         "user_item": beta * naive_contrast(users.detach(), items.detach(), ids.tolist(), seen, tau),
     }
-    terms = {name: float(term.detach()) for name, term in found.terms.items()}
+    terms = {name: float(term.detach()) for name, term in result.terms.items()}
     assert terms == pytest.approx(expected, rel=1e-10, abs=1e-14)
-    assert float(found.total.detach()) == pytest.approx(sum(expected.values()), rel=1e-10)
-    assert float(found.diagnostics["user_item_nce"]) * beta == pytest.approx(expected["user_item"], abs=1e-12)
+    assert float(result.total.detach()) == pytest.approx(sum(expected.values()), rel=1e-10)
+    assert float(result.diagnostics["user_item_nce"]) * beta == pytest.approx(expected["user_item"], abs=1e-12)
 
 
 def test_gradients_reach_each_vector_as_the_weights_say():
@@ -106,9 +106,9 @@ def test_closed_form_and_no_negatives():
     eye = torch.eye(4, dtype=torch.float64)
     nothing = torch.zeros(0, dtype=torch.float64)
     loss = PixRecLoss(alpha=1.0, beta=0.0, temperature=0.5)
-    found = loss(eye, eye, eye, nothing, target_ids=torch.arange(4))
-    assert float(found.terms["item_item"]) == pytest.approx(math.log(1 + 3 * math.exp(-2.0)))
-    assert float(found.terms["generation"]) == 0.0 and float(found.diagnostics["negatives"]) == 3.0
+    result = loss(eye, eye, eye, nothing, target_ids=torch.arange(4))
+    assert float(result.terms["item_item"]) == pytest.approx(math.log(1 + 3 * math.exp(-2.0)))
+    assert float(result.terms["generation"]) == 0.0 and float(result.diagnostics["negatives"]) == 3.0
     alone = loss(eye, eye, eye, nothing, target_ids=torch.zeros(4, dtype=torch.long))
     assert float(alone.total) == 0.0
 
@@ -121,8 +121,8 @@ def test_bad_numbers_are_refused(name):
 
 def test_generation_weight_can_be_set():
     users, targets, items, nll, ids, _ = batch()
-    found = PixRecLoss(generation_weight=2.0)(users, targets, items, nll, target_ids=ids)
-    assert float(found.terms["generation"]) == pytest.approx(2.0 * float(nll.mean()))
+    result = PixRecLoss(generation_weight=2.0)(users, targets, items, nll, target_ids=ids)
+    assert float(result.terms["generation"]) == pytest.approx(2.0 * float(nll.mean()))
     assert PixRecLoss(0.2, 0.3).get_config_dict()["generation_weight"] == pytest.approx(0.5)
 
 
@@ -134,13 +134,13 @@ def test_each_token_is_predicted_from_the_state_before_it(chunk_size):
     labels = torch.full((2, 5), IGNORED)
     labels[0, 2], labels[0, 3], labels[1, 4] = 3, 6, 0
     labels[1, 0] = 2  # nothing stands before it
-    found = next_token_nll(states, labels, weight, chunk_size)
+    result = next_token_nll(states, labels, weight, chunk_size)
     expected = []
     for row, place in ((0, 2), (0, 3), (1, 4)):
         logits = [float(states[row, place - 1] @ weight[token]) for token in range(7)]
         expected.append(math.log(sum(map(math.exp, logits))) - logits[int(labels[row, place])])
-    assert found.tolist() == pytest.approx(expected, rel=1e-5)
-    touched = torch.autograd.grad(found.sum(), states)[0].abs().sum(-1) > 0
+    assert result.tolist() == pytest.approx(expected, rel=1e-5)
+    touched = torch.autograd.grad(result.sum(), states)[0].abs().sum(-1) > 0
     assert touched.nonzero().tolist() == [[0, 1], [0, 2], [1, 3]]
 
 
@@ -159,7 +159,7 @@ def test_masked_means_leave_padding_out():
     states[0, 3] = torch.nan  # what stands on padding is nobody's business
     mask = torch.tensor([[True, True, False, False], [False, False, False, False]])
     states.requires_grad_()
-    found = masked_mean(states, mask)
-    assert torch.allclose(found[0], (states[0, 0] + states[0, 1]) / 2) and not found[1].any()
-    gradient = torch.autograd.grad(found.sum(), states)[0]
+    result = mean_pool(states, mask)
+    assert torch.allclose(result[0], (states[0, 0] + states[0, 1]) / 2) and not result[1].any()
+    gradient = torch.autograd.grad(result.sum(), states)[0]
     assert torch.equal(gradient.abs().sum(-1) > 0, mask)

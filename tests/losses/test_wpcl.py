@@ -10,7 +10,7 @@ from vlm2rec_hf.losses import (
     ViewVectors,
     info_nce,
     log_omega,
-    modality_gap,
+    margin_gap,
     modality_margins,
     negative_mask,
     view_similarities,
@@ -36,7 +36,7 @@ def margins_of(text, image, comparable=None):
 def test_gap_by_hand():
     text = torch.tensor([0.5, 0.1, 0.3, 0.9], requires_grad=True)
     image = torch.tensor([0.2, 0.4, 0.3, 0.0], requires_grad=True)
-    gap = modality_gap(margins_of(text, image, torch.tensor([True, True, True, False])))
+    gap = margin_gap(margins_of(text, image, torch.tensor([True, True, True, False])))
     torch.testing.assert_close(gap.detach(), torch.tensor([0.3, 0.3, 0.0, 0.0]))
     gap.sum().backward()
     assert image.grad.tolist() == [-1.0, 0.0, 0.0, 0.0], "weak only; nothing at a tie or where a modality is missing"
@@ -100,7 +100,7 @@ def test_finite_differences_with_the_strong_margins_frozen(scope, penalty):
             moving.has_text,
             moving.has_image,
         )
-        weight = log_omega(modality_gap(mixed), 2.0, penalty)
+        weight = log_omega(margin_gap(mixed), 2.0, penalty)
         return info_nce(now.both, positive, negatives, 0.3, weight).sum()
 
     got = gradients(wpcl(views, positive, negatives, strength=2.0, penalty=penalty, **settings).per_user.sum(), batch)

@@ -6,7 +6,6 @@ from vlm2rec_hf import DMESRConfig, DMESRModel
 from vlm2rec_hf.modeling.inputs_dmesr import ItemInputs
 
 N, COARSE, FINE = 30, 7, 5
-ENCODERS = ("sasrec", "gru4rec", "bert4rec")
 
 
 def random_inputs(n=N, length=6, seed=0):

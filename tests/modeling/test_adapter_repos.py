@@ -55,9 +55,9 @@ def trained(request, hub, tiny, demo_dataset, items, tmp_path):
         base, name = VLM2RecEmbedder.from_backbone(RAW), RAW
     plain = base.encode_items(items, processor).both
     run = train_adapter(base, processor, demo_dataset, tmp_path / "adapter")
-    found = run.embedder.encode_items(items, processor).both
-    assert (found - plain).abs().max() > 1e-3
-    return {"run": run, "vectors": found, "base": name, "commit": commit, "folder": tmp_path / "adapter"}
+    result = run.embedder.encode_items(items, processor).both
+    assert (result - plain).abs().max() > 1e-3
+    return {"run": run, "vectors": result, "base": name, "commit": commit, "folder": tmp_path / "adapter"}
 
 
 def vectors(where, items, **options):
@@ -68,9 +68,9 @@ def vectors(where, items, **options):
 def test_the_folder_names_base_and_commit(trained, items):
     config = json.loads((trained["folder"] / "config.json").read_text())
     assert (config["base_model"], config["base_model_revision"]) == (trained["base"], trained["commit"])
-    told = json.loads((trained["folder"] / "training.json").read_text())
-    assert (told["base_model"], told["base_model_revision"]) == (trained["base"], trained["commit"])
-    assert told["peft"]["r"] == 2 and told["steps"] == 2 and told["arguments"]["learning_rate"] == 5e-2
+    facts = json.loads((trained["folder"] / "training.json").read_text())
+    assert (facts["base_model"], facts["base_model_revision"]) == (trained["base"], trained["commit"])
+    assert facts["peft"]["r"] == 2 and facts["steps"] == 2 and facts["arguments"]["learning_rate"] == 5e-2
     assert not (trained["folder"] / "model.safetensors").exists()
     assert (vectors(trained["folder"], items) - trained["vectors"]).abs().max() < 1e-6
 
@@ -128,9 +128,9 @@ torch.save(model.encode_items(["red tent", "blue mug"], processor).both, "found.
         [sys.executable, "-c", code], cwd=tmp_path, env=hub_environment, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    result = torch.load(tmp_path / "found.pt", weights_only=True)
     expected = trained["run"].embedder.encode_items(["red tent", "blue mug"], trained["run"].processing_class).both
-    assert (found - expected).abs().max() < 1e-6
+    assert (result - expected).abs().max() < 1e-6
 
 
 def test_an_adapter_on_a_base_nobody_has_is_not_published(hub, tiny, demo_dataset, tmp_path):
@@ -203,8 +203,8 @@ def test_a_base_whose_weights_have_changed_is_not_named(hub, tiny, demo_dataset,
     run = VLM2RecTrainer(base, arguments, train_dataset=demo_dataset, processing_class=processor)
     run.train()
     run.save_model()
-    told = json.loads((tmp_path / "full" / "training.json").read_text())
-    assert told["base_model"] == EMBEDDER and base.loaded_from is None  # where it started, but not what it is
+    facts = json.loads((tmp_path / "full" / "training.json").read_text())
+    assert facts["base_model"] == EMBEDDER and base.loaded_from is None  # where it started, but not what it is
     train_adapter(base, processor, demo_dataset, tmp_path / "adapter")
     with pytest.raises(ValueError, match="no model on the Hub"):
         publish_model(tmp_path / "adapter", ADAPTER, verify=False)
@@ -283,7 +283,7 @@ def test_weights_of_another_kind_are_set_aside(hub, tiny, demo_dataset, items, t
 
 
 def test_one_version_even_while_another_is_published(hub, tiny, tmp_path, items):
-    """Main moves after the configuration was read: the weights and the commit told are still of one version."""
+    """Main moves after the configuration was read: the weights and the recorded commit are still of one version."""
     model, processor = tiny()
     first = upload(model, processor, EMBEDDER, tmp_path / "one")
     expected = model.encode_items(items, processor).both
@@ -299,6 +299,6 @@ def test_one_version_even_while_another_is_published(hub, tiny, tmp_path, items)
             upload(model, processor, EMBEDDER, tmp_path / "two")
 
     hub.after_request = publish_next
-    found = VLM2RecEmbedder.from_pretrained(EMBEDDER)
-    assert moved and found.loaded_from == (EMBEDDER, first)
-    assert torch.equal(found.encode_items(items, processor).both, expected)
+    result = VLM2RecEmbedder.from_pretrained(EMBEDDER)
+    assert moved and result.loaded_from == (EMBEDDER, first)
+    assert torch.equal(result.encode_items(items, processor).both, expected)

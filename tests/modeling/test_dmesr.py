@@ -4,17 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
 from vlm2rec_hf import DMESRConfig, DMESRModel
+from vlm2rec_hf.modeling.configuration_seqrec import SEQUENCE_ENCODERS
 from vlm2rec_hf.modeling.encoders_seqrec import AttentionEncoder, RecurrentEncoder
 from vlm2rec_hf.modeling.fusion_dmesr import CrossAttention
 from vlm2rec_hf.modeling.inputs_dmesr import ItemInputs
 
-from .dmesr_models import ENCODERS, N, make, random_inputs
+from .dmesr_models import N, make, random_inputs
 
 HISTORIES = [["i1", "i2"], [], ["i3"] * 20]
 
@@ -60,13 +62,13 @@ def test_the_fusion_is_adapters_attention_and_means(residual, norm):
     with torch.no_grad():
         for parameter in model.fusion.parameters():  # biases and gains, too
             parameter.add_(0.3 * torch.randn_like(parameter))
-        found = model.item_vectors()
-    assert found.shape == (N, 32)
+        result = model.item_vectors()
+    assert result.shape == (N, 32)
     for item in range(N):
-        assert torch.allclose(found[item], fused_naively(model.fusion, inputs, item), atol=1e-10), item
-    assert (found[2, 16:] == 0).all() and (found[1, :16] == 0).all()  # nobody asks there
+        assert torch.allclose(result[item], fused_naively(model.fusion, inputs, item), atol=1e-10), item
+    assert (result[2, 16:] == 0).all() and (result[1, :16] == 0).all()  # nobody asks there
     if residual or norm:  # nobody answers there: what asked is left, and what the norm adds
-        assert found[1, 16:].abs().sum() > 0 and found[2, :16].abs().sum() > 0
+        assert result[1, 16:].abs().sum() > 0 and result[2, :16].abs().sum() > 0
 
 
 def test_filling_has_no_say():
@@ -80,7 +82,7 @@ def test_filling_has_no_say():
     assert torch.allclose(make().item_vectors(), make(inputs=noisy).item_vectors(), atol=1e-6)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 def test_one_shared_encoder_reads_both_views(encoder):
     model = make(encoder)
     kinds = [m for m in model.modules() if isinstance(m, (AttentionEncoder, RecurrentEncoder))]
@@ -107,7 +109,7 @@ def test_no_state_sees_a_later_item(encoder):
         assert not torch.allclose(before[:, place], after[:, place], atol=1e-3)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 def test_gradient_reaches_every_weight_and_no_input(encoder):
     model = make(encoder, item_representation="content+id").train()
     model(torch.tensor([[3, 1, 4, 15, 9, 2]])).last_hidden_state.square().sum().backward()
@@ -129,7 +131,7 @@ def test_blocks_bound_memory_and_change_nothing():
     assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(grads, others, strict=True))
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 @pytest.mark.parametrize("representation", ["content", "content+id"])
 def test_saving_and_loading_changes_nothing(encoder, representation, tmp_path):
     model = make(encoder, item_representation=representation)
@@ -157,8 +159,8 @@ def test_what_is_saved_is_what_the_model_knows_now(tmp_path):
         model.fusion.fine.up.weight.mul_(2.0)
     gathered = {name: value.clone() for name, value in model.state_dict().items()}  # as distributed trainers pass it
     model.save_pretrained(tmp_path / "two", state_dict=gathered)
-    found = [DMESRModel.from_pretrained(tmp_path / name).item_vectors() for name in ("one", "two")]
-    assert not torch.allclose(*found, atol=1e-3) and torch.equal(found[1], model.item_vectors())
+    result = [DMESRModel.from_pretrained(tmp_path / name).item_vectors() for name in ("one", "two")]
+    assert not torch.allclose(*result, atol=1e-3) and torch.equal(result[1], model.item_vectors())
 
 
 STRANGER = """
@@ -242,9 +244,28 @@ def test_bad_inputs_and_configurations_are_named():
             DMESRConfig(n_items=5, hidden_size=16, **options)
 
 
+def test_inputs_in_another_order_than_the_catalogue_are_refused():
+    model, ids = make(), tuple(f"i{n}" for n in range(N))
+    swapped = (ids[1], ids[0], *ids[2:])
+    model.set_inputs(replace(random_inputs(), item_ids=ids))
+    with pytest.raises(ValueError, match="`inputs` must be .* but are of 'i1' instead of 'i0' in row 0; take them"):
+        model.set_inputs(replace(random_inputs(), item_ids=swapped))
+    with pytest.raises(ValueError, match="`inputs` must be .* but are of 'i0' instead of 'i1' in row 0; take them"):
+        model.set_catalogue(swapped)
+    one = replace(random_inputs().rows(9, 10), item_ids=("new",))
+    with pytest.raises(ValueError, match="of 'new' instead of 'other' in row 0"):
+        model.add_items(one, ["other"])
+    model.add_items(one, ["new"])
+    assert model.inputs.item_ids == (*ids, "new") and model.inputs.rows(29, 31).item_ids == ("i29", "new")
+    with pytest.raises(ValueError, match="of 31 and not 30 items"):
+        model.inputs.check_items(ids)
+    with pytest.raises(ValueError, match=r"`item_ids` must have one id per item \(30\), got 2"):
+        replace(random_inputs(), item_ids=("a", "b"))
+
+
 def test_equal_descriptions_share_a_number():
     coarse = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]).repeat(1, 3).view(3, 3, 2).half()
     present = torch.ones(3, 3, dtype=torch.bool)
     inputs = ItemInputs(coarse, present, coarse, present)
-    found = inputs.same_descriptions()
-    assert (found[0] == found[2]).all() and (found[0] != found[1]).all()
+    result = inputs.same_descriptions()
+    assert (result[0] == result[2]).all() and (result[0] != result[1]).all()

@@ -5,13 +5,12 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from vlm2rec_hf import VLM2RecConfig, VLM2RecEmbedder, VLM2RecProcessor
+from vlm2rec_hf.columns import VIEWS
 from vlm2rec_hf.modeling.family_qwen_vl import multimodal_positions
 from vlm2rec_hf.modeling.passes_vlm2rec import last_token_pool
 from vlm2rec_hf.tiny.backbones import tiny_vlm
 
 from ..conftest import FAMILIES, QWEN, needs_image_processor
-
-VIEWS = ("both", "text", "image")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,7 @@ def largest_difference(a, b):
     return max(float((a.view(view) - b.view(view)).abs().max()) for view in VIEWS)
 
 
-def rows_of(model, processor, histories, side):
+def collated(model, processor, histories, side):
     processor.tokenizer.padding_side = side
     batch = processor(histories=histories)
     present = batch["has_image"]
@@ -79,21 +78,21 @@ class TestEveryFamily:
 
     def test_internal_fusion(self, tiny, items, histories, family):
         model, processor = tiny(family, fusion="internal")
-        found = model.encode_histories(histories, processor)
+        result = model.encode_histories(histories, processor)
         single = torch.cat([model.encode_histories([history], processor).both for history in histories])
-        assert (found.both - single).abs().max() < 1e-5
-        assert torch.allclose(found.both.norm(dim=-1), torch.ones(len(histories)), atol=1e-5)
-        assert found.has_text.tolist() == [True, True, False, True, True]
-        assert not found.text[2].any() and found.image[2].any()
+        assert (result.both - single).abs().max() < 1e-5
+        assert torch.allclose(result.both.norm(dim=-1), torch.ones(len(histories)), atol=1e-5)
+        assert result.has_text.tolist() == [True, True, False, True, True]
+        assert not result.text[2].any() and result.image[2].any()
         texts = [[i if isinstance(i, str) else {"text": i["text"]} for i in histories[0]]]
-        assert (model.encode_histories(texts, processor).both[0] - found.text[0]).abs().max() < 1e-5
+        assert (model.encode_histories(texts, processor).both[0] - result.text[0]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("family", QWEN)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_positions_and_states_of_qwen_are_the_backbones_own(tiny, histories, family, side):
     model, processor = tiny(family)
-    batch, rows, mask = rows_of(model, processor, histories, side)
+    batch, rows, mask = collated(model, processor, histories, side)
     before = mask.clone()
     config = model.config.vlm_config
     placeholders = rows == config.image_token_id
@@ -195,9 +194,9 @@ def test_from_backbone_takes_every_weight_or_refuses(tiny, family, tmp_path):
     raw.save_pretrained(tmp_path / "raw")
     taken = VLM2RecEmbedder.from_backbone(str(tmp_path / "raw"))
     expected = dict(raw.model.named_parameters())
-    found = dict(taken.vlm.named_parameters())
-    assert set(found) == set(expected)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    result = dict(taken.vlm.named_parameters())
+    assert set(result) == set(expected)
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
     vectors = taken.encode_items(["red tent"], processor).both
     assert vectors.shape == (1, 32) and torch.isfinite(vectors).all()
 

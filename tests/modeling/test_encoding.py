@@ -6,14 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from vlm2rec_hf.modeling import passes_vlm2rec as encoding_rows_vlm2rec
+from vlm2rec_hf.columns import VIEWS
+from vlm2rec_hf.modeling import encoding_vlm2rec, passes_vlm2rec
 from vlm2rec_hf.modeling.encoding_vlm2rec import picture_key
 from vlm2rec_hf.modeling.items_vlm2rec import PreparedItem
 from vlm2rec_hf.modeling.passes_vlm2rec import PassBudget
 
 from ..conftest import FAMILIES, needs_attention, picture
-
-VIEWS = ("both", "text", "image")
 
 
 def many_items(count=40, seed=0):
@@ -33,6 +32,10 @@ def many_items(count=40, seed=0):
 
 def largest_difference(a, b):
     return max(float((a.view(view) - b.view(view)).abs().max()) for view in VIEWS)
+
+
+def test_copied_files_name_the_views_as_all_others_do():
+    assert encoding_vlm2rec.VIEWS == VIEWS
 
 
 class Counts:
@@ -144,10 +147,10 @@ def test_equal_items_and_pictures_pass_once(tiny, shop):
     counts.rows.clear(), counts.patches.clear()
     # Copies of the pictures, far apart (batch_size=1 makes chunks of 16), and the same picture under other titles.
     copies = [{**item, **({"image": item["image"].copy()} if "image" in item else {})} for item in shop]
-    found = model.encode_items(shop + copies, processor, batch_size=1)
+    result = model.encode_items(shop + copies, processor, batch_size=1)
     assert len(counts.rows) == once and sum(counts.patches) == patches
-    assert torch.equal(found.both[: len(shop)], found.both[len(shop) :])
-    assert (found.both[: len(shop)] - expected.both).abs().max() < 1e-5
+    assert torch.equal(result.both[: len(shop)], result.both[len(shop) :])
+    assert (result.both[: len(shop)] - expected.both).abs().max() < 1e-5
     counts.patches.clear()
     same = [{"text": f"tent number {i}", "image": shop[1]["image"]} for i in range(5)]
     model.encode_items(same, processor)
@@ -160,11 +163,11 @@ def test_pictures_of_histories_pass_once_in_a_chunk_and_in_the_next(tiny, shop, 
     with_picture = [item for item in shop if "image" in item][:6]
     histories = [[with_picture[i % 6], with_picture[(i + 1 + i // 6) % 6]] for i in range(20)]
     counts = Counts(model)
-    found = model.encode_histories(histories, processor, batch_size=1)  # two chunks
+    result = model.encode_histories(histories, processor, batch_size=1)  # two chunks
     distinct = sum(len(one.pixel_values) for one in processor.prepare_items(with_picture))
     assert sum(counts.patches) == distinct
     apart = torch.cat([model.encode_histories([history], processor).both for history in histories])
-    assert (found.both - apart).abs().max() < 1e-5
+    assert (result.both - apart).abs().max() < 1e-5
 
 
 def test_features_that_were_let_go_are_made_again(tiny, shop, monkeypatch):
@@ -174,10 +177,10 @@ def test_features_that_were_let_go_are_made_again(tiny, shop, monkeypatch):
     counts = Counts(model)
     expected = model.encode_histories([[*history, "x"] for history in histories], processor, batch_size=1)
     once = sum(counts.patches)
-    monkeypatch.setattr(encoding_rows_vlm2rec, "KEPT_FEATURE_BYTES", 1)
-    found = model.encode_histories([[*history, "x"] for history in histories], processor, batch_size=1)
+    monkeypatch.setattr(passes_vlm2rec, "KEPT_FEATURE_BYTES", 1)
+    result = model.encode_histories([[*history, "x"] for history in histories], processor, batch_size=1)
     assert sum(counts.patches) > 2 * once  # one for each chunk that needs it
-    assert largest_difference(found, expected) < 1e-5
+    assert largest_difference(result, expected) < 1e-5
 
 
 def test_prepared_pictures_without_a_key_are_told_apart_though_objects_come_and_go(tiny, shop):
@@ -191,8 +194,8 @@ def test_prepared_pictures_without_a_key_are_told_apart_though_objects_come_and_
         def __getitem__(self, index):
             return processor.prepare_items([pictures[index]])[0]  # forgotten by us at once
 
-    found = model.encode_items(Passing(), processor, batch_size=1)
-    assert largest_difference(found, model.encode_items(pictures, processor)) < 1e-5
+    result = model.encode_items(Passing(), processor, batch_size=1)
+    assert largest_difference(result, model.encode_items(pictures, processor)) < 1e-5
 
 
 def test_the_key_of_a_picture_is_what_it_shows():
@@ -227,8 +230,8 @@ def test_a_vision_cache_prepares_in_place_of_the_processor(tiny, shop, family):
     items, histories = shop[:10], [shop[:3], shop[2:7]]
     expected = model.encode_items(items, processor), model.encode_histories(histories, processor)
     assert largest_difference(expected[0], model.encode_items(items, processor, vision_cache=cache)) < 1e-5
-    found = model.encode_histories(histories, processor, vision_cache=cache, workers=2)
-    assert largest_difference(expected[1], found) < 1e-5
+    result = model.encode_histories(histories, processor, vision_cache=cache, workers=2)
+    assert largest_difference(expected[1], result) < 1e-5
     assert cache.calls == 2
 
 
@@ -250,6 +253,6 @@ def test_prepared_features_need_no_tower(tiny, shop):
     model, processor = tiny()
     prepared = Features().prepare(model, processor, shop[:6])
     counts = Counts(model)
-    found = model.encode_items(prepared, processor)
+    result = model.encode_items(prepared, processor)
     assert not counts.patches and isinstance(prepared[1], PreparedItem)
-    assert largest_difference(found, model.encode_items(shop[:6], processor)) < 1e-5
+    assert largest_difference(result, model.encode_items(shop[:6], processor)) < 1e-5

@@ -39,11 +39,11 @@ def test_real_shapes_runs_tiny_and_skips_without_a_device():
     options = "--tiny --items 6 --histories 3 --history 2 --batch 2 --image-size 84 --peak-tflops 1"
     result = printed("real_shapes.py", *options.split())
     assert set(result["models"]) == {"Qwen2.5-VL-3B", "Qwen3-VL-2B"}
-    for found in result["models"].values():
+    for actual in result["models"].values():
         for kind in ("items", "items_cached", "histories", "histories_cached"):
-            assert found[f"{kind}_padded"]["per_second"] > 0 and found[f"{kind}_packed"]["per_second"] > 0
-            assert 0 < found[f"{kind}_padded"]["mfu"] < 1
-        assert found["training"]["steps_per_second"] > 0
+            assert actual[f"{kind}_padded"]["per_second"] > 0 and actual[f"{kind}_packed"]["per_second"] > 0
+            assert 0 < actual[f"{kind}_padded"]["mfu"] < 1
+        assert actual["training"]["steps_per_second"] > 0
     if not torch.cuda.is_available():
         assert "CUDA" in printed("real_shapes.py")["skipped"]
 

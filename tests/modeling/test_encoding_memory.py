@@ -98,8 +98,8 @@ def test_out_of_memory_halves_the_passes_and_loses_nothing(tiny, options):
     expected = model.encode_items(items, processor)
     counts = Counts(model)
     small = Small(model, tokens=300, patches=100)
-    found = model.encode_items(items, processor, **options)
-    assert largest_difference(found, expected) < 1e-5
+    result = model.encode_items(items, processor, **options)
+    assert largest_difference(result, expected) < 1e-5
     assert 1 <= small.failed < 10
     assert sum(rows * length <= 300 for rows, length in counts.rows) > 3
 

@@ -40,13 +40,13 @@ def test_same_vectors_and_this_process_reads_nothing(tiny, tmp_path, fusion):
     model, processor = tiny(fusion=fusion)
     items = many_items(20)
     items += items[3:6]
-    found = model.encode_items(Lazy(items, tmp_path), processor, workers=2, batch_size=4)
-    assert largest_difference(found, model.encode_items(items, processor)) < 1e-5
+    result = model.encode_items(Lazy(items, tmp_path), processor, workers=2, batch_size=4)
+    assert largest_difference(result, model.encode_items(items, processor)) < 1e-5
     readers = {int(path.name) for path in tmp_path.iterdir()}
     assert len(readers) == 2 and os.getpid() not in readers
     histories = [items[:3], items[2:9], items[5:6]]
-    found = model.encode_histories(histories, processor, workers=1, batch_size=2)
-    assert largest_difference(found, model.encode_histories(histories, processor)) < 1e-5
+    result = model.encode_histories(histories, processor, workers=1, batch_size=2)
+    assert largest_difference(result, model.encode_histories(histories, processor)) < 1e-5
 
 
 def test_the_model_does_not_wait_in_steady_state(tiny):
@@ -109,10 +109,10 @@ def test_every_way_to_start_a_process(tiny, start):
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method(start, force=True)
     try:
-        found = model.encode_items(Lazy(items), processor, workers=1, batch_size=4)
+        result = model.encode_items(Lazy(items), processor, workers=1, batch_size=4)
     finally:
         multiprocessing.set_start_method(before, force=True)
-    assert largest_difference(found, model.encode_items(items, processor)) < 1e-5
+    assert largest_difference(result, model.encode_items(items, processor)) < 1e-5
 
 
 def test_workers_must_be_a_number(tiny):

@@ -79,7 +79,7 @@ def test_without_the_package_the_repos_own_code_does_it(versions, hub_environmen
     command = [sys.executable, "-c", STRANGER, json.dumps(list(expected))]
     run = subprocess.run(command, cwd=tmp_path, env=hub_environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
-    assert found.keys() == {str(revision) for revision in expected}
+    result = torch.load(tmp_path / "found.pt", weights_only=True)
+    assert result.keys() == {str(revision) for revision in expected}
     for revision, vectors in expected.items():
-        assert torch.equal(found[str(revision)], vectors), revision
+        assert torch.equal(result[str(revision)], vectors), revision

@@ -10,8 +10,6 @@ from vlm2rec_hf.modeling.family_qwen_vl import PatchProjection
 from ..conftest import FAMILIES, QWEN, needs_attention
 from .test_encoding import largest_difference, many_items
 
-VIEWS = ("both", "text", "image")
-
 
 @pytest.fixture(scope="module")
 def shop():
@@ -28,8 +26,8 @@ def test_attention_and_number_type(tiny, shop, family, implementation, dtype):
     exact = model.encode_items(shop, processor), model.encode_histories(histories, processor)
     model.set_attn_implementation(implementation)
     model.to(dtype)
-    found = model.encode_items(shop, processor), model.encode_histories(histories, processor)
-    for a, b in zip(exact, found, strict=True):
+    result = model.encode_items(shop, processor), model.encode_histories(histories, processor)
+    for a, b in zip(exact, result, strict=True):
         assert b.both.dtype == torch.float32 and (a.has_image == b.has_image).all()
         if dtype == torch.float32:
             assert largest_difference(a, b) < 1e-5

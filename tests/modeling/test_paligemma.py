@@ -243,14 +243,14 @@ def test_pixrecs_head_bends_logits_as_gemma_2_does(tiny_pix):
     history, target = processor.prepare_items(["red tent"]), processor.prepare_items(["blue mug"])
     batch = processor.collate_sequences([history], target)
     labels = batch["labels"]
-    found = model(**batch).token_nll
+    result = model(**batch).token_nll
     with torch.no_grad():
         states = model.hidden_states(**{name: batch[name] for name in ("input_ids", "attention_mask")})
         plain = states @ model.head_weight.T
     bent = 30 * torch.tanh(plain / 30)
     at = (labels[0, 1:] != -100).nonzero()[:, 0]
     nll = [torch.nn.functional.cross_entropy(one[0, at], labels[0, at + 1], reduction="none") for one in (bent, plain)]
-    assert (found - nll[0]).abs().max() < 1e-3 and (nll[0] - nll[1]).abs().max() > 1
+    assert (result - nll[0]).abs().max() < 1e-3 and (nll[0] - nll[1]).abs().max() > 1
     scores = _next_scores(model, [history], [[]], processor)[0]
     words = scores.isfinite()
     expected = torch.log_softmax(bent[0, at[0]].double(), dim=-1)

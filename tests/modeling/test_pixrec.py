@@ -46,13 +46,13 @@ def test_a_row_is_history_bridge_target(tiny_pix, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_after_the_history_reaches_its_vector(tiny_pix, family):
     model, processor = tiny_pix(family)
-    found = model(**rows(processor))
+    result = model(**rows(processor))
     alone = model(**processor.collate([processor.prepare_items(HISTORY)], "user"))
-    assert (found.user_embeddings - alone.user_embeddings).abs().max() < 1e-5  # whatever the target is
-    assert (found.target_embeddings[0] - found.target_embeddings[1]).abs().max() > 1e-3
+    assert (result.user_embeddings - alone.user_embeddings).abs().max() < 1e-5  # whatever the target is
+    assert (result.target_embeddings[0] - result.target_embeddings[1]).abs().max() > 1e-3
     changed = model(**rows(processor, history=HISTORY[1:]))
-    assert (changed.user_embeddings - found.user_embeddings).abs().max() > 1e-4
-    assert (changed.target_embeddings - found.target_embeddings).abs().max() > 1e-5  # v_{T|U} does see the history
+    assert (changed.user_embeddings - result.user_embeddings).abs().max() > 1e-4
+    assert (changed.target_embeddings - result.target_embeddings).abs().max() > 1e-5  # v_{T|U} does see the history
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
@@ -92,8 +92,8 @@ def test_only_the_most_recent_items_are_read(tiny_pix):
 def test_one_call_for_both_batches_equals_two(tiny_pix, family):
     model, processor = tiny_pix(family)
     items = dict(processor.collate([[item] for item in processor.prepare_items(TARGETS)], "item"))
-    found = model(**rows(processor), items=items)
-    assert torch.equal(found.item_embeddings, model(**items).target_embeddings)
+    result = model(**rows(processor), items=items)
+    assert torch.equal(result.item_embeddings, model(**items).target_embeddings)
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])

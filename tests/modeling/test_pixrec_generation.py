@@ -41,9 +41,9 @@ def test_with_beams_for_all_it_finds_what_a_search_of_everything_finds(tiny_pix)
     everything = [float(first[end])]
     for row, token in enumerate(words):
         everything += ((first[token] + second[row, [*words, end]]) / 2).tolist()
-    found = generate_next_items(model, [history], processor, beams=len(words) + 1, max_new_tokens=2)[0]
+    result = generate_next_items(model, [history], processor, beams=len(words) + 1, max_new_tokens=2)[0]
     expected = sorted(everything, reverse=True)[:20]
-    assert [score for _, score in found[:20]] == pytest.approx(expected, abs=1e-5)
+    assert [score for _, score in result[:20]] == pytest.approx(expected, abs=1e-5)
     assert expected[0] - expected[-1] > 0.1
 
 
@@ -72,9 +72,9 @@ def test_rows_of_the_head_that_are_no_token_are_never_written(tiny_pix):
         embedding = model.get_input_embeddings()
         embedding.weight = torch.nn.Parameter(torch.cat([embedding.weight, 0 * state[None], 5 * state[None]]))
     assert next_scores(model, processor, history, [[]])[0].argmax() == len(processor.tokenizer) + 1
-    # That row has all the probability; whatever is written instead is unlikely, and worth being told as such.
-    found = generate_next_items(model, [history], processor, beams=3, max_new_tokens=3)[0]
-    assert len(found) == 3 and all(score < -1 for _, score in found)
+    # That row has all the probability; whatever is written instead is unlikely, and scored as such.
+    result = generate_next_items(model, [history], processor, beams=3, max_new_tokens=3)[0]
+    assert len(result) == 3 and all(score < -1 for _, score in result)
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
@@ -148,11 +148,11 @@ class TestLexicalScorer:
         model, processor = tiny_pix()
         catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), processor).cache_features(model)
         examples = demo_dataset.examples("test", max_history=3).take(np.arange(4))
-        found = rank_generated(
+        result = rank_generated(
             model, catalogue, demo_dataset.item_texts(), examples, beams=2, max_new_tokens=3, batch_size=3
         )
-        assert len(found.ranking) == len(found.beams) == 4
-        assert ((found.ranking.ranks >= 1) & (found.ranking.ranks <= found.ranking.n_candidates)).all()
+        assert len(result.ranking) == len(result.beams) == 4
+        assert ((result.ranking.ranks >= 1) & (result.ranking.ranks <= result.ranking.n_candidates)).all()
 
 
 def test_without_the_library_the_option_says_what_to_install(monkeypatch):

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from vlm2rec_hf import SeqRecConfig, SequentialRecommender
+from vlm2rec_hf.modeling.configuration_seqrec import SEQUENCE_ENCODERS
 from vlm2rec_hf.modeling.modeling_seqrec import MASK, PADDING
 
-ENCODERS = ("sasrec", "gru4rec", "bert4rec")
 REPRESENTATIONS = {
     "id": {},
     "content": {"content_dims": {"both": 6}},
@@ -58,7 +58,7 @@ def test_bert4rec_sees_both_sides():
     assert not torch.allclose(one, model(torch.tensor([[3, MASK, 5]])).last_hidden_state[0, 1], atol=1e-3)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 def test_a_row_is_the_same_alone_and_in_company(encoder):
     model = make(encoder)
     batch = model(rows([3, 1, 4], [2, 7, 1, 8, 2, 8], [5]))
@@ -68,21 +68,21 @@ def test_a_row_is_the_same_alone_and_in_company(encoder):
         assert torch.allclose(batch.last_hidden_state[place, : len(row)], alone.last_hidden_state[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 def test_an_empty_row_is_a_number_and_disturbs_nobody(encoder):
     model = make(encoder)
-    found = model(rows([3, 1, 4], []))
-    assert torch.isfinite(found.last_hidden_state).all()
-    assert torch.allclose(found.user_vectors[0], model(rows([3, 1, 4])).user_vectors[0], atol=1e-5)
+    result = model(rows([3, 1, 4], []))
+    assert torch.isfinite(result.last_hidden_state).all()
+    assert torch.allclose(result.user_vectors[0], model(rows([3, 1, 4])).user_vectors[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 def test_histories_are_cut_to_the_most_recent_items(encoder):
     model = make(encoder)
     long = list(range(20))
     kept = 8 - (encoder == "bert4rec")
-    found = model.encode_histories([long, long[-kept:], [3]], batch_size=2)
-    assert torch.allclose(found[0], found[1], atol=1e-6) and not torch.allclose(found[0], found[2], atol=1e-3)
+    result = model.encode_histories([long, long[-kept:], [3]], batch_size=2)
+    assert torch.allclose(result[0], result[1], atol=1e-6) and not torch.allclose(result[0], result[2], atol=1e-3)
 
 
 def test_encoding_histories_leaves_the_mode_alone_and_is_free_of_dropout():
@@ -94,7 +94,7 @@ def test_encoding_histories_leaves_the_mode_alone_and_is_free_of_dropout():
     assert model.training
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
 def test_saving_and_loading_is_exact(encoder, representation, tmp_path):
     model = make(encoder, representation)
@@ -113,7 +113,7 @@ def test_saving_and_loading_is_exact(encoder, representation, tmp_path):
     assert AutoConfig.from_pretrained(tmp_path / "head").to_dict() == again.config.to_dict()
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
 def test_a_model_built_on_meta_gets_sound_weights(encoder, representation, tmp_path):
     model = make(encoder, representation)
@@ -138,13 +138,13 @@ def test_a_model_built_on_meta_gets_sound_weights(encoder, representation, tmp_p
 
 
 def test_all_state_is_in_the_checkpoint():
-    for encoder in ENCODERS:
+    for encoder in SEQUENCE_ENCODERS:
         model = make(encoder, "content+id")
         assert {name for name, _ in model.named_buffers()} == {"content_text", "content_image"}
         assert {name for name, _ in model.named_buffers()} <= set(model.state_dict())
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 def test_the_graph_is_whole(encoder):
     """torch.compile computes the same, and breaks the graph nowhere but at the recurrent kernel."""
     model = make(encoder, "content+id")

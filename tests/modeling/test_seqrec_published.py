@@ -10,8 +10,9 @@ from huggingface_hub import HfApi
 from transformers import AutoModel
 
 from vlm2rec_hf import SequentialRecommender
+from vlm2rec_hf.modeling.configuration_seqrec import SEQUENCE_ENCODERS
 
-from .test_seqrec import ENCODERS, make
+from .test_seqrec import make
 
 # `import vlm2rec_hf` fails here on purpose: only the files beside the weights may be used.
 STRANGER = """
@@ -43,7 +44,9 @@ def expected(model):
     return [[one.item_ids, one.scores, one.titles, one.source] for one in model.recommend(HISTORIES, k=5)]
 
 
-@pytest.mark.parametrize("encoder", ["sasrec", *(pytest.param(e, marks=pytest.mark.slow) for e in ENCODERS[1:])])
+@pytest.mark.parametrize(
+    "encoder", ["sasrec", *(pytest.param(e, marks=pytest.mark.slow) for e in SEQUENCE_ENCODERS[1:])]
+)
 def test_a_stranger_without_the_package_gets_the_same_recommendations(encoder, tmp_path):
     model = make(encoder, "content+id" if encoder == "sasrec" else "id")
     model.save_pretrained(tmp_path / "head")
@@ -51,8 +54,8 @@ def test_a_stranger_without_the_package_gets_the_same_recommendations(encoder, t
         **os.environ, "HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules"),
         "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    found = as_stranger(tmp_path / "head", "main", environment, tmp_path)
-    for ours, theirs in zip(expected(model), found, strict=True):
+    result = as_stranger(tmp_path / "head", "main", environment, tmp_path)
+    for ours, theirs in zip(expected(model), result, strict=True):
         assert ours[0] == theirs[0] and ours[2:] == theirs[2:]
         assert ours[1] == pytest.approx(theirs[1], abs=1e-5)
 
@@ -71,8 +74,8 @@ def test_heads_travel_through_the_hub_by_revision(hub, hub_environment, tmp_path
     assert len(newest.catalogue) == 32 and len(tagged.catalogue) == 30
     assert newest.recommend(HISTORIES, k=5) == second.recommend(HISTORIES, k=5)
     assert tagged.recommend(HISTORIES, k=5) == first.recommend(HISTORIES, k=5)
-    found = as_stranger("org/head", "v1.0", hub_environment, tmp_path)
-    assert [one[0] for one in found] == [one[0] for one in expected(first)]
+    result = as_stranger("org/head", "v1.0", hub_environment, tmp_path)
+    assert [one[0] for one in result] == [one[0] for one in expected(first)]
 
 
 def test_a_repo_without_a_catalogue_loads_and_says_what_is_missing(hub, tmp_path):

@@ -6,48 +6,49 @@ from transformers import AutoModel
 
 from vlm2rec_hf import SequentialRecommender
 from vlm2rec_hf.modeling.catalogue_seqrec import HeadCatalogue
+from vlm2rec_hf.modeling.configuration_seqrec import SEQUENCE_ENCODERS
 
-from .test_seqrec import ENCODERS, N, make
+from .test_seqrec import N, make
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_the_ranking_is_that_of_the_inner_products(encoder, exclude_seen):
     model = make(encoder)
     history = ["i4", "i7", "i4", "i1"]
-    (found,) = model.recommend([history], k=6, exclude_seen=exclude_seen)
+    (result,) = model.recommend([history], k=6, exclude_seen=exclude_seen)
     user, items = model.encode_histories([[4, 7, 4, 1]])[0], model.item_vectors().detach()
     scores = {f"i{n}": float(user @ items[n]) for n in range(N)}
     if exclude_seen:
         scores = {item: score for item, score in scores.items() if item not in history}
     expected = sorted(scores, key=scores.get, reverse=True)[:6]
-    assert found.item_ids == expected
-    assert found.scores == pytest.approx([scores[item] for item in expected], abs=1e-5)
-    assert found.titles == [f"Title {item[1:]}" if int(item[1:]) % 2 else None for item in expected]
-    assert found.source == "model" and found.n_unknown == 0
+    assert result.item_ids == expected
+    assert result.scores == pytest.approx([scores[item] for item in expected], abs=1e-5)
+    assert result.titles == [f"Title {item[1:]}" if int(item[1:]) % 2 else None for item in expected]
+    assert result.source == "model" and result.n_unknown == 0
 
 
 def test_equal_scores_come_in_catalogue_order():
     model = make()
     with torch.no_grad():
         model.item_embedding.weight[:] = model.item_embedding.weight[0]
-    (found,) = model.recommend([["i2"]], k=4)
-    assert found.item_ids == ["i0", "i1", "i3", "i4"]
+    (result,) = model.recommend([["i2"]], k=4)
+    assert result.item_ids == ["i0", "i1", "i3", "i4"]
 
 
 def test_cold_users_get_the_popular_items_and_are_told():
-    found = make().recommend([[], ["i29"], ["nobody"]], k=3, on_unknown="skip")
-    assert found[0].item_ids == ["i29", "i28", "i27"] and found[0].scores == [29.0, 28.0, 27.0]
-    assert [one.source for one in found] == ["popularity", "model", "popularity"]
-    assert [one.n_unknown for one in found] == [0, 0, 1]
+    result = make().recommend([[], ["i29"], ["nobody"]], k=3, on_unknown="skip")
+    assert result[0].item_ids == ["i29", "i28", "i27"] and result[0].scores == [29.0, 28.0, 27.0]
+    assert [one.source for one in result] == ["popularity", "model", "popularity"]
+    assert [one.n_unknown for one in result] == [0, 0, 1]
 
 
 def test_candidates_bound_the_choice():
     model = make()
-    found = model.recommend([["i3"], []], k=10, candidates=["i3", "i9", "i5", "i9"])
-    assert set(found[0].item_ids) == {"i5", "i9"} and found[1].item_ids == ["i9", "i5", "i3"]
+    result = model.recommend([["i3"], []], k=10, candidates=["i3", "i9", "i5", "i9"])
+    assert set(result[0].item_ids) == {"i5", "i9"} and result[1].item_ids == ["i9", "i5", "i3"]
     whole = model.recommend([["i3"]], k=N)[0]
-    assert found[0].item_ids == [item for item in whole.item_ids if item in ("i5", "i9")]
+    assert result[0].item_ids == [item for item in whole.item_ids if item in ("i5", "i9")]
     assert len(whole.item_ids) == N - 1
     assert model.recommend([["i3"]], k=2, candidates=[])[0].item_ids == []
 

@@ -93,10 +93,10 @@ def test_rows_that_lost_a_placeholder_are_refused(tiny, items):
 def test_features_are_selected_with_repeats_and_any_lengths():
     tokens = torch.arange(6.0).unsqueeze(-1)
     grid = torch.tensor([[1, 2, 2], [1, 2, 4], [1, 2, 6]])
-    found = ImageFeatures(tokens, grid, (tokens * 10,)).select(torch.tensor([2, 0, 2]), torch.tensor([1, 2, 3]))
-    assert found.tokens.flatten().tolist() == [3, 4, 5, 0, 3, 4, 5]
-    assert found.layers[0].flatten().tolist() == [30, 40, 50, 0, 30, 40, 50]
-    assert torch.equal(found.grid, grid[[2, 0, 2]])
+    result = ImageFeatures(tokens, grid, (tokens * 10,)).select(torch.tensor([2, 0, 2]), torch.tensor([1, 2, 3]))
+    assert result.tokens.flatten().tolist() == [3, 4, 5, 0, 3, 4, 5]
+    assert result.layers[0].flatten().tolist() == [30, 40, 50, 0, 30, 40, 50]
+    assert torch.equal(result.grid, grid[[2, 0, 2]])
 
 
 def test_a_lazy_sequence_is_read_in_chunks(tiny):
@@ -114,10 +114,10 @@ def test_a_lazy_sequence_is_read_in_chunks(tiny):
             return f"tent {index}"
 
     model.vlm.language_model.register_forward_hook(lambda *_: Lazy.written.append(len(Lazy.asked)))
-    found = model.encode_items(Lazy(), processor, batch_size=1)
+    result = model.encode_items(Lazy(), processor, batch_size=1)
     assert Lazy.asked == list(range(40)) and Lazy.written[0] == 16  # 16 batches at a time, not the whole
     expected = model.encode_items([f"tent {i}" for i in range(40)], processor)
-    assert (found.both - expected.both).abs().max() < 1e-5
+    assert (result.both - expected.both).abs().max() < 1e-5
 
 
 def test_the_progress_bar_is_off_unless_asked_for(tiny, capsys):

@@ -31,6 +31,6 @@ def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     model = SentenceTransformer(f"{folder}/embedder")
-    found = {name: run(model, name, SHARES[rank], gather_across_devices=True, sync_counts=True) for name in LOSSES}
-    torch.save(found, f"{folder}/rank{rank}.pt")
+    result = {name: run(model, name, SHARES[rank], gather_across_devices=True, sync_counts=True) for name in LOSSES}
+    torch.save(result, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()

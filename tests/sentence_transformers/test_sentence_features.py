@@ -7,7 +7,7 @@ from vlm2rec_hf.sentence_transformers.sentence_features import (
     content_keys,
     image_part,
     picture_ends,
-    rows_of,
+    slice_features,
     text_part,
 )
 
@@ -38,11 +38,11 @@ def test_parts_and_rows_have_the_vectors_of_the_whole(embedder):
     torch.testing.assert_close(model(**text).embeddings, whole.text_embeddings)
     torch.testing.assert_close(model(**image).embeddings, whole.image_embeddings)
     for begin, end in ((0, 2), (1, 2), (1, 4), (3, 9)):
-        rows = rows_of(batch, begin, end, token)
-        found = model(**rows)
-        torch.testing.assert_close(found.embeddings, whole.embeddings[begin:end], rtol=1e-5, atol=1e-5)
+        rows = slice_features(batch, begin, end, token)
+        result = model(**rows)
+        torch.testing.assert_close(result.embeddings, whole.embeddings[begin:end], rtol=1e-5, atol=1e-5)
         assert len(rows["input_ids"]) == min(end, 5) - begin and rows["attention_mask"].any(dim=0).all()
-    alone = rows_of(batch, 1, 2, token)  # a text only
+    alone = slice_features(batch, 1, 2, token)  # a text only
     assert "pixel_values" not in alone and "image_rows" not in alone
 
 
@@ -52,7 +52,7 @@ def test_pictures_are_counted_in_the_rows(embedder):
     # Two pictures (the third item has none), none, one, the last three of four, two.
     assert picture_ends(batch, token).tolist() == [2, 2, 3, 6, 8]
     batch["num_images_per_sample"] = torch.tensor([2, 0, 1, 4, 2])  # counted before the history was cut
-    assert len(rows_of(batch, 3, 5, token)["image_grid_thw"]) == 5
+    assert len(slice_features(batch, 3, 5, token)["image_grid_thw"]) == 5
     batch["image_rows"] = batch["image_rows"].clone()
     batch["image_rows"][0][batch["image_rows"][0] == token] = 0
     with pytest.raises(ValueError, match="`image_rows` hold .* placeholders.*cut inside a picture"):
@@ -65,7 +65,7 @@ def test_repeated_pictures_keep_one_copy(embedder):
     prepared = processor.prepare_items([items[i] for history in HISTORIES[:1] * 3 for i in history], keys=[*"abc"] * 3)
     batch = dict(processor.collate([prepared[0:3], prepared[3:6], prepared[6:9]], "user"))
     assert len(batch["image_grid_thw"]) == 2 and len(batch["image_index"]) == 6
-    rows = rows_of(batch, 1, 3, token)
+    rows = slice_features(batch, 1, 3, token)
     assert len(rows["image_grid_thw"]) == 2 and rows["image_index"].tolist() == [0, 1, 0, 1]
     with torch.no_grad():
         torch.testing.assert_close(model(**rows).embeddings, model(**batch).embeddings[1:], rtol=1e-5, atol=1e-5)

@@ -26,10 +26,10 @@ def loaded(tiny, tmp_path_factory):
     return *saved(tiny, folder), SentenceTransformer(str(folder), device="cpu")
 
 
-def difference(found, expected):
-    found = torch.as_tensor(found)
-    assert found.shape == expected.shape
-    return (found - expected).abs().max().item()
+def difference(actual, expected):
+    actual = torch.as_tensor(actual)
+    assert actual.shape == expected.shape
+    return (actual - expected).abs().max().item()
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +108,9 @@ def test_items_and_histories_may_share_a_batch(loaded, items):
 def test_long_histories_keep_the_newest(tiny, items, tmp_path):
     model, processor = saved(tiny, tmp_path, max_history=2)
     st = SentenceTransformer(str(tmp_path), device="cpu")
-    found = st.encode_query(as_queries([items]))
-    assert difference(found, model.encode_histories([items[-2:]], processor).both) < 1e-5
-    assert difference(found, torch.as_tensor(st.encode_query(as_queries([items], max_history=2)))) < 1e-6
+    result = st.encode_query(as_queries([items]))
+    assert difference(result, model.encode_histories([items[-2:]], processor).both) < 1e-5
+    assert difference(result, torch.as_tensor(st.encode_query(as_queries([items], max_history=2)))) < 1e-6
     assert len(as_queries([items], max_history=2)[0]) == 2
 
 
@@ -143,8 +143,8 @@ def test_another_prompt_takes_the_place_of_the_instruction(tiny, loaded, items):
     model, _, st = loaded
     _, other = tiny(item_instruction="Find gifts: ", user_instruction="Find gifts: ")
     assert difference(st.encode(items, prompt="Find gifts: "), model.encode_items(items, other).both) < 1e-5
-    found = st.encode_query(as_queries([items, items[:1]]), prompt="Find gifts: ")
-    assert difference(found, model.encode_histories([items, items[:1]], other).both) < 1e-5
+    result = st.encode_query(as_queries([items, items[:1]]), prompt="Find gifts: ")
+    assert difference(result, model.encode_histories([items, items[:1]], other).both) < 1e-5
 
 
 def test_similarity_is_the_cosine_of_sums(loaded, items):
@@ -163,8 +163,8 @@ def test_another_number_type(loaded, items, tmp_path):
     write_sentence_transformer_files(tmp_path, processor, model.config)
     st = SentenceTransformer(str(tmp_path), device="cpu", model_kwargs={"dtype": torch.bfloat16})
     assert st[0].auto_model.dtype == torch.bfloat16
-    found = torch.as_tensor(st.encode(items)).float()
-    cosines = torch.cosine_similarity(found, model.encode_items(items, processor).both)
+    result = torch.as_tensor(st.encode(items)).float()
+    cosines = torch.cosine_similarity(result, model.encode_items(items, processor).both)
     assert cosines.min() > 0.99
 
 
@@ -203,14 +203,14 @@ def test_information_retrieval_evaluator_agrees_with_a_plain_ranking(loaded, ite
         accuracy_at_k=[3], ndcg_at_k=[3], mrr_at_k=[8], map_at_k=[8], precision_recall_at_k=[3], name="shop",
         write_csv=False,
     )  # fmt: skip
-    found = evaluator(st)
+    result = evaluator(st)
     users = torch.nn.functional.normalize(model.encode_histories(histories, processor).both, dim=1)
     vectors = torch.nn.functional.normalize(model.encode_items(catalogue, processor).both, dim=1)
     order = (users @ vectors.T).argsort(dim=1, descending=True).tolist()
     ranks = [row.index((i + 1) % 8) + 1 for i, row in enumerate(order)]
     assert len(set(ranks)) > 2
-    assert found["shop_cosine_mrr@8"] == pytest.approx(sum(1 / rank for rank in ranks) / 8)
-    assert found["shop_cosine_accuracy@3"] == pytest.approx(sum(rank <= 3 for rank in ranks) / 8)
+    assert result["shop_cosine_mrr@8"] == pytest.approx(sum(1 / rank for rank in ranks) / 8)
+    assert result["shop_cosine_accuracy@3"] == pytest.approx(sum(rank <= 3 for rank in ranks) / 8)
 
 
 def test_views_and_presence_are_reachable(loaded, items):

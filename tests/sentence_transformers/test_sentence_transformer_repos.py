@@ -29,9 +29,9 @@ def folder(tiny, tmp_path_factory):
     return folder
 
 
-def close(found, expected):
-    found = torch.as_tensor(found)
-    return found.shape == expected.shape and (found - expected).abs().max() < 1e-5
+def close(actual, expected):
+    actual = torch.as_tensor(actual)
+    return actual.shape == expected.shape and (actual - expected).abs().max() < 1e-5
 
 
 def test_only_stock_modules_are_named(folder):
@@ -50,8 +50,8 @@ def test_saved_from_sentence_transformers_it_stays_an_embedder(tiny, folder, ite
     assert again.prompts == processor.prompts and again.similarity_fn_name == "cosine"
     ours = AutoModel.from_pretrained(tmp_path / "again")
     assert isinstance(ours, VLM2RecEmbedder)
-    found = ours.eval().encode_items(items, AutoProcessor.from_pretrained(tmp_path / "again")).both
-    assert torch.equal(found, expected)
+    result = ours.eval().encode_items(items, AutoProcessor.from_pretrained(tmp_path / "again")).both
+    assert torch.equal(result, expected)
 
 
 def test_from_the_hub_by_id_and_revision(hub, tiny, folder, items, tmp_path):
@@ -115,14 +115,14 @@ def test_a_stranger_without_the_package_gets_the_same_vectors(tiny, folder, tmp_
         cwd=tmp_path, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
-    assert found["refused"] and found["ran"] == []  # without the flag nothing of the repo runs
-    assert found["class"].startswith("transformers_modules.")
+    result = torch.load(tmp_path / "found.pt", weights_only=True)
+    assert result["refused"] and result["ran"] == []  # without the flag nothing of the repo runs
+    assert result["class"].startswith("transformers_modules.")
     image = Image.new("RGB", (60, 50), "navy")
     items = ["red tent", {"text": "blue mug", "image": image}, image]
-    assert close(found["items"], model.encode_items(items, processor).both)
-    assert close(found["processes"], model.encode_items(items * 2, processor).both)
-    assert close(found["user"], model.encode_histories([["red tent", "blue mug"]], processor).both)
+    assert close(result["items"], model.encode_items(items, processor).both)
+    assert close(result["processes"], model.encode_items(items * 2, processor).both)
+    assert close(result["user"], model.encode_histories([["red tent", "blue mug"]], processor).both)
 
 
 @pytest.mark.slow
@@ -131,11 +131,11 @@ def test_several_processes_give_the_same_vectors(tiny, folder, items):
     st = SentenceTransformer(str(folder), device="cpu")
     pool = st.start_multi_process_pool(["cpu", "cpu"])
     try:
-        found = st.encode(as_documents(items), pool=pool, chunk_size=2)
+        result = st.encode(as_documents(items), pool=pool, chunk_size=2)
         users = st.encode_query(as_queries([items, items[:1], items[2:]]), pool=pool, chunk_size=1)
     finally:
         st.stop_multi_process_pool(pool)
-    assert close(found, model.encode_items(items, processor).both)
+    assert close(result, model.encode_items(items, processor).both)
     assert close(users, model.encode_histories([items, items[:1], items[2:]], processor).both)
 
 

@@ -27,9 +27,9 @@ def embedder(tiny, tmp_path_factory):
 def gradient(model, terms):
     model.zero_grad()
     torch.stack(list(terms.values())).sum().backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    assert found and all(g.isfinite().all() for g in found.values())
-    return found
+    result = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert result and all(g.isfinite().all() for g in result.values())
+    return result
 
 
 def largest_difference(first, second):
@@ -59,12 +59,12 @@ def direct_terms(embedder, loss, *columns, ids=None, history_ids=None):
 def test_the_value_is_that_of_our_loss_on_our_vectors(embedder, objective, loss_class):
     model = embedder[0]
     columns, labels = batch_of(model, table(HISTORIES, POSITIVES, NEGATIVES))
-    found = loss_class(model, objective)(columns, labels)
+    result = loss_class(model, objective)(columns, labels)
     expected = direct_terms(embedder, VLM2RecLoss(objective), POSITIVES, NEGATIVES)
-    assert found.keys() == expected.keys() == set(OBJECTIVES[objective])
+    assert result.keys() == expected.keys() == set(OBJECTIVES[objective])
     for name, term in expected.items():
         assert float(term) != 0
-        torch.testing.assert_close(found[name], term, rtol=2e-5, atol=2e-5)
+        torch.testing.assert_close(result[name], term, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
@@ -90,8 +90,8 @@ def test_cached_and_plain_agree_in_every_family_and_padding(tiny, tmp_path, fami
     model = save(model, processor, tmp_path)
     dataset = table(HISTORIES, POSITIVES)
     expected = gradient(model, VLM2RecRankingLoss(model)(*batch_of(model, dataset)))
-    found = gradient(model, CachedVLM2RecRankingLoss(model, mini_batch_size=2)(*batch_of(model, dataset)))
-    assert largest_difference(expected, found) < 1e-5
+    result = gradient(model, CachedVLM2RecRankingLoss(model, mini_batch_size=2)(*batch_of(model, dataset)))
+    assert largest_difference(expected, result) < 1e-5
 
 
 def test_dropout_is_replayed(tiny, tmp_path):
@@ -101,14 +101,14 @@ def test_dropout_is_replayed(tiny, tmp_path):
     for layer in model[0].auto_model.vlm.language_model.layers:
         layer.mlp.down_proj = torch.nn.Sequential(layer.mlp.down_proj, torch.nn.Dropout(0.3))
     dataset = table(HISTORIES[:4], POSITIVES[:4])
-    found = []
+    result = []
     for loss_class, options in ((VLM2RecRankingLoss, {}), (CachedVLM2RecRankingLoss, {"mini_batch_size": 4})):
         torch.manual_seed(5)
-        found.append(gradient(model, loss_class(model, **options)(*batch_of(model, dataset))))
-    assert largest_difference(*found) < 1e-5
+        result.append(gradient(model, loss_class(model, **options)(*batch_of(model, dataset))))
+    assert largest_difference(*result) < 1e-5
     torch.manual_seed(6)
     other = gradient(model, VLM2RecRankingLoss(model)(*batch_of(model, dataset)))
-    assert largest_difference(found[0], other) > 1e-3
+    assert largest_difference(result[0], other) > 1e-3
 
 
 def test_plain_contrastive_training_is_the_librarys_own_loss(embedder):

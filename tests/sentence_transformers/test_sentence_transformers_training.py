@@ -93,10 +93,10 @@ def test_rows_and_pictures_say_the_same(model):
     rows = ranking_dataset(HISTORIES, POSITIVES, catalogue(), negatives=negatives, max_history=4)
     assert list(rows[0]) == ["anchor", "positive", "negative_1", "label"] and len(rows) == 9
     assert rows[0]["label"] == [5, 7, 0, -1, -1, -1] and rows[8]["label"] == [4, 6, 8, 0, 1, 2]
-    found, labels = batch_of(model, rows)
+    result, labels = batch_of(model, rows)
     expected, _ = batch_of(model, stored)
     assert labels.shape == (9, 6)
-    for column, wanted in zip(found, expected, strict=True):
+    for column, wanted in zip(result, expected, strict=True):
         assert column.keys() == wanted.keys() and {"pixel_values", "input_ids"} <= column.keys()
         for key, value in wanted.items():
             if key == "modality":

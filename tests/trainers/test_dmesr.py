@@ -19,9 +19,9 @@ from vlm2rec_hf import (
 )
 from vlm2rec_hf.evaluation import rank_head
 from vlm2rec_hf.losses import alignment_loss
+from vlm2rec_hf.modeling.configuration_seqrec import SEQUENCE_ENCODERS
 from vlm2rec_hf.modeling.inputs_dmesr import ItemInputs
 
-from ..modeling.dmesr_models import ENCODERS
 from .walks import walks
 
 
@@ -58,7 +58,9 @@ def log_of(run, name):
     return [(record["step"], record[name]) for record in run.state.log_history if name in record]
 
 
-@pytest.mark.parametrize("encoder", [*ENCODERS[:2], pytest.param(ENCODERS[2], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "encoder", [*SEQUENCE_ENCODERS[:2], pytest.param(SEQUENCE_ENCODERS[2], marks=pytest.mark.slow)]
+)
 def test_every_encoder_learns_to_walk_in_circles(rounds, tmp_path, encoder):
     run = make(rounds, tmp_path, encoder, num_train_epochs=60 if encoder == "bert4rec" else 12, **WITHOUT_EVALUATION)
     before = [part.clone() for part in run.head.inputs._parts()]
@@ -112,7 +114,7 @@ class StopAt(TrainerCallback):
         control.should_training_stop = state.global_step >= 11
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 def test_a_resumed_run_has_the_same_curve(rounds, tmp_path, encoder):
     def start(folder):
         return make(

@@ -10,12 +10,11 @@ from transformers import AutoModel, TrainerCallback
 
 from vlm2rec_hf import RecDataset, SeqRecConfig, SeqRecTrainer, SeqRecTrainingArguments, SequentialRecommender
 from vlm2rec_hf.evaluation import rank_head
+from vlm2rec_hf.modeling.configuration_seqrec import SEQUENCE_ENCODERS
 from vlm2rec_hf.modeling.modeling_seqrec import MASK, PADDING
 from vlm2rec_hf.trainers.seqrec_trainer import mask_items
 
 from .walks import walks
-
-ENCODERS = ("sasrec", "gru4rec", "bert4rec")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def log_of(run, name):
     return [(record["step"], record[name]) for record in run.state.log_history if name in record]
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 def test_every_encoder_learns_to_walk_in_circles(rounds, tmp_path, encoder):
     # Masked training sees half of the targets of a row where the others see all of them.
     options = {"num_train_epochs": 140, "mask_probability": 0.5} if encoder == "bert4rec" else {"num_train_epochs": 30}
@@ -69,7 +68,7 @@ class StopAt(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", SEQUENCE_ENCODERS)
 def test_resume_in_the_middle_of_an_epoch_equals_an_unbroken_run(rounds, tmp_path, encoder):
     def start(folder):
         return make(

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class ReadPicture:
-    """What reading the picture of an item gave.
+    """Result of reading the picture of an item.
 
     Attributes:
         index: of the item.
         key: of the picture (`picture_key`), or `None` without one.
-        source: hash of its file, where the items can tell and it was not known before.
+        source: hash of its file, if the items provide it and it was not known before.
         grid: vision grid, where it was preprocessed.
         pixel_values: `None` where the store has the picture's features.
     """

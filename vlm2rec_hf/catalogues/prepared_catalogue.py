@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -29,11 +30,21 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         items: the catalogue in order; entries as `as_item` takes them, read lazily. An entry may hold neither text
             nor picture (it then has zero vectors and never trains).
         processor: made for the backbone at hand.
+        item_ids: `(n_items,)` raw ids of `items`. By default those of `items`, if it has an attribute `item_ids`
+            (as a dataset's `catalogue_items()` has); else None, and `check_items` can compare lengths only.
+
+    Raises:
+        ValueError: another number of ids than of items.
     """
 
-    def __init__(self, items: Sequence[Any], processor: VLM2RecProcessor) -> None:
+    def __init__(
+        self, items: Sequence[Any], processor: VLM2RecProcessor, *, item_ids: Sequence[str] | np.ndarray | None = None
+    ) -> None:
+        if item_ids is not None and len(item_ids) != len(items):
+            raise ValueError(f"`item_ids` must have one id per item ({len(items)}), got {len(item_ids)}.")
         self.items = items
         self.processor = processor
+        self._item_ids = None if item_ids is None else np.array([str(item) for item in item_ids], dtype=object)
         self._texts: list[list[int] | None] = [None] * len(items)
         self._features: dict[int, tuple[tuple[int, ...], ImageFeatures]] | StoredPictures | None = None
         self._tower: str | None = None
@@ -63,6 +74,40 @@ class PreparedCatalogue(Sequence[PreparedItem]):
 
     def __iter__(self) -> Iterator[PreparedItem]:
         return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        named = "with ids" if self.item_ids is not None else "without ids"
+        cached = ", vision features cached" if self.has_cached_features else ""
+        return f"PreparedCatalogue({len(self):,} items {named}{cached})"
+
+    @property
+    def item_ids(self) -> np.ndarray | None:
+        """Raw ids in order, `(n_items,)`; None where `items` has none."""
+        return getattr(self.items, "item_ids", None) if self._item_ids is None else self._item_ids
+
+    def check_items(self, item_ids: Sequence[str] | np.ndarray, name: str = "catalogue") -> None:
+        """Check that the catalogue holds these items in this order; without ids of its own, that it holds as many.
+
+        Args:
+            item_ids: raw ids, such as `dataset.item_ids` or `examples.sequences.item_ids`.
+            name: the argument that the error names.
+
+        Raises:
+            ValueError: other items, or another order.
+        """
+        if len(self) != len(item_ids):
+            raise ValueError(
+                f"`{name}` holds {len(self)} items, but the dataset has {len(item_ids)}; prepare the items of the "
+                "same dataset (`PreparedCatalogue(dataset.catalogue_items(), processor)`)."
+            )
+        if self.item_ids is None or np.array_equal(self.item_ids, item_ids):
+            return
+        row = next(i for i, (own, other) in enumerate(zip(self.item_ids, item_ids, strict=True)) if own != other)
+        raise ValueError(
+            f"`{name}` must hold the dataset's items in the dataset's order, but item {row} is {self.item_ids[row]!r} "
+            f"instead of {item_ids[row]!r}; prepare the items of the same dataset "
+            "(`PreparedCatalogue(dataset.catalogue_items(), processor)`)."
+        )
 
     @property
     def has_cached_features(self) -> bool:
@@ -108,7 +153,7 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         return self
 
     def check_features(self, model: VLM2RecEmbedder) -> None:
-        """Refuse to go on with features of another vision tower than the model's; without features all is well.
+        """Check that the cached features, if any, come from the vision tower of `model`.
 
         Raises:
             ValueError: the features were made with other weights.
@@ -146,6 +191,6 @@ class PreparedCatalogue(Sequence[PreparedItem]):
 
 
 def _texts_of(items: Sequence[Any]) -> Iterator[str | None]:
-    """Texts of the items, without decoding pictures where the sequence can tell them apart."""
+    """Texts of the items, without decoding pictures if the sequence can give its texts alone."""
     source = items.texts() if hasattr(items, "texts") else (typed_or_empty(item)["text"] for item in items)
     return (text if text and text.strip() else None for text in source)

@@ -18,15 +18,15 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         ValueError: damaged, or written by a newer version.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        version, _ = found["format_version"], found["settings"]
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version, _ = manifest["format_version"], manifest["settings"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"`--output`: {str(path)!r} is no manifest of ours ({error!r}); move it away.") from error
     if version > FORMAT_VERSION:
         raise ValueError(f"`--output`: {str(path)!r} has format {version}, this package reads {FORMAT_VERSION}.")
-    return found
+    return manifest
 
 
 def job_id(settings: Mapping[str, Any]) -> str:

@@ -90,18 +90,18 @@ class FeatureStore:
         return len(np.unique(self._keys)) + sum(not self._find(key) for key in self._waiting.records)
 
     def refresh(self) -> None:
-        """Take in segments that were committed since, and forget those that are gone."""
+        """Add segments that were committed since, and drop those that are gone."""
         known = self._segments or {}
-        found: dict[str, Segment] = {}
+        present: dict[str, Segment] = {}
         for path in segment_paths(self.folder):
             try:
-                found[path.name] = known[path.name] if path.name in known else open_segment(path)
+                present[path.name] = known[path.name] if path.name in known else open_segment(path)
             except DamagedSegment as error:
                 set_aside(path, str(error))
             except FileNotFoundError:  # set aside by another process just now
                 continue
-        if self._segments is None or found.keys() != known.keys():
-            self._segments = found
+        if self._segments is None or present.keys() != known.keys():
+            self._segments = present
             self._index()
 
     def has(self, key: bytes, *, verify: bool = False) -> bool:
@@ -220,8 +220,8 @@ class FeatureStore:
         return self._order[self._segment_of[place]], int(self._row_of[place])
 
     def _read(self, key: bytes) -> tuple[tuple[int, ...], torch.Tensor]:
-        while (found := self._find(key)) is not None:
-            segment, row = found
+        while (place := self._find(key)) is not None:
+            segment, row = place
             try:
                 return tuple(segment.entries["grid"][row].tolist()), segment.read(row)
             except DamagedSegment as error:

@@ -41,7 +41,7 @@ def tower_fingerprint(model: VLM2RecEmbedder) -> str:
     tower = _tower(model)
     if is_sharded(model):
         raise ValueError(
-            "The vision tower's weights are sharded (or on the meta device), so features cannot be told to belong to "
+            "The vision tower's weights are sharded (or on the meta device), so features cannot be matched to "
             "them; prepare features before the model is sharded."
         )
     state = _state(tower)
@@ -76,7 +76,7 @@ def preprocessing_settings(processor: VLM2RecProcessor) -> dict[str, Any]:
 def ready_to_encode(model: VLM2RecEmbedder, device: torch.device | str | None = None) -> Iterator[None]:
     """Put the tower into evaluation mode, and on a device if one is named; as it was afterwards.
 
-    Autocast is off meanwhile: features are kept, so they must not depend on who happened to ask first.
+    Autocast is off meanwhile: features are kept, so they must not depend on which caller came first.
     """
     tower = _tower(model)
     training, home = tower[0].training, next(tower.parameters()).device
@@ -147,13 +147,13 @@ def _tensors(tower: nn.Module) -> list[tuple[str, Tensor]]:
 
 def _adapter_state(tower: nn.Module) -> str:
     """Switches of adapters inside the tower, which no weight shows."""
-    found = [
+    settings = [
         (name, attribute, str(getattr(module, attribute, None)))
         for name, module in tower.named_modules()
         for attribute in _ADAPTER_STATE
         if hasattr(module, "base_layer")  # PEFT's layers
     ]
-    return str(found)
+    return str(settings)
 
 
 def _digest(content: dict[str, Any]) -> Any:

@@ -56,6 +56,12 @@ class CatalogueItems(Sequence["Item"]):
             return [self[i] for i in range(*index.indices(len(self)))]
         return self._dataset.item(self._rows[index])
 
+    @property
+    def item_ids(self) -> np.ndarray:
+        """Raw ids in order: `(n,)`."""
+        ids = self._dataset.item_ids
+        return ids if self._rows == range(len(ids)) else ids[list(self._rows)]
+
     def image_source(self, index: int) -> bytes | None:
         """Hash of an item's picture file, without decoding it; `None` without one. See `image_digest`."""
         cell = self._dataset.items[self._rows[index]].get(IMAGE)

@@ -19,6 +19,7 @@ from .catalogue_items import CatalogueItems
 from .coverage import Coverage, measure
 from .filters import keep_core, take_out_cold
 from .fingerprint import dataset_fingerprint
+from .html_tables import html_table
 from .ids import to_objects
 from .images import MAX_PIXELS, try_decode_image
 from .ingest import Provenance, Source, find_broken_images, ingest, without_images
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     import datasets
 
     from ..hub_cards.publish_dataset import PublishedDataset
+
+SHOWN_ITEMS = 5
 
 
 class RecDataset:
@@ -301,6 +304,14 @@ class RecDataset:
             f"split={self.split_spec['kind']!r})"
         )
 
+    def _repr_html_(self) -> str:
+        """The counts and the first items; no picture is decoded."""
+        rows = []
+        for row in self.items.select(range(min(self.n_items, SHOWN_ITEMS))):
+            cell = row.get(IMAGE)
+            rows.append((row[ITEM_ID], text_of(row), "yes" if cell is not None and cell["bytes"] else "no"))
+        return html_table(f"{self!r}, the first {len(rows)} items", ("item_id", "text", "image"), rows)
+
     def describe(self) -> str:
         """The dataset in words and numbers: what it is, what was done to it, and the coverage table."""
         steps = [", ".join(f"{key}={value}" for key, value in step.items()) for step in self.steps]
@@ -395,10 +406,10 @@ class RecDataset:
         Args:
             columns: name -> one value per item. A column that is there already is replaced.
             step: what is noted among `steps` (`{"step": ..., ...}`).
-            quarantine: rows to keep aside besides those that are.
+            quarantine: further rows for the quarantine.
 
         Raises:
-            ValueError: another number of values than of items, or a column that everything else stands on.
+            ValueError: another number of values than of items, or a column that the dataset itself is built on.
         """
         items = self.items
         for name, values in columns.items():

@@ -32,9 +32,9 @@ class DemoShopConfig:
         n_items: products, 60 to 100,000.
         n_users: users; by default between 400 and 40,000, growing with `n_items`.
         history: choices per user (every user makes between this and half as many).
-        kind_weight: log-odds of the kind that habit makes likely (text and picture tell it).
-        brand_weight: log-odds of the user's favourite brand (only the text tells it).
-        colour_weight: log-odds of the user's favourite colour (only the picture tells it).
+        kind_weight: log-odds of the kind that habit makes likely (seen in text and picture).
+        brand_weight: log-odds of the user's favourite brand (named only in the text).
+        colour_weight: log-odds of the user's favourite colour (visible only in the picture).
         missing_images: share of products without a picture.
         seed: of everything.
 

@@ -60,6 +60,11 @@ class DescribedItems(Sequence["Item"]):
             return {"text": self._texts[index], "image": None}
         return {"text": self._texts[index], "image": self._dataset.item(index)["image"]}
 
+    @property
+    def item_ids(self) -> np.ndarray:
+        """Raw ids in order: `(n_items,)`."""
+        return self._dataset.item_ids
+
     def texts(self) -> Iterator[str | None]:
         """Every item's text without decoding a picture."""
         return iter(self._texts)
@@ -90,7 +95,7 @@ def describe(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
 
 
 def _number(value: float) -> str:
-    """All digits of a number and no more: what was stored in single precision has no more than that holds."""
+    """The fewest digits that give the number back, in single precision if it was stored in single precision."""
     single = np.float32(value) if abs(value) < 1e38 else np.float32(0)
     return np.format_float_positional(single if float(single) == value else np.float64(value), trim="-")
 

@@ -54,8 +54,8 @@ def id_strings(column: pa.ChunkedArray, name: str) -> pa.Array:
 
 def positions_in(values: pa.Array, catalogue: pa.Array) -> np.ndarray:
     """Where each of `values` stands in `catalogue`: `(len(values),)` int32, -1 where it does not."""
-    found = pc.index_in(values, value_set=catalogue)
-    return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int32)
+    places = pc.index_in(values, value_set=catalogue)
+    return pc.fill_null(places, -1).to_numpy(zero_copy_only=False).astype(np.int32)
 
 
 def to_objects(strings: pa.Array | pa.ChunkedArray) -> np.ndarray:

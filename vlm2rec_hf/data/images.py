@@ -17,14 +17,14 @@ MAX_PIXELS = 50_000_000
 MAX_BYTES = 100_000_000
 
 # An allow-list: Pillow also knows formats whose loading starts other programs (EPS) or that nobody uses for products.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 
 DECODING_RULES = 1
 """Raised whenever `decode_image` turns some file into other pixels than before, so that caches notice."""
 
 REASONS = {
     "empty": "no bytes at all",
-    "not_an_image": f"not a picture in one of the formats {', '.join(FORMATS)}",
+    "not_an_image": f"not a picture in one of the formats {', '.join(IMAGE_FORMATS)}",
     "truncated": "the file ends too early",
     "corrupt": "the header is fine, the pixels cannot be decoded",
     "too_many_pixels": "more pixels than `max_pixels`",
@@ -131,7 +131,7 @@ def try_decode_image(value: Any, max_pixels: int = MAX_PIXELS) -> tuple[Image.Im
 
 
 def check_image_header(value: Any, max_pixels: int = MAX_PIXELS) -> str | None:
-    """What is wrong with a picture as far as its header tells (no pixel is decoded); None where nothing is."""
+    """What is wrong with a picture, judged by its header alone (no pixel is decoded); None if nothing is."""
     try:
         _check_pixels(_open(image_bytes(value)), max_pixels)
     except ImageError as error:
@@ -192,7 +192,7 @@ def _open(data: bytes) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]  # a build of Pillow may lack WEBP or AVIF
+    formats = [name for name in IMAGE_FORMATS if name in Image.OPEN]  # a build of Pillow may lack WEBP or AVIF
     try:
         return Image.open(io.BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -40,7 +40,7 @@ class Provenance:
         steps: what was done to the rows since they came in, oldest first, with counts.
         noted: oddities counted when the tables came in.
         source: the Hub revision it was loaded from, or None. Filters and splits keep it: the data comes from there,
-            and the fingerprint tells whether it still is what lies there.
+            and the fingerprint shows whether it still equals that revision.
     """
 
     name: str | None = None
@@ -68,7 +68,7 @@ class Provenance:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Provenance:
         """The inverse of `to_dict`; unknown keys are left out."""
-        # Folders saved by earlier versions do not tell a source.
+        # Folders saved by earlier versions do not record a source.
         source = data.get("source")
         return cls(data["name"], data["timestamp_unit"], data["split"], tuple(data["steps"]), data["noted"], source)
 

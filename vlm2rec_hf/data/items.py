@@ -36,12 +36,12 @@ def text_of(row: Mapping[str, Any]) -> str | None:
 
 def has_text(table: pa.Table) -> np.ndarray:
     """Whether each row has a text by the rule of `text_of`: `(n,)` bool."""
-    found = np.zeros(table.num_rows, dtype=bool)
+    with_text = np.zeros(table.num_rows, dtype=bool)
     for column in (TEXT, TITLE):
         if column in table.column_names:
             blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(table[column])), 0)
-            found |= ~pc.fill_null(blank, True).to_numpy()
-    return found
+            with_text |= ~pc.fill_null(blank, True).to_numpy()
+    return with_text
 
 
 def has_image(table: pa.Table) -> np.ndarray:

@@ -37,7 +37,7 @@ def of_rows(rows: pa.Table, numbers: np.ndarray, *, table: str, reason: str, col
         numbers: `(len(rows),)` where each stood in the input.
         table: which table they come from.
         reason: short machine-readable reason.
-        column: the column to blame, if one is.
+        column: the column at fault, if there is one.
     """
     if not rows.num_rows:
         return empty()

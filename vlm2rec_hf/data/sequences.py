@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .html_tables import html_table
+
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLIT_CODES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+SHOWN_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Sequences:
     offsets: np.ndarray
     items: np.ndarray
     split: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Sequences(users={self.n_users:,}, items={self.n_items:,}, interactions={len(self.items):,})"
 
     @property
     def n_users(self) -> int:
@@ -66,6 +72,21 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.position)
+
+    def __repr__(self) -> str:
+        users = len(np.unique(self.user))
+        return (
+            f"Examples({len(self):,} histories with targets of {users:,} users, "
+            f"items={self.sequences.n_items:,}, max_history={self.max_history})"
+        )
+
+    def _repr_html_(self) -> str:
+        names = self.sequences.item_ids
+        shown = range(min(len(self), SHOWN_EXAMPLES))
+        rows = [
+            (self.user_ids[i], ", ".join(map(str, names[self.history(i)])), names[self.targets_at(i)]) for i in shown
+        ]
+        return html_table(f"{self!r}, the first {len(rows)}", ("user", "history", "target"), rows)
 
     @property
     def targets(self) -> np.ndarray:

@@ -85,9 +85,9 @@ def read_folder(folder: Path) -> tuple[datasets.Dataset, datasets.Dataset, pa.Ta
             f"`folder` {str(folder)!r} has format {version}, this package reads {FORMAT_VERSION}; upgrade it."
         )
     for name, size in files.items():
-        found = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found} bytes instead of {size}"
+        actual = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if actual != size:
+            state = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
             raise ValueError(f"The dataset in `folder` {str(folder)!r} is incomplete: {name} {state}; save it again.")
     tables = [datasets.load_from_disk(str(folder / name), keep_in_memory=False) for name in (INTERACTIONS, ITEMS)]
     interactions, items = tables

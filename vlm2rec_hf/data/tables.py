@@ -46,7 +46,7 @@ def to_arrow(table: Any, argument: str) -> pa.Table:
 
 
 def _from_stream(stream: Any, argument: str) -> pa.Table:
-    """All rows of a `datasets.IterableDataset`, pictures encoded, with the types that its files tell."""
+    """All rows of a `datasets.IterableDataset`, pictures encoded, with the types that its files declare."""
     features = stream.features
     decodes = features is None or any(getattr(feature, "decode", False) for feature in features.values())
     raw = (stream.decode(False) if decodes else stream).with_format("arrow")

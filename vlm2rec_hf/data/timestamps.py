@@ -23,7 +23,7 @@ class Parsed:
     Attributes:
         values: `(n,)` int64 (float64 only where the input has fractions); 0 where not `ok`.
         ok: `(n,)` bool, whether the row could be parsed.
-        unit: a key of `UNITS` where the input tells it (dates and times: "ms"), else None.
+        unit: a key of `UNITS` if the input states it (dates and times: "ms"), else None.
     """
 
     values: np.ndarray

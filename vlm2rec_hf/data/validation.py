@@ -40,7 +40,7 @@ class CheckedInteractions:
         quarantine: the others.
         counts: `duplicates`, `out_of_order` (neighbours that the sort had to swap), `equal_timestamps` (an event at
             the same time as the user's previous one) and, of these, `ties_by_row_order` (not settled by `position`).
-        timestamp_unit: where the input told it.
+        timestamp_unit: if the input states it.
     """
 
     log: InteractionLog
@@ -222,8 +222,8 @@ def _split_codes(table: pa.Table, name: str | None) -> Parsed | None:
     if pa.types.is_integer(column.type):
         codes = pc.fill_null(column.cast(pa.int64()), -1).to_numpy()
     else:
-        found = pc.index_in(column.cast(pa.string()), value_set=pa.array(list(SPLIT_CODES)))
-        codes = np.append(list(SPLIT_CODES.values()), -1)[pc.fill_null(found, -1).to_numpy()]
+        places = pc.index_in(column.cast(pa.string()), value_set=pa.array(list(SPLIT_CODES)))
+        codes = np.append(list(SPLIT_CODES.values()), -1)[pc.fill_null(places, -1).to_numpy()]
     ok = (codes >= 0) & (codes <= max(SPLIT_CODES.values()))
     return Parsed(codes, ok, None)
 

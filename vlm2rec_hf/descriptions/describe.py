@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from ..columns import DESCRIPTION_BOTH, DESCRIPTION_IMAGE, DESCRIPTION_SOURCE, DESCRIPTION_TEXT, ITEM_ID
+from ..columns import DESCRIPTION_BOTH, DESCRIPTION_IMAGE, DESCRIPTION_SOURCE, DESCRIPTION_TEXT, ITEM_ID, VIEWS
 from .journal import Journal
-from .prompts import KINDS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +40,7 @@ def describe_items(
     What an item lacks is not made up: without a picture `description_image` and `description_both` are null, without
     a text `description_text` and `description_both`. An item that fails does not stop the others: its descriptions
     are null and its reason goes to the quarantine. Every chunk is on the disk before the next begins, so that the same
-    call goes on where a killed one stopped.
+    call resumes where a killed one stopped.
 
     Args:
         dataset: whose items are described.
@@ -95,14 +94,14 @@ def _describe_chunk(dataset: RecDataset, describer: Describer, rows: range) -> t
         if index in dataset.image_problems:
             record["problems"]["image"] = f"picture: {dataset.image_problems[index]}"
     attempts = 0
-    for kind in KINDS:
+    for kind in VIEWS:
         needs = [name for name in ("text", "image") if kind in (name, "both")]
         able = [i for i, item in enumerate(items) if all(item[name] is not None for name in needs)]
         if not able:
             continue
         attempts += len(able)
-        found = _write(describer, kind, [items[i] for i in able], _seed(describer.writing.seed, rows[0], kind))
-        for i, (text, problem) in zip(able, found, strict=True):
+        written = _write(describer, kind, [items[i] for i in able], _seed(describer.writing.seed, rows[0], kind))
+        for i, (text, problem) in zip(able, written, strict=True):
             if problem is None:
                 records[i][kind] = text
             else:
@@ -111,7 +110,7 @@ def _describe_chunk(dataset: RecDataset, describer: Describer, rows: range) -> t
 
 
 def _has_any(records: list[dict[str, Any]]) -> bool:
-    return any(kind in record for record in records for kind in KINDS)
+    return any(kind in record for record in records for kind in VIEWS)
 
 
 def _write(describer: Describer, kind: str, items: list[dict[str, Any]], seed: int) -> list[tuple[str, str | None]]:
@@ -119,7 +118,8 @@ def _write(describer: Describer, kind: str, items: list[dict[str, Any]], seed: i
     try:
         written = describer.write(kind, items, seed)
     except Exception as error:
-        # Whatever a picture or a text makes of a model: the reason is kept with the item, the others go on.
+        # Whatever a picture or a text makes of a model: the reason is kept with the item, and the other items
+        # continue.
         if len(items) == 1:
             return [("", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")]
         return [_write(describer, kind, [item], seed + 1 + i)[0] for i, item in enumerate(items)]
@@ -172,7 +172,7 @@ class _Failing:
         reason = next(problem for _, records in self.waiting for r in records for problem in r["problems"].values())
         raise RuntimeError(
             f"The last {self.attempts} descriptions could not be written; the first reason: {reason} What was written "
-            f"before is kept in {str(self.journal.folder)!r}; the same call goes on from there."
+            f"before is kept in {str(self.journal.folder)!r}; the same call resumes there."
         )
 
 
@@ -186,7 +186,7 @@ def with_descriptions(dataset: RecDataset, records: list[dict[str, Any]], facts:
     """
     columns = {name: [record.get(kind) for record in records] for kind, name in COLUMNS.items()}
     source = f"{facts['model']}@{facts['revision']} prompts:{facts['prompts']}"
-    columns[DESCRIPTION_SOURCE] = [source if any(kind in record for kind in KINDS) else None for record in records]
+    columns[DESCRIPTION_SOURCE] = [source if any(kind in record for kind in VIEWS) else None for record in records]
     failed = _failures(dataset, records)
     counts = {f"with_{name}": sum(value is not None for value in columns[name]) for name in COLUMNS.values()}
     step = {"step": "describe", **facts, **counts, "failed": failed.num_rows}

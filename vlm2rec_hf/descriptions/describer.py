@@ -10,6 +10,7 @@ import torch
 
 from ..modeling.families_vlm2rec import families
 from ..modeling.hub_loading import hub_commit, refuse_random_weights
+from ..quiet import quiet_libraries
 from .layouts import FamilyLayout, Layout, ProcessorLayout, chat_template_of
 from .prompts import Prompts
 
@@ -41,7 +42,7 @@ class Writing:
             raise ValueError(f"`top_p` must be in (0, 1], got {self.top_p}.")
 
     def facts(self) -> dict[str, Any]:
-        """What decides the words: sampling's settings only where it samples."""
+        """Settings that decide the text; those of sampling only if it samples."""
         return asdict(self) if self.do_sample else {"max_new_tokens": self.max_new_tokens, "do_sample": False}
 
 
@@ -118,9 +119,10 @@ def load_describer(
 
     try:
         revision = hub_commit(model, revision=revision or "main")
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            model, revision=revision, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
+        with quiet_libraries():
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                model, revision=revision, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
     except (OSError, ValueError) as error:
         raise ValueError(f"`model` {model!r} is no image-text-to-text model that can be loaded: {error}") from error
     vlm, info = loaded

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data.dataset import RecDataset
+    from ..modeling.inputs_dmesr import ItemInputs
 
 _TENSORS = ("coarse", "coarse_present", "fine", "fine_present")
 
@@ -54,6 +55,13 @@ class EncodedItems:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    def __repr__(self) -> str:
+        coarse, (length, width) = self.coarse.shape[2], self.fine.shape[1:]
+        return (
+            f"EncodedItems({len(self):,} items, descriptions of {coarse} dimensions, texts of up to {length} tokens x "
+            f"{width} dimensions, model={self.facts.get('model')!r})"
+        )
+
     def for_dataset(self, dataset: RecDataset) -> EncodedItems:
         """The rows of a dataset's items, in its order; the file may hold more (it was made before a k-core, say).
 
@@ -73,6 +81,12 @@ class EncodedItems:
         rows = np.array([place[item] for item in wanted], dtype=np.int64)
         parts = {name: getattr(self, name)[rows] for name in _TENSORS}
         return EncodedItems(wanted, **parts, facts=self.facts, fingerprint=self.fingerprint)
+
+    def inputs(self) -> ItemInputs:
+        """The vectors as inputs of a `DMESRModel`, with their ids."""
+        from ..modeling.inputs_dmesr import ItemInputs
+
+        return ItemInputs(self.coarse, self.coarse_present, self.fine, self.fine_present, tuple(self.item_ids))
 
     def save(self, path: str | Path) -> Path:
         """Write the file; it appears whole or not at all.
@@ -99,7 +113,7 @@ class EncodedItems:
         """Read a file that `save` wrote; its tensors are mapped from the disk, not read.
 
         Raises:
-            ValueError: no such file, or none of these.
+            ValueError: no such file, or not a file of encoded descriptions.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -108,14 +122,14 @@ class EncodedItems:
         try:
             with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
                 metadata = file.metadata() or {}
-                told = {name: json.loads(metadata[name]) for name in ("item_ids", "facts", "fingerprint")}
+                fields = {name: json.loads(metadata[name]) for name in ("item_ids", "facts", "fingerprint")}
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(
                 f"`inputs` {str(path)!r} is no file of encoded descriptions ({error}); write it with "
                 "`vlm2rec encode-descriptions`."
             ) from error
-        return cls(**told, **tensors)
+        return cls(**fields, **tensors)
 
     def _hash(self) -> str:
         digest = hashlib.sha256(json.dumps([self.item_ids, self.facts], sort_keys=True).encode())

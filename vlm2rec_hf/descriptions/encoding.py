@@ -1,7 +1,6 @@
 """Encode item descriptions: a dataset and a text encoder in, `EncodedItems` out.
 
-It stands in `data` because it reads a dataset and writes a table; it knows no model of ours, and any object with the
-`encode` of `SentenceTransformer` will do.
+It uses no model of this package: any object with the `encode` method of `SentenceTransformer` works.
 """
 
 from __future__ import annotations
@@ -60,8 +59,8 @@ class DescriptionColumns:
         rows = dataset.items.select_columns([ITEM_ID, *names]).with_format(None)
         read = {name: [_text(value) for value in rows[name]] for name in names}
         nothing: list[str | None] = [None] * dataset.n_items
-        found = [read.get(name, nothing) if name else nothing for name in (self.text, self.image, self.both)]
-        return [*found, read[self.fine] if self.fine else dataset.item_texts()]
+        descriptions = [read.get(name, nothing) if name else nothing for name in (self.text, self.image, self.both)]
+        return [*descriptions, read[self.fine] if self.fine else dataset.item_texts()]
 
 
 def encode_descriptions(
@@ -152,11 +151,11 @@ def encode_texts(
     """
     texts = [_text(text) for text in texts]
     with tqdm(total=len({*texts} - {None}), desc="Texts", disable=not show_progress) as bar:
-        found = _Encode(encoder, batch_size, bar).vectors(texts)
-    if found is None:
+        encoded = _Encode(encoder, batch_size, bar).vectors(texts)
+    if encoded is None:
         raise ValueError("`texts` holds not a single text; nothing could be encoded.")
-    vectors = np.zeros((len(texts), found.shape[1]), dtype=np.float32)
-    vectors[[text is not None for text in texts]] = found
+    vectors = np.zeros((len(texts), encoded.shape[1]), dtype=np.float32)
+    vectors[[text is not None for text in texts]] = encoded
     return vectors
 
 
@@ -175,13 +174,13 @@ class _Encode:
             return None
         distinct = sorted(set(there))
         place = {text: row for row, text in enumerate(distinct)}
-        found = np.concatenate(
+        vectors = np.concatenate(
             [
                 np.asarray(self._call(distinct[start : start + ITEMS_AT_ONCE], "sentence_embedding"), np.float32)
                 for start in range(0, len(distinct), ITEMS_AT_ONCE)
             ]
         )
-        return found[[place[text] for text in there]]
+        return vectors[[place[text] for text in there]]
 
     def tokens(self, texts: Sequence[str | None], limit: int) -> tuple[np.ndarray, np.ndarray]:
         """States `(n, L, F)` float16 and presence `(n, L)`; L is the longest text's, at most `limit`."""
@@ -190,21 +189,21 @@ class _Encode:
         for start in range(0, len(rows), ITEMS_AT_ONCE):
             part = rows[start : start + ITEMS_AT_ONCE]
             encoded = self._call([str(texts[row]) for row in part], "token_embeddings")
-            for row, found in zip(part, encoded, strict=True):
-                found = np.asarray(found, dtype=np.float32)[:limit]
+            for row, token_states in zip(part, encoded, strict=True):
+                token_states = np.asarray(token_states, dtype=np.float32)[:limit]
                 if states is None:
-                    states = np.zeros((len(texts), limit, found.shape[1]), dtype=np.float16)
-                states[row, : len(found)] = found
-                lengths[row] = len(found)
+                    states = np.zeros((len(texts), limit, token_states.shape[1]), dtype=np.float16)
+                states[row, : len(token_states)] = token_states
+                lengths[row] = len(token_states)
         if states is None:
             raise ValueError("`dataset` has not a single original text; name another `--fine_column`.")
         width = max(int(lengths.max()), 1)
         return np.ascontiguousarray(states[:, :width]), np.arange(width) < lengths[:, None]
 
     def _call(self, texts: list[str], what: str) -> Any:
-        found = self._encoded(texts, what)
+        encoded = self._encoded(texts, what)
         self.bar.update(len(texts))
-        return found
+        return encoded
 
     def _encoded(self, texts: list[str], what: str) -> Any:
         if not self.typed:
@@ -216,10 +215,10 @@ class _Encode:
         tokenizer = getattr(self.encoder, "tokenizer", None)
         if getattr(getattr(tokenizer, "tokenizer", tokenizer), "padding_side", "right") == "left":
             batch_size = 1
-        found = self.encoder.encode_document(
+        token_states = self.encoder.encode_document(
             inputs, output_value=what, convert_to_numpy=False, batch_size=batch_size, show_progress_bar=False
         )
-        return [states.float().cpu().numpy() for states in found]
+        return [states.float().cpu().numpy() for states in token_states]
 
 
 def _text(value: Any) -> str | None:

@@ -53,7 +53,7 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()  # which lets go of the lock
+        self._file.close()  # which releases the lock
 
     def add(self, chunk: int, records: list[dict[str, Any]]) -> None:
         """Note a chunk; it is on the disk when this returns.
@@ -85,14 +85,14 @@ class Journal:
                 partial.write_text(json.dumps(wanted, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            recorded = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"`output`: {str(path)!r} is damaged ({error}); delete {self.folder}.") from error
-        changed = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+        changed = [name for name in sorted({*recorded, *wanted}) if recorded.get(name) != wanted.get(name)]
         if changed:
-            said = ", ".join(f"{name} was {found.get(name)!r} and is {wanted.get(name)!r}" for name in changed)
+            said = ", ".join(f"{name} was {recorded.get(name)!r} and is {wanted.get(name)!r}" for name in changed)
             raise ValueError(
-                f"`output`: {str(self.folder)!r} holds the begun work of another job ({said}); go on with the same "
+                f"`output`: {str(self.folder)!r} holds the begun work of another job ({said}); continue with the same "
                 "settings, name another `output`, or delete that folder."
             )
 
@@ -103,8 +103,8 @@ class Journal:
         whole = content.rfind(b"\n") + 1
         for number, line in enumerate(content[:whole].splitlines(), start=1):
             try:
-                found = json.loads(line)
-                chunk, records = found["chunk"], found["records"]
+                entry = json.loads(line)
+                chunk, records = entry["chunk"], entry["records"]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"`output`: line {number} of {str(self.folder / 'chunks.jsonl')!r} is damaged ({error!r}); "

@@ -1,4 +1,4 @@
-"""From an item and a prompt to what a model's `generate` takes: rows of our own, or those of the model's processor."""
+"""From an item and a prompt to the inputs of `generate`: our own rows, or those of the model's processor."""
 
 from __future__ import annotations
 
@@ -161,5 +161,5 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, 
 
 def _around(text: str, mark: str) -> list[str]:
     """`a MARK b` as `[a, MARK, b]`."""
-    before, found, after = text.partition(mark)
-    return [before, found, after] if found else [before]
+    before, marker, after = text.partition(mark)
+    return [before, marker, after] if marker else [before]

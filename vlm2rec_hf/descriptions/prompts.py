@@ -1,4 +1,4 @@
-"""The three prompts: from the package's template, or from a file of one's own."""
+"""The three prompts: from the package's template, or from the user's file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-KINDS = ("text", "image", "both")
+from ..columns import VIEWS
+
 TEMPLATE = Path(__file__).with_name("prompts.yaml")
 
 
@@ -54,11 +55,11 @@ def load_prompts(path: str | Path | None = None) -> Prompts:
 
     path = TEMPLATE if path is None else Path(path)
     if not path.is_file():
-        raise ValueError(f"`prompts` {str(path)!r} does not exist; name a YAML file with {', '.join(KINDS)}.")
+        raise ValueError(f"`prompts` {str(path)!r} does not exist; name a YAML file with {', '.join(VIEWS)}.")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        prompts = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"`prompts` {str(path)!r} is no YAML: {error}") from error
-    if not isinstance(found, dict) or set(found) != set(KINDS):
-        raise ValueError(f"`prompts` {str(path)!r} must hold exactly the keys {', '.join(KINDS)}.")
-    return Prompts(**found)
+    if not isinstance(prompts, dict) or set(prompts) != set(VIEWS):
+        raise ValueError(f"`prompts` {str(path)!r} must hold exactly the keys {', '.join(VIEWS)}.")
+    return Prompts(**prompts)

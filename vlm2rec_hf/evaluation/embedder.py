@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..columns import VIEWS
 from .encoding_inputs import ChosenRows, check_ranked, history_items
 from .metrics import ranking_metrics
 from .modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EmbedderEvaluation:
-    """What `evaluate_embedder` found.
+    """Result of `evaluate_embedder`.
 
     Attributes:
         rankings: view -> ranks and top items of every example.
         users: vectors of the examples' histories.
         items: vectors of the catalogue.
-        modality: how both modalities fare: mean full-catalogue margins, share of users whose image (text) is the
+        modality: diagnostics of both modalities: mean full-catalogue margins, share of users whose image (text) is the
             weaker one, effective rank of each view's item vectors, modality gap.
     """
 
@@ -71,14 +72,15 @@ def evaluate_embedder(
         k: length of the top lists.
         exclude_seen: leave items of the user's past out of the candidates.
         batch_size: rows per pass of the encoder at most; see `VLM2RecEmbedder.encode_items`.
-        vision_cache: knows vision features of pictures; see there.
+        vision_cache: cache of vision features; see `VLM2RecEmbedder.encode_items`.
         show_progress: draw progress bars.
         across_processes: share the encoding out among the processes of the default group; all of them have to call
             this, and all get the whole result.
         options: further options of `encode_items` (`max_tokens`, `packing`, `workers`).
 
     Raises:
-        ValueError: a catalogue of another size than the examples', features of another vision tower, or no examples.
+        ValueError: a catalogue of other items than the examples' (or in another order), features of another vision
+            tower, or no examples.
     """
     check_ranked(catalogue, examples)
     options = {"batch_size": batch_size, "vision_cache": vision_cache, "show_progress": show_progress, **options}
@@ -90,10 +92,9 @@ def evaluate_embedder(
     else:
         items = encode_catalogue(model, catalogue, **options)
         users = encode_users(model, catalogue, examples, **options)
-    views = ("text", "image", "both")
     rankings = evaluate_views(
-        {view: users.view(view) for view in views},
-        {view: items.view(view) for view in views},
+        {view: users.view(view) for view in VIEWS},
+        {view: items.view(view) for view in VIEWS},
         examples,
         k=k,
         exclude_seen=exclude_seen,
@@ -160,8 +161,10 @@ def encode_users(
         options: further options of `encode_histories`.
 
     Raises:
-        ValueError: the catalogue holds features of another vision tower.
+        ValueError: a catalogue of other items than the examples' (or in another order), or with features of another
+            vision tower.
     """
+    catalogue.check_items(examples.sequences.item_ids)
     catalogue.check_features(model)
     used = history_items(examples)
     if vision_cache is None:

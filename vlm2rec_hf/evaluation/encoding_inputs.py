@@ -26,16 +26,12 @@ class ChosenRows(Sequence[Any]):
 
 
 def check_ranked(catalogue: PreparedCatalogue, examples: Examples) -> None:
-    """Refuse what cannot be ranked.
+    """Check that the catalogue is the examples' own and that there is something to rank.
 
     Raises:
-        ValueError: a catalogue of another size than the examples', or no examples.
+        ValueError: a catalogue of other items than the examples', or in another order, or no examples.
     """
-    if len(catalogue) != examples.sequences.n_items:
-        raise ValueError(
-            f"`catalogue` holds {len(catalogue)} items, but `examples` were cut from a catalogue of "
-            f"{examples.sequences.n_items}; prepare the items of the same dataset."
-        )
+    catalogue.check_items(examples.sequences.item_ids)
     if len(examples) == 0:
         raise ValueError("`examples` is empty: no user of this split has a history and a target.")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.sequences import spread_rows
+from .encoding_inputs import check_ranked
 from .metrics import ranking_metrics
 from .pixrec import _Histories
 from .ranking import Ranking, rank_targets
@@ -30,7 +31,7 @@ _WORD = re.compile(r"\w+")
 
 
 def require_bm25s() -> None:
-    """Refuse to go on without the optional library.
+    """Check that the optional library is installed.
 
     Raises:
         ValueError: `bm25s` is not installed.
@@ -67,7 +68,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class GeneratedRanking:
-    """What `rank_generated` found.
+    """Result of `rank_generated`.
 
     Attributes:
         ranking: ranks and top items of every example.
@@ -153,10 +154,19 @@ def rank_generated(
         exclude_seen: leave items of the user's past out of the candidates.
         batch_size: histories at once.
         show_progress: draw a progress bar.
+
+    Raises:
+        ValueError: a catalogue of other items than the examples' (or in another order), features of another vision
+            tower, another number of texts, or no examples.
     """
     from .generation import generate_next_items
 
     require_bm25s()
+    check_ranked(catalogue, examples)
+    if len(texts) != len(catalogue):
+        raise ValueError(
+            f"`texts` must have one entry per item of the catalogue ({len(catalogue)}), got {len(texts)}."
+        )
     catalogue.check_features(model)  # type: ignore[arg-type]
     written = generate_next_items(
         model,

@@ -91,7 +91,7 @@ def _search(
                 begun[h], ended = _extend(kept, own, end, beams)
                 done[h] += ended
                 begun[h] = _with_a_future(begun[h], done[h], beams, longest)
-    # What did not come to an end in time competes as it stands.
+    # Beams that did not end in time compete with what they hold so far.
     for h, kept in enumerate(begun):
         done[h] += [(ids, total / len(ids)) for ids, total in kept]
     return [_best(texts, processor, beams) for texts in done]

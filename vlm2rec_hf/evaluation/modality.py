@@ -14,8 +14,6 @@ from .seen import SeenItems, resolve_targets
 if TYPE_CHECKING:
     from .ranking import Ranking
 
-VIEWS = ("text", "image", "both")
-
 
 def _matrix(name: str, vectors: ArrayLike) -> np.ndarray:
     if hasattr(vectors, "detach"):  # a torch tensor, possibly on another device or in half precision
@@ -178,7 +176,7 @@ def evaluate_views(
 
     What a view lacks is a zero vector. An item without it scores 0 for everybody: it stays a candidate, below items
     that resemble the user and above those that oppose it. A user without it scores all items 0: every candidate ties
-    with the target, which therefore ranks last (`n_candidates`). So a view pays for what it cannot see.
+    with the target, which therefore ranks last (`n_candidates`). So what a view cannot see lowers its metrics.
 
     Args:
         user_views: view -> `(n, dim)`, one row per example.

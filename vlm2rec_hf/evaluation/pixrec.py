@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PixRecEvaluation:
-    """What `evaluate_pixrec` found.
+    """Result of `evaluate_pixrec`.
 
     Attributes:
         ranking: ranks and top items of every example.
@@ -67,8 +67,8 @@ def evaluate_pixrec(
             this, and all get the whole result.
 
     Raises:
-        ValueError: a catalogue of another size than the examples', one with features of another vision tower, or no
-            examples.
+        ValueError: a catalogue of other items than the examples' (or in another order), features of another vision
+            tower, or no examples.
     """
     check_ranked(catalogue, examples)
     catalogue.check_features(model)  # type: ignore[arg-type]

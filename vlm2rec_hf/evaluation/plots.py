@@ -1,4 +1,4 @@
-"""Pictures of a report: views by method with floors, and margins over training. Matplotlib is imported on use."""
+"""Plots of a report: views by method with floors, and margins over training. Matplotlib is imported on use."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def plot_views(report: Report, path: str | os.PathLike[str], metric: str = "ndcg
                 raise ValueError(
                     f"`metric` must be one of {known}, got {metric!r} (method {method!r}, view {view!r})."
                 )
-    found = {view for method in report.methods for view in report.views(method)}
-    views = [view for view in VIEW_COLOURS if view in found] + sorted(found - set(VIEW_COLOURS))
+    present = {view for method in report.methods for view in report.views(method)}
+    views = [view for view in VIEW_COLOURS if view in present] + sorted(present - set(VIEW_COLOURS))
     figure, axes = _figure(max(5.0, 2.2 + 1.5 * len(report.methods)), 4.2)
     width = 0.8 / len(views)
     for place, view in enumerate(views):

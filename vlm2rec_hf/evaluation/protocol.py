@@ -28,7 +28,7 @@ class Protocol:
         max_history: longest history shown to the model; None for all of it, or where methods differ. Recorded, but no
             part of the fingerprint.
         k: cut-offs, increasing.
-        ties: `"pessimistic"`, the only rule on offer.
+        ties: `"pessimistic"`, the only rule there is.
         targets: `"all"`, `"first"` or `"last"`, as in `make_examples`.
         min_history: examples with a shorter history were skipped.
 

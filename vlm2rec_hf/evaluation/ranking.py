@@ -51,6 +51,13 @@ class Ranking:
     def __len__(self) -> int:
         return len(self.ranks)
 
+    def __repr__(self) -> str:
+        median = f"{np.median(self.ranks):g}" if len(self) else "nan"
+        return (
+            f"Ranking({len(self):,} examples, median rank {median}, top {self.top_items.shape[1]}, "
+            f"candidates={self.candidates!r}, exclude_seen={self.exclude_seen})"
+        )
+
 
 def rank_targets(
     scorer: BlockScorer,
@@ -282,10 +289,10 @@ def _own_scores(source: _VectorBlocks | _WholeRows, targets: np.ndarray) -> torc
         scores, first = source.block(number)
         rows = np.flatnonzero(own == number)
         parts.append((torch.as_tensor(rows, device=scores.device), _take(scores, rows, targets[rows] - first)))
-    found = parts[0][1].new_empty((len(targets), 1))
+    scores_of_targets = parts[0][1].new_empty((len(targets), 1))
     for at, values in parts:
-        found[at, 0] = values
-    return found
+        scores_of_targets[at, 0] = values
+    return scores_of_targets
 
 
 def _pass_over(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..columns import ITEM_ID, USER_ID
+from ..data.html_tables import html_table
 from ..files import sha256, whole_file
 from .metrics import coverage_at_k, novelty_at_k, rank_metric
 from .protocol import Protocol
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 Summary = dict[str, float | int | None]
 """`{"mean", "low", "high", "n"}`; None where there is nothing to average or no interval."""
 
-FILE = "report.json"
+REPORT_FILE = "report.json"
 PER_USER_FILE = "per_user.parquet"
 PREVIOUS_FILE = ".per_user.previous.parquet"
-FORMAT = 1
+REPORT_FORMAT = 1
 FLOOR_VIEW = "floor"
 SLICE_PREFIX = "slice."
 
@@ -92,6 +93,18 @@ class Report:
 
     def __len__(self) -> int:
         return len(self.user_ids)
+
+    def __repr__(self) -> str:
+        floors = f", floors={list(self.floors)}" if self.floors else ""
+        return f"Report({len(self):,} examples, methods={self.methods}{floors}, {self._protocol_in_words()})"
+
+    def _repr_html_(self) -> str:
+        names = self._default_metrics()
+        rows = [
+            (method, view, *(_cell(summaries.get(name), 4) for name in names))
+            for method, view, summaries in self._table_rows()
+        ]
+        return html_table(f"{len(self):,} examples, {self._protocol_in_words()}", ("method", "view", *names), rows)
 
     @property
     def methods(self) -> list[str]:
@@ -179,7 +192,7 @@ class Report:
         self.metrics.setdefault(name, {})[key[1]] = other.metrics[method][view]
         by_slice = other.slice_metrics.get(method, {}).get(view, {})
         self.slice_metrics.setdefault(name, {})[key[1]] = {
-            part: found for part, found in by_slice.items() if part in self.slices
+            part: of_slice for part, of_slice in by_slice.items() if part in self.slices
         }
 
     def within(self, name: str) -> Report:
@@ -208,11 +221,11 @@ class Report:
         )
         for (method, view), ranks in self._ranks.items():
             part._ranks[method, view] = ranks[mask]
-            found = part._rank_summaries(ranks[mask])[0]
+            summaries = part._rank_summaries(ranks[mask])[0]
             if view == FLOOR_VIEW:
-                part.floors[method] = found
+                part.floors[method] = summaries
             else:
-                part.metrics.setdefault(method, {})[view] = found
+                part.metrics.setdefault(method, {})[view] = summaries
                 part.slice_metrics.setdefault(method, {})[view] = {}
         return part
 
@@ -295,7 +308,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Everything but the per-user rows, as plain JSON values."""
         return {
-            "format": FORMAT,
+            "format": REPORT_FORMAT,
             "protocol": self.protocol.to_dict(),
             "protocol_fingerprint": self.protocol.fingerprint,
             "n_examples": len(self),
@@ -331,12 +344,15 @@ class Report:
         target = Path(folder)
         place, previous, renaming = target / PER_USER_FILE, target / PREVIOUS_FILE, False
         try:
-            with whole_file(target / FILE) as head, whole_file(place) as rows:  # `rows` is renamed before `head`
+            with (
+                whole_file(target / REPORT_FILE) as head,
+                whole_file(place) as rows,
+            ):  # `rows` is renamed before `head`
                 pq.write_table(self.per_user(), rows, compression="zstd")
                 values["per_user"] = {"file": PER_USER_FILE, "sha256": sha256(rows)}
                 head.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
                 # Rows that the present report does not name are the remains of an unfinished save: they may go.
-                if _rows_named_by(target / FILE) == _hash_of(place):
+                if _rows_named_by(target / REPORT_FILE) == _hash_of(place):
                     os.replace(place, previous)
                 renaming = True
         except OSError:
@@ -344,7 +360,7 @@ class Report:
                 os.replace(previous, place)
             raise
         previous.unlink(missing_ok=True)
-        return target / FILE
+        return target / REPORT_FILE
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Report:
@@ -356,13 +372,13 @@ class Report:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
-        path = Path(folder) / FILE
+        path = Path(folder) / REPORT_FILE
         if not path.is_file():
             raise ValueError(f"`folder` must hold a saved report, found no {path}.")
         values = json.loads(path.read_text(encoding="utf-8"))
-        if values.get("format") != FORMAT:
+        if values.get("format") != REPORT_FORMAT:
             raise ValueError(
-                f"`folder` holds report format {values.get('format')!r}, this version reads {FORMAT}; update."
+                f"`folder` holds report format {values.get('format')!r}, this version reads {REPORT_FORMAT}; update."
             )
         rows = path.parent / values["per_user"]["file"]
         places = (rows, path.parent / PREVIOUS_FILE)
@@ -399,15 +415,14 @@ class Report:
         Raises:
             ValueError: a metric that no method has.
         """
-        names = list(metrics) if metrics else [f"{m}@{k}" for k in self.protocol.k for m in ("hit", "ndcg", "mrr")]
-        rows = [(method, view, found) for method, views in self.metrics.items() for view, found in views.items()]
-        rows += [(floor_label(name), "-", found) for name, found in self.floors.items()]
+        names = list(metrics) if metrics else self._default_metrics()
+        rows = self._table_rows()
         for name in names:
-            if not any(name in found for _, _, found in rows):
+            if not any(name in summaries for _, _, summaries in rows):
                 raise ValueError(f"`metrics` holds {name!r}, which no method in the report has.")
         lines = [f"| method | view | {' | '.join(names)} |", f"|---|---|{'---:|' * len(names)}"]
-        for method, view, found in rows:
-            lines.append(f"| {method} | {view} | {' | '.join(_cell(found.get(name), digits) for name in names)} |")
+        for method, view, summaries in rows:
+            lines.append(f"| {method} | {view} | {' | '.join(_cell(summaries.get(name), digits) for name in names)} |")
         what = self.protocol
         sampled = f", {what.n_negatives} sampled negatives, seed {what.seed}" if what.candidates == "sampled" else ""
         seen = "excluded" if what.exclude_seen else "kept"
@@ -416,6 +431,18 @@ class Report:
             f"\n\n{len(self):,} examples of the {what.split} split{part}, {what.candidates} ranking{sampled}, "
             f"seen items {seen}, {what.ties} ties; 95 % bootstrap intervals; protocol `{what.fingerprint}`.\n"
         )
+
+    def _default_metrics(self) -> list[str]:
+        return [f"{metric}@{k}" for k in self.protocol.k for metric in ("hit", "ndcg", "mrr")]
+
+    def _table_rows(self) -> list[tuple[str, str, dict[str, Summary]]]:
+        """Name, view and summaries of every method's views, then of the floors."""
+        rows = [(method, view, of_view) for method, views in self.metrics.items() for view, of_view in views.items()]
+        return rows + [(floor_label(name), "-", summaries) for name, summaries in self.floors.items()]
+
+    def _protocol_in_words(self) -> str:
+        part = f", slice {self.facts['slice']!r}" if "slice" in self.facts else ""
+        return f"{self.protocol.split} split{part}, {self.protocol.candidates} ranking"
 
 
 def _rows_named_by(report: Path) -> str | None:

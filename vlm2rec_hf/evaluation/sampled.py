@@ -42,6 +42,9 @@ class SampledRanking:
     def __len__(self) -> int:
         return len(self.ranks)
 
+    def __repr__(self) -> str:
+        return f"SampledRanking({len(self):,} examples against {self.n_negatives:,} negatives each, seed={self.seed})"
+
 
 def draw_negatives(
     forbidden: np.ndarray, n_items: int, n_negatives: int, generator: np.random.Generator

@@ -1,4 +1,4 @@
-"""Encode in several processes: each takes some rows, all get the whole."""
+"""Encode in several processes: each encodes some rows, and all get the whole result."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def encoded_by_all(count: int, encode: Callable[[np.ndarray], Encoding]) -> Enco
 
 
 def rows_by_all(count: int, encode: Callable[[np.ndarray], Tensor], across_processes: bool = True) -> Tensor:
-    """As `encoded_by_all`, for rows of a single tensor `(n, ...)`; all are ours with `across_processes=False`."""
+    """As `encoded_by_all`, for rows of one tensor `(n, ...)`; with `across_processes=False` this process does all."""
     if not across_processes or not _shares(count):
         return encode(np.arange(count))
     own, gather = _own_part(count, encode)

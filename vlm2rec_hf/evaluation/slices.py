@@ -50,7 +50,8 @@ def popularity_buckets(train_counts: ArrayLike, n_buckets: int = 5) -> np.ndarra
 def head_items(train_counts: ArrayLike, share: float = HEAD_SHARE) -> np.ndarray:
     """Which items are head items: the `share` of the catalogue with the most training interactions.
 
-    Long-tail results are usually told by number of items, the most popular fifth against the rest; which share DMESR
+    Long-tail results are usually reported by number of items, the most popular fifth against the rest; which share
+    DMESR
     takes is not public, so this is our choice. Items with as many interactions as the last head item are head items.
 
     Args:

@@ -55,11 +55,11 @@ def start_report(
     return report
 
 
-def add_embedder(report: Report, method: str, found: EmbedderEvaluation, examples: Examples) -> None:
+def add_embedder(report: Report, method: str, evaluation: EmbedderEvaluation, examples: Examples) -> None:
     """Add all views of one evaluated embedder, and its modality diagnostics under `facts["modality"]`."""
     counts = examples.sequences.train_counts()
-    for view, ranking in found.rankings.items():
+    for view, ranking in evaluation.rankings.items():
         report.add(method, ranking, view=view, train_counts=counts)
     # NaN (a dataset without pictures, say) has no place in JSON.
-    known = {name: value if value == value else None for name, value in found.modality.items()}
+    known = {name: value if value == value else None for name, value in evaluation.modality.items()}
     report.facts.setdefault("modality", {})[method] = known

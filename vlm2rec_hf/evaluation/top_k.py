@@ -135,7 +135,7 @@ def count_at_least_(block: torch.Tensor, threshold: torch.Tensor, highest: torch
         if len(reached) < highest.numel() // 3:  # beyond, taking groups out costs more than it saves
             row = reached // highest.shape[1]
             values = block.view(-1, GROUP).index_select(0, reached)
-            found = values.ge_(threshold.index_select(0, row)).sum(dim=1)
-            return torch.zeros(len(block), dtype=torch.int64, device=block.device).index_add_(0, row, found.long())
+            counts = values.ge_(threshold.index_select(0, row)).sum(dim=1)
+            return torch.zeros(len(block), dtype=torch.int64, device=block.device).index_add_(0, row, counts.long())
     exact = None if block.shape[1] <= 2**24 else torch.float64  # float32 counts whole numbers up to 2**24
     return block.ge_(threshold).sum(dim=1, dtype=exact).to(torch.int64)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modeling.encoding_vlm2rec import VIEWS
+from ..columns import VIEWS
 
 CHUNK = 1 << 22
 SETTINGS = (
@@ -35,7 +35,7 @@ def check_fit(model: Any, processor: Any) -> None:
 
 
 def checked_views(views: Sequence[str] | None, fusion: str) -> tuple[str, ...]:
-    """The views to keep, in our order; `None` means those that come for free."""
+    """The views to keep, in our order; `None` means those that cost nothing extra."""
     if views is None:
         return VIEWS if fusion == "external" else ("both",)
     unknown = [view for view in views if view not in VIEWS]
@@ -104,10 +104,10 @@ def settings_fingerprint(processor: Any) -> dict[str, Any]:
     vocabulary = json.dumps(sorted(processor.tokenizer.get_vocab().items()))
     pictures = processor.image_processor.to_dict()
     pictures = {name: value for name, value in pictures.items() if name not in _NOT_PICTURES}
-    found: dict[str, Any] = {name: getattr(processor, name) for name in SETTINGS}
-    found["tokenizer"] = hashlib.sha256(vocabulary.encode()).hexdigest()
-    found["image_processor"] = json.loads(json.dumps(pictures, sort_keys=True, default=str))
-    return found
+    settings: dict[str, Any] = {name: getattr(processor, name) for name in SETTINGS}
+    settings["tokenizer"] = hashlib.sha256(vocabulary.encode()).hexdigest()
+    settings["image_processor"] = json.loads(json.dumps(pictures, sort_keys=True, default=str))
+    return settings
 
 
 def architecture_fingerprint(model: Any) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from ..modeling.items_vlm2rec import PreparedItem
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from .history_checks import architecture_fingerprint, parameters_fingerprint, settings_fingerprint
 
-FILE = "history_state.safetensors"
-FORMAT = "vlm2rec-history-1"
+STATE_FILE = "history_state.safetensors"
+STATE_FORMAT = "vlm2rec-history-1"
 Start = Callable[[Any, VLM2RecProcessor, list[Any], list[str]], Any]
 
 
@@ -52,7 +52,7 @@ def save_history(state: Any, path: Any) -> Path:
         for index, (keys, values) in enumerate(bank.packed(_lengths(state, view))):
             tensors[f"keys.{view}.{index}"], tensors[f"values.{view}.{index}"] = keys, values
     head = {
-        "format": FORMAT,
+        "format": STATE_FORMAT,
         "weights": parameters_fingerprint(state.model),
         "architecture": architecture_fingerprint(state.model),
         "settings": settings_fingerprint(state.processor),
@@ -86,8 +86,8 @@ def load_history(start: Start, model: Any, path: Any, processor: VLM2RecProcesso
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"`path` {str(source)!r} is damaged ({error}); start the history anew.") from error
-    if not isinstance(head, dict) or head.get("format") != FORMAT:
-        raise ValueError(f"`path` {str(source)!r} is no history state in the format {FORMAT!r}.")
+    if not isinstance(head, dict) or head.get("format") != STATE_FORMAT:
+        raise ValueError(f"`path` {str(source)!r} is no history state in the format {STATE_FORMAT!r}.")
     _check_belongs(source, head, model, processor)
     try:
         return _restored(start, head, tensors, model, processor)
@@ -97,16 +97,16 @@ def load_history(start: Start, model: Any, path: Any, processor: VLM2RecProcesso
 
 def _check_belongs(source: Path, head: dict[str, Any], model: Any, processor: Any) -> None:
     """Refuse a state of another model or processor, naming what differs."""
-    for what, found in (
+    for what, own in (
         ("architecture", architecture_fingerprint(model)),
         ("settings", settings_fingerprint(processor)),
     ):
-        differ = sorted(name for name in {*head[what], *found} if head[what].get(name) != found.get(name))
+        differ = sorted(name for name in {*head[what], *own} if head[what].get(name) != own.get(name))
         if differ:
             name = "model's configuration" if what == "architecture" else "`processor`"
             raise ValueError(
                 f"`path` {str(source)!r} was written with other settings of the {name}: {', '.join(differ)} (there "
-                f"{head[what].get(differ[0])!r}, here {found.get(differ[0])!r}). Load it with those, or start anew."
+                f"{head[what].get(differ[0])!r}, here {own.get(differ[0])!r}). Load it with those, or start anew."
             )
     if head["weights"] != parameters_fingerprint(model):
         raise ValueError(
@@ -155,4 +155,4 @@ def _lengths(state: Any, view: str) -> list[int]:
 
 def _file(path: Any) -> Path:
     path = Path(path)
-    return path if path.suffix == ".safetensors" else path / FILE
+    return path if path.suffix == ".safetensors" else path / STATE_FILE

@@ -91,7 +91,7 @@ class RowLayout:
         for offset, (number, item) in enumerate(appended):
             if not self.takes(item):
                 continue
-            # Internal fusion's text and image views are what the model says of the history without the other
+            # Internal fusion's text and image views are what the model makes of the history without the other
             # modality, so they number what is left; external rows keep the item's place in the history.
             place = row.items if self.is_internal else before + offset
             row.items += 1
@@ -103,7 +103,7 @@ class RowLayout:
                 row.pieces.append(piece)
 
     def rebuild(self, row: HistoryRow, window: Sequence[NumberedItem]) -> None:
-        """Lay a row out anew; what is done stays done as far as the row begins as it did."""
+        """Lay a row out again; pieces that were run stay valid up to the first one that changed."""
         new = HistoryRow()
         self.extend(new, window, 0)
         same = 0
@@ -160,7 +160,7 @@ class UserHistory:
         return any(item.grid is not None for _, item in self.window)
 
     def extend(self, items: Sequence[PreparedItem], layouts: dict[str, RowLayout], max_history: int) -> None:
-        """Take in items, oldest first, and bring the rows to the window as it then is."""
+        """Add items, oldest first, and lay the rows out for the window that results."""
         before = len(self.window)
         numbered = [(self.appended + i, item) for i, item in enumerate(items)]
         self.appended += len(items)

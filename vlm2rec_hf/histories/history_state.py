@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..modeling.encoding_vlm2rec import VIEWS, Encoding
+from ..columns import VIEWS
+from ..modeling.encoding_vlm2rec import Encoding
 from ..modeling.family_vlm2rec import ImageFeatures, RowPrefix
 from ..modeling.passes_vlm2rec import fuse, last_token_pool, unit
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
@@ -33,7 +34,7 @@ class HistoryState:
     another place, so the rows are run anew from the kept items: exact, at the cost of the language model's pass over
     the window, never of the vision tower's.
 
-    The state belongs to the weights at hand: once they change (or adapters are switched) it refuses to go on.
+    The state belongs to the weights at hand: once they change (or adapters are switched), its methods raise.
     Gradients do not flow, and dropout is off whatever mode the model is in.
 
     Args:
@@ -173,13 +174,13 @@ class HistoryState:
         with evaluating(self.model):
             for view in self._layouts:
                 self._refresh(view, sorted(set(places)))
-        found = {view: self._vectors[view][places] for view in self._layouts}
+        vectors = {view: self._vectors[view][places] for view in self._layouts}
         if self.processor.fusion == "external":
-            found["both"] = fuse(found["text"], found["image"])
+            vectors["both"] = fuse(vectors["text"], vectors["image"])
         width = self.model.config.hidden_size
         histories = [self._histories[place] for place in places]
         return Encoding(
-            **{view: found.get(view, torch.full((len(places), width), torch.nan)) for view in VIEWS},
+            **{view: vectors.get(view, torch.full((len(places), width), torch.nan)) for view in VIEWS},
             has_text=torch.tensor([history.has_text for history in histories], dtype=torch.bool),
             has_image=torch.tensor([history.has_image for history in histories], dtype=torch.bool),
         )
@@ -200,7 +201,7 @@ class HistoryState:
             self._run(view, group)
 
     def _run(self, view: str, places: list[int]) -> None:
-        """Run what waits in some rows, and the end token behind it; only the former stays."""
+        """Run the pending pieces of some rows, and the end token behind them; only the pieces are kept."""
         rows = [self._histories[place].rows[view] for place in places]
         end = self.processor.tokenizer.convert_tokens_to_ids(self.processor.end_token)
         tokens = [[token for piece in row.waiting for token in piece.ids] + [end] for row in rows]
@@ -222,7 +223,7 @@ class HistoryState:
             row.is_fresh = True
 
     def add(self, users: Iterable[User]) -> None:
-        """Take in users without items, behind those there are.
+        """Add users without items, after the present ones.
 
         Raises:
             ValueError: ids that are there already or reserved.
@@ -242,7 +243,7 @@ class HistoryState:
             self._vectors[view] = torch.cat([self._vectors[view], added])
 
     def select(self, users: Sequence[User]) -> "HistoryState":
-        """A state of its own of some users, in that order; appending to one does not change the other."""
+        """A separate state of some users, in that order; appending to one does not change the other."""
         places = self._places_of(list(users))
         state = HistoryState(self.model, self.processor, users, self.views)
         state._stamp = self._stamp

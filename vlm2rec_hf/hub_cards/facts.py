@@ -45,7 +45,7 @@ class EmbedderFacts:
         sentence_transformer: whether `SentenceTransformer` loads it.
         training: how it was trained, None where unknown.
         evaluation: what was measured, None if nothing was.
-        figures: pictures of the evaluation, relative paths.
+        figures: plots of the evaluation, relative paths.
     """
 
     repo_id: str
@@ -137,7 +137,7 @@ class HeadFacts:
         remote_code: whether the repo carries the code to load it without this package.
         training: how it was trained, None where unknown.
         evaluation: what was measured, None if nothing was.
-        figures: pictures of the evaluation, relative paths.
+        figures: plots of the evaluation, relative paths.
     """
 
     repo_id: str

@@ -47,11 +47,11 @@ def assemble(job: EmbedJob, plan: ShardPlan, item_ids: np.ndarray) -> Counter[st
     bad: list[Path] = []
     for shard in range(len(plan)):
         path, aside = job.folder.shard(plan, shard), job.folder.quarantine(plan, shard)
-        found = json.loads(facts_of(path)["quarantined"])
-        counted.update(found)
-        bad += [aside] if found else []
+        quarantined = json.loads(facts_of(path)["quarantined"])
+        counted.update(quarantined)
+        bad += [aside] if quarantined else []
         entry = {"file": f"shards/{path.name}", "rows": len(plan.rows(shard)), "bytes": path.stat().st_size}
-        entries.append({**entry, "quarantine": f"quarantine/{aside.name}" if found else None})
+        entries.append({**entry, "quarantine": f"quarantine/{aside.name}" if quarantined else None})
     if job.makes_file:
         if bad:
             _join(bad, quarantine_file(job.output), {})

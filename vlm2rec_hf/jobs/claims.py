@@ -25,7 +25,7 @@ class Claims:
     """Claims in one folder.
 
     Args:
-        folder: shared by everybody who works on the same job.
+        folder: shared by all who work on the same job.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,7 +56,7 @@ class Claims:
             time.sleep(POLL_SECONDS)
 
     def enter(self) -> IO[str]:
-        """Say that somebody is at work here; until the returned file is closed, `alone` is false for everybody else.
+        """Register as working here; until the returned file is closed, `alone` is false for all others.
 
         The folder is made where it is absent, and again where the last one to leave has just removed it.
         """
@@ -87,7 +87,7 @@ class Claims:
 
 
 def _lock(file: IO[str], *, exclusive: bool, wait: bool) -> bool:
-    """Lock a file and tell whether that worked.
+    """Lock a file; returns whether that worked.
 
     Raises:
         OSError: the system or the file system has no locks.

@@ -1,4 +1,4 @@
-"""Run an embedding job from wherever it stands to its end."""
+"""Run an embedding job, or resume it, until it is complete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Engine = Callable[[EmbedJob, list[int]], Iterator[ShardDone]]
 
 @dataclass(frozen=True)
 class Embedded:
-    """What came of a run.
+    """Result of a run.
 
     Attributes:
         items: items of the catalogue.
@@ -44,9 +44,9 @@ class Embedded:
 
 
 def run_embed_job(job: EmbedJob, engine: Engine, *, part: tuple[int, int] = (0, 1), progress: bool = True) -> Embedded:
-    """Embed a catalogue, or one part of its shards; goes on where an earlier run of the same job stopped.
+    """Embed a catalogue, or one part of its shards; resumes where an earlier run of the same job stopped.
 
-    Several runs may work in one folder at once, and any of them may be killed at any moment. Whoever finds all
+    Several runs may work in one folder at once, and any of them may be killed at any moment. The run that finds all
     shards done puts the table together.
 
     Args:
@@ -56,7 +56,7 @@ def run_embed_job(job: EmbedJob, engine: Engine, *, part: tuple[int, int] = (0, 
         progress: draw a bar.
 
     Returns:
-        What there is now.
+        What is done now.
 
     Raises:
         ValueError: the output exists, or belongs to another job.
@@ -85,7 +85,7 @@ def run_embed_job(job: EmbedJob, engine: Engine, *, part: tuple[int, int] = (0, 
 
 
 def _check_free(job: EmbedJob, *, alone: bool) -> None:
-    """Refuse an output that somebody else, or an earlier job, made."""
+    """Refuse an output that another program, or an earlier job, made."""
     where, begun = str(job.output), job.folder.path.exists()
     if job.makes_file:
         if not begun:
@@ -104,7 +104,7 @@ def _check_free(job: EmbedJob, *, alone: bool) -> None:
 
 
 def _finished_by_others(job: EmbedJob, known: dict[str, Any], plan: ShardPlan, *, alone: bool) -> Embedded:
-    """What a part that comes late finds: a whole table of the same job."""
+    """Result for a part that starts after others have completed the table of the same job."""
     facts = facts_of(job.output)
     if alone or "settings" not in facts:
         raise ValueError(f"`--output` {str(job.output)!r} exists; name a new file or move the old one away.")
@@ -116,7 +116,7 @@ def _finished_by_others(job: EmbedJob, known: dict[str, Any], plan: ShardPlan, *
 def _do_shards(
     job: EmbedJob, engine: Engine, plan: ShardPlan, part: tuple[int, int], manifest: dict | None, progress: bool
 ) -> None:
-    """Have the missing shards of this part done."""
+    """Run the missing shards of this part."""
     own = plan.part(*part)
     missing = own if manifest is None else job.folder.missing(plan, job_id(manifest["settings"]), own)
     if not missing:
@@ -128,7 +128,7 @@ def _do_shards(
 
 
 def _finish(job: EmbedJob, plan: ShardPlan, dataset: RecDataset) -> Embedded:
-    """Put the table together if all shards are done and nobody has."""
+    """Put the table together if all shards are done and no other run has."""
     manifest = read_manifest(job.folder.manifest)
     if manifest is None:  # a part that has no shards came first
         return Embedded(plan.n_items, 0, len(plan), len(plan), {}, None)
@@ -157,7 +157,7 @@ def _whole(job: EmbedJob, plan: ShardPlan, settings: Mapping[str, Any], quaranti
 
 
 def _clear_up(job: EmbedJob, *, whole: bool) -> None:
-    """Remove what only the work needed, unless it is still needed or somebody is still at work there."""
+    """Remove working files, unless they are still needed or another run is still at work there."""
     begun = job.folder.manifest.exists()
     if begun and not whole:
         return

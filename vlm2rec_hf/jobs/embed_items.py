@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from ..catalogues.prepared_catalogue import PreparedCatalogue
-from ..columns import IMAGE, ITEM_ID
+from ..columns import IMAGE, ITEM_ID, VIEWS
 from ..data import quarantine as q
 from ..data.catalogue_items import CatalogueItems
 from ..data.images import try_decode_image
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..modeling.processing_vlm2rec import VLM2RecProcessor
 
 EMPTY = "neither_text_nor_picture"
-VIEWS = ("both", "text", "image")
 _ROWS_AT_ONCE = 64  # pictures looked at together, so that a shard's bytes are never all in memory
 
 
@@ -49,16 +48,19 @@ def embed_items(
     Raises:
         ValueError: vectors that are not finite.
     """
-    catalogue = PreparedCatalogue(CatalogueItems(dataset, rows), processor)
-    found = encode_catalogue(model, catalogue, batch_size=batch_size)
-    ids = dataset.item_ids[rows.start : rows.stop]
-    _check_finite(found, ids)
+    items = CatalogueItems(dataset, rows)
+    encoding = encode_catalogue(model, PreparedCatalogue(items, processor), batch_size=batch_size)
+    ids = items.item_ids
+    _check_finite(encoding, ids)
     columns = {"item_id": pa.array(ids.tolist(), pa.string())}
     for view in VIEWS:
-        matrix = found.view(view).numpy()
+        matrix = encoding.view(view).numpy()
         columns[view] = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
-    columns["has_text"], columns["has_image"] = pa.array(found.has_text.numpy()), pa.array(found.has_image.numpy())
-    return pa.table(columns), _bad_rows(dataset, rows, ids, found)
+    columns["has_text"], columns["has_image"] = (
+        pa.array(encoding.has_text.numpy()),
+        pa.array(encoding.has_image.numpy()),
+    )
+    return pa.table(columns), _bad_rows(dataset, rows, ids, encoding)
 
 
 def with_facts(table: pa.Table, facts: Mapping[str, str], quarantined: Mapping[str, int]) -> pa.Table:
@@ -66,8 +68,12 @@ def with_facts(table: pa.Table, facts: Mapping[str, str], quarantined: Mapping[s
     return table.replace_schema_metadata({**facts, "quarantined": json.dumps(dict(quarantined))})
 
 
-def _check_finite(found: Encoding, ids: np.ndarray) -> None:
-    fine = torch.isfinite(found.both).all(1) & torch.isfinite(found.text).all(1) & torch.isfinite(found.image).all(1)
+def _check_finite(encoding: Encoding, ids: np.ndarray) -> None:
+    fine = (
+        torch.isfinite(encoding.both).all(1)
+        & torch.isfinite(encoding.text).all(1)
+        & torch.isfinite(encoding.image).all(1)
+    )
     if not bool(fine.all()):
         bad = ids[~fine.numpy()]
         raise ValueError(
@@ -76,10 +82,10 @@ def _check_finite(found: Encoding, ids: np.ndarray) -> None:
         )
 
 
-def _bad_rows(dataset: RecDataset, rows: range, ids: np.ndarray, found: Encoding) -> pa.Table:
+def _bad_rows(dataset: RecDataset, rows: range, ids: np.ndarray, encoding: Encoding) -> pa.Table:
     """Quarantine of the shard, in catalogue order within each kind."""
     reasons: list[tuple[int, str, str | None]] = []
-    seen = found.has_image.numpy()
+    seen = encoding.has_image.numpy()
     if IMAGE in dataset.items.column_names:
         pictures = dataset.items.select_columns([IMAGE]).with_format("arrow")
         for start in range(rows.start, rows.stop, _ROWS_AT_ONCE):
@@ -92,7 +98,7 @@ def _bad_rows(dataset: RecDataset, rows: range, ids: np.ndarray, found: Encoding
             reasons += [
                 (start + int(row), "image:no_bytes", IMAGE) for row in np.flatnonzero(has_only_image_path(table))
             ]
-    nothing = np.flatnonzero(~(found.has_text | found.has_image).numpy())
+    nothing = np.flatnonzero(~(encoding.has_text | encoding.has_image).numpy())
     reasons += [(rows.start + int(row), EMPTY, None) for row in nothing]
     parts = []
     for number, reason, column in sorted(reasons, key=lambda one: (one[0], one[1] == EMPTY)):

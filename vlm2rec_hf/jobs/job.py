@@ -35,7 +35,7 @@ class EmbedJob:
         revision: its commit, or a digest of its weights.
         shard_size: items per shard; by default as in a job begun before, else `default_shard_size`.
         batch_size: items per forward pass. Not part of what must stay the same: a run that did not fit into memory
-            may go on with smaller batches.
+            may be resumed with smaller batches.
         torch_threads: threads of each worker; PyTorch's own choice by default.
     """
 

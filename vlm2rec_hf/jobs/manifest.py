@@ -1,4 +1,4 @@
-"""The manifest of a sharded job: what is computed, from what, by what, and what came of it."""
+"""The manifest of a sharded job: what is computed, from what, by what, and with what result."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def check_same_job(manifest: Mapping[str, Any], settings: Mapping[str, Any], pat
 
 def package_versions() -> dict[str, str]:
     """Versions of what computes the vectors; absent packages are left out."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def changed_packages(manifest: Mapping[str, Any]) -> list[str]:
@@ -63,10 +63,10 @@ def changed_packages(manifest: Mapping[str, Any]) -> list[str]:
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings under dotted names."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found.update(_flat(value, f"{prefix}{name}."))
+            flat.update(_flat(value, f"{prefix}{name}."))
         else:
-            found[prefix + name] = value
-    return found
+            flat[prefix + name] = value
+    return flat

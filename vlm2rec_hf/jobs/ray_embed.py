@@ -1,7 +1,8 @@
 """Embed shards as a Ray Data job: a pool of actors, each of which loads the model once.
 
 Every actor writes its shards into the job's folder, which all nodes must see; what travels through Ray is which shard
-to do and what came of it. So the table is that of every other engine, and a job may be begun here and ended there.
+to do and its result. So the table is the same with every engine, and a job may be begun with one and finished with
+another.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def run_ray(job: EmbedJob, shards: list[int], *, count: int) -> Iterator[ShardDo
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: what an actor found wrong with the input.
+        ValueError: an actor reports bad input.
         RuntimeError: an actor failed.
     """
     try:
@@ -72,7 +73,7 @@ def run_ray(job: EmbedJob, shards: list[int], *, count: int) -> Iterator[ShardDo
 
 
 def _connect(ray: Any, count: int) -> None:
-    """Join the cluster named by `RAY_ADDRESS`, or start one on this machine that nobody else can reach."""
+    """Join the cluster named by `RAY_ADDRESS`, or start one that only this machine can reach."""
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
     else:
@@ -88,7 +89,7 @@ def _connect(ray: Any, count: int) -> None:
 
 
 class _ShardActor:
-    """Does whatever shards it is given; errors come back as rows, because Ray's own would hide their cause."""
+    """Embeds the shards it is given; errors come back as rows, because Ray's own would hide their cause."""
 
     def __init__(self, job: EmbedJob) -> None:
         self._job = job
@@ -98,7 +99,7 @@ class _ShardActor:
         """One row per shard: what was written, or why not."""
         import torch
 
-        found: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         for shard in batch["shard"].tolist():
             row = {"shard": shard, "rows": 0, "quarantined": 0, "written": False, "failure": ""}
             try:
@@ -109,5 +110,5 @@ class _ShardActor:
                     row |= {**asdict(done), "written": True}
             except Exception as error:
                 row["failure"] = json.dumps(asdict(Failure.of(error)))
-            found.append(row)
-        return {name: [row[name] for row in found] for name in found[0]}
+            rows.append(row)
+        return {name: [row[name] for row in rows] for name in rows[0]}

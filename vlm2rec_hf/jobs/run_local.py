@@ -30,7 +30,7 @@ def run_processes(job: EmbedJob, shards: list[int], *, count: int, device: int =
     """Do the shards in processes of their own, each with its own copy of the model.
 
     Whichever process is free takes the next shard. The first error stops all; shards that are done stay done. If this
-    process dies, they follow.
+    process dies, they end, too.
 
     Args:
         job: the job; sent to the processes, so all it holds must be picklable.
@@ -42,7 +42,7 @@ def run_processes(job: EmbedJob, shards: list[int], *, count: int, device: int =
         What was written, as it is written.
 
     Raises:
-        ValueError: what a process found wrong with the input.
+        ValueError: a process reports bad input.
         RuntimeError: a process failed or was killed.
     """
     spawn = multiprocessing.get_context("spawn")
@@ -66,7 +66,7 @@ def run_processes(job: EmbedJob, shards: list[int], *, count: int, device: int =
 
 
 def _reports(workers: dict[Connection, SpawnProcess]) -> Iterator[ShardDone]:
-    """What the workers report until all have ended well."""
+    """Reports of the workers, until all have ended without error."""
     running = dict(workers)
     while running:
         for pipe in wait(list(running)):
@@ -95,7 +95,7 @@ def _cause(worker: SpawnProcess) -> str:
 
 
 def _worker(job: EmbedJob, shards: list[int], device: int, part: tuple[int, int], sender: Connection) -> None:
-    """One process's life."""
+    """Body of one worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:

@@ -82,7 +82,7 @@ class ShardFolder:
         return self.path / "quarantine" / f"{plan.name(shard)}.parquet"
 
     def is_done(self, plan: ShardPlan, shard: int, job: str) -> bool:
-        """Whether a shard is there, whole and of this job; what is there and is not gets computed again."""
+        """Whether a shard is there, whole and of this job; a shard that is there but not whole is computed again."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -10,7 +10,7 @@ from .pixrec import PixRecLoss
 from .schedules import Schedule
 from .similarity import ViewSimilarities, ViewVectors, unit_rows, view_similarities
 from .vlm2rec import OBJECTIVES, LossOutput, VLM2RecLoss
-from .wpcl import ModalityMargins, WPCLOutput, log_omega, modality_gap, modality_margins, wpcl
+from .wpcl import ModalityMargins, WPCLOutput, log_omega, margin_gap, modality_margins, wpcl
 
 __all__ = [
     "LOSSES",
@@ -37,7 +37,7 @@ __all__ = [
     "info_nce",
     "log_omega",
     "mean_over_users",
-    "modality_gap",
+    "margin_gap",
     "modality_margins",
     "negative_mask",
     "next_item_cross_entropy",

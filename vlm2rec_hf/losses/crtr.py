@@ -52,7 +52,7 @@ def crtr(
 
     Returns:
         `(B,)` losses in float32 (float64 stays), 0 without gradient for users left out; and `(B,)` bool, the users
-        counted: at least two valid candidates, since a ranking of one has nothing to say.
+        counted: at least two valid candidates, since a ranking of one candidate says nothing.
 
     Raises:
         ValueError: an unknown `stop_gradient`, missing or per-pair `margins` with `"strong"`, a `temperature_r` not

@@ -108,15 +108,15 @@ def gather_pairs(
         return list(vectors), ids, history_ids
     sizes = gather_sizes(len(ids), ids.device)
     widths = [part.shape[1] for part in vectors]
-    found = gather_with_grad(torch.cat(list(vectors), dim=1), sizes).split(widths, dim=1)
+    gathered = gather_with_grad(torch.cat(list(vectors), dim=1), sizes).split(widths, dim=1)
     if history_ids is None:
-        return list(found), gather_with_grad(ids, sizes), None
+        return list(gathered), gather_with_grad(ids, sizes), None
     longest = torch.tensor([history_ids.shape[1]], device=ids.device)
     dist.all_reduce(longest, dist.ReduceOp.MAX)
     facts = ids.new_full((len(ids), 1 + int(longest)), -1)
     facts[:, 0], facts[:, 1 : 1 + history_ids.shape[1]] = ids, history_ids
     everywhere = gather_with_grad(facts, sizes)
-    return list(found), everywhere[:, 0], everywhere[:, 1:]
+    return list(gathered), everywhere[:, 0], everywhere[:, 1:]
 
 
 def average_over_processes(value: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Which in-batch candidates may serve as negatives of which user.
 
 In-batch negatives are other users' targets, so some of them are false: the same item wanted by two users of the
-batch, or an item the user already interacted with. Both are found by item id and masked (our choice; the paper only
+batch, or an item the user already interacted with. Both are recognised by item id and masked (our choice; the paper
+only
 says "in-batch candidates").
 """
 
@@ -58,10 +59,10 @@ def seen_candidates(candidate_ids: Tensor, history_ids: Tensor) -> Tensor:
     # ids there are, so a GPU is never made to wait for the CPU.
     representative = torch.searchsorted(ids, candidate_ids.contiguous())
     place = torch.searchsorted(ids, history_ids.contiguous()).clamp_(max=n_candidates - 1)
-    found = (ids[place] == history_ids) & (history_ids >= 0)
+    is_candidate = (ids[place] == history_ids) & (history_ids >= 0)
     # Misses are written to one spare column at the end, which is then dropped by the look-up.
     seen = torch.zeros(n_users, n_candidates + 1, dtype=torch.bool, device=candidate_ids.device)
-    seen.scatter_(1, torch.where(found, place, n_candidates), True)
+    seen.scatter_(1, torch.where(is_candidate, place, n_candidates), True)
     return seen[:, representative]
 
 

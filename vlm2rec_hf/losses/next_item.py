@@ -1,6 +1,6 @@
 """Losses of sequential heads: score the next item against the whole catalogue, or against drawn negatives.
 
-All take flat positions: row `i` of `hidden` is what the head knows before the item `targets[i]`. Padding never comes
+All take flat positions: row `i` of `hidden` is the state of the head before the item `targets[i]`. Padding never comes
 in. Gradients reach `hidden` and `items`, so `items` may be an embedding matrix or projected content vectors.
 """
 
@@ -19,14 +19,14 @@ NEGATIVES_FROM = ("uniform", "popularity")
 WHOLE_ROWS = 2**14
 """Up to this many items a block holds whole rows of scores; beyond, rows are cut into tiles and scored twice."""
 
-BLOCK_SCORES = 2**20
+LOSS_BLOCK_SCORES = 2**20
 """Scores held at once: 4 MiB of float32, which stays in a processor's cache."""
 
 TILE_ROWS = 1024
 
 
 def next_item_cross_entropy(
-    hidden: Tensor, items: Tensor, targets: Tensor, *, block_scores: int = BLOCK_SCORES
+    hidden: Tensor, items: Tensor, targets: Tensor, *, block_scores: int = LOSS_BLOCK_SCORES
 ) -> Tensor:
     r"""Mean softmax cross-entropy over the full catalogue, in bounded memory.
 
@@ -255,7 +255,7 @@ class NextItemLoss:
         popularity_power: float = 1.0,
         gbce_t: float = 0.75,
         counts: Tensor | None = None,
-        block_scores: int = BLOCK_SCORES,
+        block_scores: int = LOSS_BLOCK_SCORES,
     ) -> None:
         if name not in LOSSES:
             raise ValueError(f"`loss` must be one of {LOSSES}, got {name!r}.")

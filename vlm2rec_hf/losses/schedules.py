@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-KINDS = ("constant", "linear", "cosine")
+SCHEDULES = ("constant", "linear", "cosine")
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RAMP = re.compile(
     rf"(?P<kind>linear|cosine):(?P<start>{_NUMBER})->(?P<end>{_NUMBER})(?:@(?:(?P<begin>{_NUMBER})-)?(?P<stop>{_NUMBER}))?"
@@ -38,8 +38,8 @@ class Schedule:
     kind: str = "linear"
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"`kind` must be one of {KINDS}, got {self.kind!r}.")
+        if self.kind not in SCHEDULES:
+            raise ValueError(f"`kind` must be one of {SCHEDULES}, got {self.kind!r}.")
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
             raise ValueError(f"`start` and `end` must be finite numbers, got {self.start!r} and {self.end!r}.")
         if self.kind == "constant" and self.start != self.end:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-VIEWS = ("both", "text", "image")
+from ..columns import VIEWS
+
 _SMALLEST_SQUARED_NORM = 1e-12
 
 

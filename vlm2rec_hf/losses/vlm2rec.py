@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..columns import VIEWS
 from .crtr import STOP_GRADIENTS, crtr, crtr_candidates
 from .diagnostics import margin_diagnostics, mask_diagnostics
 from .info_nce import info_nce, mean_over_users, unimodal_info_nce
 from .masks import check_positives, negative_mask
 from .schedules import Schedule
-from .similarity import VIEWS, ViewSimilarities, ViewVectors, view_similarities
+from .similarity import ViewSimilarities, ViewVectors, view_similarities
 from .wpcl import (
     DETACHES,
     MARGINS,
@@ -22,7 +23,7 @@ from .wpcl import (
     ModalityMargins,
     WPCLOutput,
     check_choice,
-    modality_gap,
+    margin_gap,
     modality_margins,
     wpcl,
 )
@@ -251,7 +252,7 @@ class VLM2RecLoss(nn.Module):
                 scope=self.scope,
             )
         margins = self._margins(batch, self.margin, self.scope)
-        gap = modality_gap(margins)
+        gap = margin_gap(margins)
         return WPCLOutput(torch.zeros_like(gap), margins, gap, torch.zeros_like(gap))
 
     @staticmethod

@@ -53,13 +53,13 @@ class ModalityMargins:
         return self.has_text & self.has_image
 
     def detach(self) -> ModalityMargins:
-        """The same numbers without a graph."""
+        """The same numbers, detached."""
         return ModalityMargins(self.text.detach(), self.image.detach(), self.has_text, self.has_image)
 
 
 @dataclass(frozen=True)
 class WPCLOutput:
-    """Per-user WPCL and what led to it (the latter detached).
+    """Per-user WPCL and its intermediate values (detached).
 
     Attributes:
         per_user: `(B,)` loss.
@@ -104,13 +104,13 @@ def wpcl(
         ValueError: an unknown switch, a `temperature` not above 0 or a negative `strength`.
     """
     margins = modality_margins(views, positive, negatives, temperature=temperature, margin=margin, scope=scope)
-    gap = modality_gap(margins, detach)
+    gap = margin_gap(margins, detach)
     log_weight = log_omega(gap, strength, penalty)
     loss = info_nce(views.both, positive, negatives, temperature, log_weight)
     return WPCLOutput(loss, margins.detach(), gap.detach(), log_weight.detach())
 
 
-def modality_gap(margins: ModalityMargins, detach: str = "strong") -> Tensor:
+def margin_gap(margins: ModalityMargins, detach: str = "strong") -> Tensor:
     """`relu(stopgrad(D^strong) - D^weak)`; 0 without gradient where a modality is missing.
 
     Raises:

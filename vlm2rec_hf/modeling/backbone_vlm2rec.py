@@ -177,7 +177,7 @@ class AdapterRepo:
 
 
 def find_adapter_repo(where: Any, arguments: dict[str, Any]) -> AdapterRepo | None:
-    """Tell whether `where` holds an adapter and no full weights.
+    """Find out whether `where` holds an adapter and no full weights.
 
     Args:
         where: folder or Hub id given to `from_pretrained`.
@@ -211,7 +211,7 @@ def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict
 
     Args:
         embedder_class: `VLM2RecEmbedder`.
-        adapter: found by `find_adapter_repo`.
+        adapter: as returned by `find_adapter_repo`.
         arguments: the other arguments given to `from_pretrained`.
 
     Raises:
@@ -263,10 +263,10 @@ def _put_in(model: Any, adapter: AdapterRepo) -> None:
     config.inference_mode = True
     weights = load_file(str(repo_file(adapter.where, ADAPTER_WEIGHTS, adapter.hub)))
     peft.inject_adapter_in_model(config, model, "default")
-    found = peft.set_peft_model_state_dict(model, {k.removeprefix(_PREFIX): v for k, v in weights.items()}, "default")
+    loaded = peft.set_peft_model_state_dict(model, {k.removeprefix(_PREFIX): v for k, v in weights.items()}, "default")
     places = {name for name, _ in model.named_parameters() if ".default." in name}
-    filled = len(places) - len(places & set(found.missing_keys))
-    lost = sorted({*(places & set(found.missing_keys)), *found.unexpected_keys})
+    filled = len(places) - len(places & set(loaded.missing_keys))
+    lost = sorted({*(places & set(loaded.missing_keys)), *loaded.unexpected_keys})
     if lost or filled != len(weights):
         raise ValueError(
             f"`pretrained_model_name_or_path` {adapter.where!r} does not fit its base: {len(lost)} weights do not "
@@ -278,11 +278,11 @@ def _put_in(model: Any, adapter: AdapterRepo) -> None:
     model._hf_peft_config_loaded = True
 
 
-def _check_shape(adapter: AdapterRepo, base: str, wanted: Any, found: Any) -> None:
+def _check_shape(adapter: AdapterRepo, base: str, wanted: Any, actual: Any) -> None:
     """Refuse a base of another family or size than the one the adapter was trained on."""
     for name in ("vlm_config.model_type", "hidden_size", "text_config.num_hidden_layers"):
         values = []
-        for config in (wanted, found):
+        for config in (wanted, actual):
             value = config.get_text_config() if name.startswith("text_config") else config
             for part in name.removeprefix("text_config.").split("."):
                 value = getattr(value, part)

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,20 @@ class Recommendation:
     source: str
     n_unknown: int = 0
 
+    def __repr__(self) -> str:
+        best = [f"{item!r} {score:.4g}" for item, score in zip(self.item_ids[:3], self.scores, strict=False)]
+        best += ["..."] * (len(self.item_ids) > 3)
+        left_out = f", {self.n_unknown} unknown ids left out" if self.n_unknown else ""
+        return f"Recommendation({len(self.item_ids)} items by {self.source!r}{left_out}: {', '.join(best) or 'none'})"
+
+    def _repr_html_(self) -> str:
+        lines = [f"<table><caption>{len(self.item_ids)} items by {escape(self.source)}</caption>"]
+        lines.append("<tr><th></th><th>item_id</th><th>title</th><th>score</th></tr>")
+        for place, (item, title, score) in enumerate(zip(self.item_ids, self.titles, self.scores, strict=True), 1):
+            cells = (place, item, title or "", f"{score:.4g}")
+            lines.append(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>")
+        return "\n".join([*lines, "</table>"])
+
 
 @torch.no_grad()
 def recommend(
@@ -179,11 +194,11 @@ def recommend(
     if candidates is not None:
         chosen, _ = catalogue.look_up(candidates, on_unknown, "candidates")
         allowed = torch.tensor(sorted(set(chosen)), dtype=torch.int64)
-    found: list[Recommendation | None] = [None] * len(rows)
+    recommendations: list[Recommendation | None] = [None] * len(rows)
     popular = catalogue.popularity.double()
     for i in (i for i, row in enumerate(rows) if not row):
         places, scores = _best(popular[None], [[]], k, exclude_seen, allowed)[0]
-        found[i] = _named(catalogue, places, scores, "popularity", unknown[i])
+        recommendations[i] = _named(catalogue, places, scores, "popularity", unknown[i])
     known_rows = [i for i, row in enumerate(rows) if row]
     at_once = max(1, min(1024, SCORES_AT_ONCE // max(len(catalogue), 1)))
     items: Tensor = model.item_vectors() if known_rows else popular
@@ -193,8 +208,8 @@ def recommend(
         scores_of_all = (users @ items.T).float().cpu()
         best = _best(scores_of_all, [rows[i] for i in part], k, exclude_seen, allowed)
         for i, (places, scores) in zip(part, best, strict=True):
-            found[i] = _named(catalogue, places, scores, "model", unknown[i])
-    return [one for one in found if one is not None]
+            recommendations[i] = _named(catalogue, places, scores, "model", unknown[i])
+    return [one for one in recommendations if one is not None]
 
 
 def _best(
@@ -209,10 +224,10 @@ def _best(
     if allowed is not None:
         scores = scores[:, allowed]
     width = min(k, scores.shape[1])
-    found: list[tuple[list[int], list[float]]] = []
+    best: list[tuple[list[int], list[float]]] = []
     for values in scores:
         if width == 0:
-            found.append(([], []))
+            best.append(([], []))
             continue
         # `topk` picks arbitrarily among equal scores; of those at the border the lowest places are taken.
         border = values.topk(width).values[-1]
@@ -221,8 +236,8 @@ def _best(
         columns = columns[torch.sort(values[columns], descending=True, stable=True).indices]
         columns = columns[values[columns] > -torch.inf]
         places = columns if allowed is None else allowed[columns]
-        found.append((places.tolist(), values[columns].tolist()))
-    return found
+        best.append((places.tolist(), values[columns].tolist()))
+    return best
 
 
 def _named(

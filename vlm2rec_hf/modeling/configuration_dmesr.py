@@ -22,8 +22,8 @@ class DMESRConfig(SeqRecConfig):
         adapter_size: width between an adapter's two linear layers; half of what comes in by default, at least
             `hidden_size` (our choice).
         fusion_heads: heads of the cross-attention; divides `hidden_size`.
-        fusion_residual: add what asks to what it is answered, in both directions.
-        fusion_norm: normalise each answer (LayerNorm).
+        fusion_residual: add the queries to the attention's outputs, in both directions.
+        fusion_norm: normalise each output (LayerNorm).
         items_per_block: items fused at once; where there are more, training recomputes each block in its backward
             pass, so that memory is bounded.
 

@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-ENCODERS = ("sasrec", "gru4rec", "bert4rec")
+SEQUENCE_ENCODERS = ("sasrec", "gru4rec", "bert4rec")
 ITEM_REPRESENTATIONS = ("id", "content", "content+id")
 
 
@@ -56,8 +56,8 @@ class SeqRecConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs) -> None:  # noqa: ANN003 - signature is the library's
         super().__post_init__(**kwargs)
-        if self.encoder not in ENCODERS:
-            raise ValueError(f"`encoder` must be one of {ENCODERS}, got {self.encoder!r}.")
+        if self.encoder not in SEQUENCE_ENCODERS:
+            raise ValueError(f"`encoder` must be one of {SEQUENCE_ENCODERS}, got {self.encoder!r}.")
         if self.item_representation not in ITEM_REPRESENTATIONS:
             raise ValueError(
                 f"`item_representation` must be one of {ITEM_REPRESENTATIONS}, got {self.item_representation!r}."

@@ -1,6 +1,6 @@
-"""Sequence encoders behind one contract: `(vectors, present) -> states`, rows filled up on the right.
+"""Sequence encoders behind one contract: `(vectors, present) -> states`, rows padded on the right.
 
-`vectors` is `(b, t, d)`, `present` `(b, t)` bool (True for items, False for the filling to the right of them), the
+`vectors` is `(b, t, d)`, `present` `(b, t)` bool (True for items, False for the padding to the right of them), the
 states are `(b, t, d)`. Masks are made in `forward`; nothing is kept in buffers.
 """
 
@@ -60,7 +60,7 @@ class AttentionEncoder(nn.Module):
         x = self.dropout(vectors + self.positions(places))
         mask = None
         if not self.causal:
-            # The filling stands on the right, where a causal row never looks; here it has to be hidden. The first
+            # The padding stands on the right, where a causal row never looks; here it has to be masked. The first
             # place stays visible, so that a row without any item is a number rather than NaN.
             first = torch.arange(t, device=vectors.device) == 0
             mask = (present | first)[:, None, None, :]
@@ -81,7 +81,7 @@ class RecurrentEncoder(nn.Module):
         self.norm = nn.LayerNorm(size)
 
     def forward(self, vectors: Tensor, present: Tensor) -> Tensor:
-        """See the module's contract; the filling on the right comes after all items and cannot reach them."""
+        """See the module's contract; the padding on the right comes after all items and cannot reach them."""
         x = self.dropout(vectors)
         for layer in self.layers:
             x = self.dropout(layer(x)[0])

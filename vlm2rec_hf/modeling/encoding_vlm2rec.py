@@ -47,6 +47,10 @@ class Encoding:
     def __len__(self) -> int:
         return len(self.both)
 
+    def __repr__(self) -> str:
+        texts, images = int(self.has_text.sum()), int(self.has_image.sum())
+        return f"Encoding({len(self):,} x {self.both.shape[1]}, {texts:,} with text, {images:,} with image)"
+
     def view(self, name: str) -> Tensor:
         """The `(n, d)` vectors of view `"text"`, `"image"` or `"both"`."""
         if name not in VIEWS:
@@ -94,10 +98,10 @@ class EncodingMixin:
                 tower, at most (a longer row or picture passes alone); `"auto"`: what is useful and surely fits into
                 half of the free memory, halved where an accelerator runs out all the same; `None`: no limit.
             packing: run the rows of a pass one behind the other without padding; `"auto"`: where attention is one of
-                the flash kernels. With the others it is right too, but slow.
+                the flash kernels. With the others it is correct, too, but slow.
             workers: processes that read, decode, resize and tokenise ahead; 0: this process does.
-            vision_cache: knows vision features: its `prepare(model, processor, items)` takes the place of the
-                processor's preparation (in this process; `workers` are not used).
+            vision_cache: holds vision features: its `prepare(model, processor, items)` replaces the processor's
+                preparation (in this process; `workers` are not used).
             show_progress: draw a progress bar.
 
         Returns:
@@ -205,7 +209,7 @@ class _Chunk:
         self.alone: dict[int, PreparedItem] = {}
 
     def add(self, piece: list[list[PreparedItem]]) -> None:
-        """Run the tower on the pictures of some more examples; their pixels are let go."""
+        """Run the tower on the pictures of further examples; their pixels are released."""
         keyed = [[self._keyed(item) for item in example] for example in piece]
         self.encoder.features.add([item for example in keyed for item in example])
         self.examples += [[replace(item, pixel_values=None, features=None) for item in example] for example in keyed]
@@ -402,7 +406,7 @@ def _same(value: Any) -> Any:
 
 @contextmanager
 def _quiet_tokenizers() -> Iterator[None]:
-    """Forked processes must not use the tokenizer's threads; said beforehand, the library does not warn."""
+    """Forked processes must not use the tokenizer's threads; set beforehand, so that the library does not warn."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ.setdefault(name, "false")

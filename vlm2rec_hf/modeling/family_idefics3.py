@@ -94,16 +94,16 @@ class Idefics3Family(BackboneFamily):
         """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
         placeholders = input_ids == vlm.config.image_token_id
         embeds = place_images(vlm.get_input_embeddings()(input_ids), placeholders, images)
-        told = padded_arguments(attention_mask, plain_positions(attention_mask), prefix)
-        return vlm.text_model(inputs_embeds=embeds, **told).last_hidden_state
+        arguments = padded_arguments(attention_mask, plain_positions(attention_mask), prefix)
+        return vlm.text_model(inputs_embeds=embeds, **arguments).last_hidden_state
 
     def run_packed(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
         """See `BackboneFamily.run_packed`."""
         packed = input_ids[attention_mask.bool()][None]
         placeholders = packed == vlm.config.image_token_id
         embeds = place_images(vlm.get_input_embeddings()(packed), placeholders, images)
-        told = packed_arguments(attention_mask, plain_positions(attention_mask))
-        return vlm.text_model(inputs_embeds=embeds, **told).last_hidden_state[0]
+        arguments = packed_arguments(attention_mask, plain_positions(attention_mask))
+        return vlm.text_model(inputs_embeds=embeds, **arguments).last_hidden_state[0]
 
     def sizes(self, vlm: Any) -> tuple[Sizes, ...]:
         """Read off the configuration."""

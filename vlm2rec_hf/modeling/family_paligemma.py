@@ -27,7 +27,7 @@ class PaliGemmaFamily(BackboneFamily):
 
     They were pretrained with attention in both directions over the prompt. Here every token sees only what stands
     before it (our choice): a history's vector may not depend on what follows it, and a prefix can be kept. Training
-    adapts them to that; untrained they are not what they were pretrained as. Writing with the backbone's own
+    adapts them to that; untrained they differ from the pretrained model. Writing with the backbone's own
     `generate` keeps the prompt bidirectional.
     """
 
@@ -97,17 +97,17 @@ class PaliGemmaFamily(BackboneFamily):
     ) -> Tensor:
         """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
         embeds = _embedded(vlm, input_ids, images)
-        told = padded_arguments(attention_mask, plain_positions(attention_mask) + 1, prefix)
+        arguments = padded_arguments(attention_mask, plain_positions(attention_mask) + 1, prefix)
         model = _language_model(vlm)
-        if told["attention_mask"] is not None and prefix is not None:
-            told["attention_mask"] = _within_window(model.config, embeds, told)
-        return model(inputs_embeds=embeds, is_causal=True, **told).last_hidden_state
+        if arguments["attention_mask"] is not None and prefix is not None:
+            arguments["attention_mask"] = _within_window(model.config, embeds, arguments)
+        return model(inputs_embeds=embeds, is_causal=True, **arguments).last_hidden_state
 
     def run_packed(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
         """See `BackboneFamily.run_packed`."""
         embeds = _embedded(vlm, input_ids[attention_mask.bool()][None], images)
-        told = packed_arguments(attention_mask, plain_positions(attention_mask) + 1)
-        return _language_model(vlm)(inputs_embeds=embeds, is_causal=True, **told).last_hidden_state[0]
+        arguments = packed_arguments(attention_mask, plain_positions(attention_mask) + 1)
+        return _language_model(vlm)(inputs_embeds=embeds, is_causal=True, **arguments).last_hidden_state[0]
 
     def sizes(self, vlm: Any) -> tuple[Sizes, ...]:
         """Read off the configuration."""
@@ -117,7 +117,7 @@ class PaliGemmaFamily(BackboneFamily):
 def _language_model(vlm: Any) -> Any:
     """Gemma; Gemma 2 never with SDPA, which leaves out its cap on attention scores or refuses to run.
 
-    `is_causal` is told it at each call, because PaliGemma's configuration makes its attention kernels bidirectional.
+    `is_causal` is passed at each call, because PaliGemma's configuration makes its attention kernels bidirectional.
     """
     config = vlm.language_model.config
     if config._attn_implementation == "sdpa" and getattr(config, "attn_logit_softcapping", None) is not None:
@@ -131,13 +131,13 @@ def _embedded(vlm: Any, input_ids: Tensor, images: ImageFeatures | None) -> Tens
     return place_images(vlm.get_input_embeddings()(input_ids), placeholders, images)
 
 
-def _within_window(config: Any, embeds: Tensor, told: dict[str, Any]) -> Any:
+def _within_window(config: Any, embeds: Tensor, arguments: dict[str, Any]) -> Any:
     """The attention mask, or one per kind of layer where rows behind prefixes outgrow the sliding window.
 
     The library measures a window in slots of the cache. Rows whose prefixes differ in length have empty slots in
     between, which must not count. Flash attention takes them out itself.
     """
-    mask, window = told["attention_mask"], getattr(config, "sliding_window", None)
+    mask, window = arguments["attention_mask"], getattr(config, "sliding_window", None)
     if window is None or mask.shape[1] <= window or "flash" in config._attn_implementation:
         return mask
     place = mask.long().cumsum(-1)
@@ -145,7 +145,7 @@ def _within_window(config: Any, embeds: Tensor, told: dict[str, Any]) -> Any:
     def near(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return place[row, query] - place[row, key] < window
 
-    given = (config, embeds, mask, told["past_key_values"], told["position_ids"])
+    given = (config, embeds, mask, arguments["past_key_values"], arguments["position_ids"])
     return {
         "full_attention": create_causal_mask(*given),
         "sliding_attention": create_causal_mask(*given, and_mask_function=near),

@@ -79,8 +79,8 @@ class QwenVLFamily(BackboneFamily):
         placeholders = input_ids == vlm.config.image_token_id
         embedded = _embedded(vlm, input_ids, placeholders, images)
         positions = _positions(vlm, attention_mask, placeholders, images)
-        told = padded_arguments(attention_mask, positions, prefix)
-        return vlm.language_model(**embedded, **told).last_hidden_state
+        arguments = padded_arguments(attention_mask, positions, prefix)
+        return vlm.language_model(**embedded, **arguments).last_hidden_state
 
     def run_packed(self, vlm: Any, input_ids: Tensor, attention_mask: Tensor, images: ImageFeatures | None) -> Tensor:
         """See `BackboneFamily.run_packed`.

@@ -73,7 +73,7 @@ class ImageFeatures:
 
 @dataclass
 class RowPrefix:
-    """What has been run already of rows that now go on.
+    """The prefix of rows that has been run already.
 
     Attributes:
         cache: a `transformers.Cache` with the keys and values of the prefixes; it takes up those of the new tokens.
@@ -88,7 +88,7 @@ class RowPrefix:
 
 @dataclass
 class Sizes:
-    """What the memory that a part of a backbone takes per token depends on.
+    """Sizes that decide how much memory a part of a backbone takes per token.
 
     Attributes:
         width: of the residual stream.
@@ -123,7 +123,7 @@ class BackboneFamily:
     """What stands for a picture in the text that the backbone's chat template writes."""
 
     def set_up_image_processor(self, image_processor: Any, config: Any) -> None:
-        """Note on an image processor what it must know of the backbone and does not; nothing by default."""
+        """Set on an image processor what it lacks of the backbone's settings; nothing by default."""
 
     def prepare_image(self, image_processor: Any, image: Any) -> tuple[Tensor, tuple[int, ...]]:
         """Preprocess one picture.
@@ -204,7 +204,7 @@ class BackboneFamily:
         raise NotImplementedError
 
     def prepare_backbone(self, vlm: Any) -> None:
-        """Replace what the backbone does slowly by what gives the same numbers; its weights and their names stay."""
+        """Replace slow parts of the backbone by faster ones with equal results; weights and names stay."""
 
     def sizes(self, vlm: Any) -> tuple[Sizes, ...]:
         """Sizes of the language model and of the vision tower."""
@@ -243,7 +243,7 @@ def plain_positions(attention_mask: Tensor) -> Tensor:
 
 
 def padded_arguments(attention_mask: Tensor, positions: Tensor, prefix: RowPrefix | None) -> dict[str, Any]:
-    """What a language model is told of padded rows besides their embeddings.
+    """Arguments of a language model for padded rows, besides their embeddings.
 
     Args:
         attention_mask: `(rows, length)` of the given tokens.
@@ -264,7 +264,7 @@ def padded_arguments(attention_mask: Tensor, positions: Tensor, prefix: RowPrefi
 
 
 def packed_arguments(attention_mask: Tensor, positions: Tensor) -> dict[str, Any]:
-    """What a language model is told of rows that stand behind one another without their padding.
+    """Arguments of a language model for rows packed behind one another without padding.
 
     Where positions restart, every attention implementation ends a row; flash attention gets the boundaries as well.
 
@@ -287,15 +287,15 @@ def packed_arguments(attention_mask: Tensor, positions: Tensor) -> dict[str, Any
 
 
 def read_sizes(text: Any, vision: Any) -> tuple[Sizes, ...]:
-    """`BackboneFamily.sizes` off configurations whose names are the library's usual ones."""
-    found = []
+    """`BackboneFamily.sizes` from configurations with the library's usual names."""
+    positions = []
     for part, patch in ((text, 0), (vision, vision.num_channels * vision.patch_size**2)):
         head_size = getattr(part, "head_dim", None) or part.hidden_size // part.num_attention_heads
         eager = part._attn_implementation == "eager"
-        found.append(
+        positions.append(
             Sizes(part.hidden_size, part.intermediate_size, part.num_attention_heads, head_size, patch, eager)
         )
-    return tuple(found)
+    return tuple(positions)
 
 
 def cut_patches(pixels: Tensor, patch: int) -> tuple[Tensor, tuple[int, int, int]]:

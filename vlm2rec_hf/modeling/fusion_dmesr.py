@@ -77,10 +77,10 @@ class CrossAttention(nn.Module):
 class ItemFusion(nn.Module):
     """Fuses an item's descriptions (coarse) with the tokens of its text (fine), in both directions.
 
-    View A: the three descriptions ask, the tokens answer. View B: the tokens ask, the descriptions answer. A view is
-    the mean of the answers over those that asked and are there; the residual adds the mean of those that asked; then
-    comes the normalisation. An item without anything that asks has a zero vector in that view; where nothing could
-    answer, the residual alone is left.
+    View A: the three descriptions are the queries, the tokens keys and values. View B: the other way round. A view is
+    the mean of the attention's outputs over the queries that are present; the residual adds the mean of these queries;
+    then comes the normalisation. An item without queries has a zero vector in that view; without keys the residual
+    alone is left.
     """
 
     def __init__(self, config: DMESRConfig) -> None:
@@ -145,6 +145,6 @@ def _shares(present: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _softmax(scores: Tensor, visible: Tensor, dim: int) -> Tensor:
-    """Softmax over what is visible. Where nothing is, all is: a number, to be thrown away by the caller."""
+    """Softmax over what is visible. Where nothing is, everything is: a finite number that the caller discards."""
     visible = visible | ~visible.any(dim=dim, keepdim=True)
     return scores.masked_fill(~visible, -torch.inf).softmax(dim=dim)

@@ -45,7 +45,7 @@ def refuse_random_weights(argument: str, where: str, info: dict[str, Any]) -> No
     Args:
         argument: name of the argument that `where` was given as.
         where: folder or Hub id.
-        info: what `from_pretrained(..., output_loading_info=True)` tells.
+        info: as returned by `from_pretrained(..., output_loading_info=True)`.
 
     Raises:
         ValueError: a weight is missing or has another shape.

@@ -1,11 +1,12 @@
 """The frozen inputs of a `DMESRModel`: what a text encoder made of the items' descriptions and texts."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-KINDS = ("text", "image", "both")
+DESCRIPTIONS = ("text", "image", "both")
 """What the three descriptions of an item describe, in the order of `ItemInputs.coarse`."""
 
 
@@ -14,10 +15,11 @@ class ItemInputs:
     """Frozen vectors of items; half precision is enough, and the tensors may be memory-mapped.
 
     Attributes:
-        coarse: `(n, 3, D)` one vector per description, in the order of `KINDS`.
+        coarse: `(n, 3, D)` one vector per description, in the order of `DESCRIPTIONS`.
         coarse_present: `(n, 3)` bool: whether the item has that description.
         fine: `(n, L, F)` states of the tokens of the original text.
-        fine_present: `(n, L)` bool: which of them are tokens and not filling.
+        fine_present: `(n, L)` bool: which of them are tokens and not padding.
+        item_ids: raw ids of the items; None where they are not known, and then only their number is checked.
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -27,12 +29,17 @@ class ItemInputs:
     coarse_present: Tensor
     fine: Tensor
     fine_present: Tensor
+    item_ids: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.coarse)
-        if self.coarse.ndim != 3 or self.coarse.shape[1] != len(KINDS) or self.coarse_present.shape != (n, len(KINDS)):
+        if (
+            self.coarse.ndim != 3
+            or self.coarse.shape[1] != len(DESCRIPTIONS)
+            or self.coarse_present.shape != (n, len(DESCRIPTIONS))
+        ):
             raise ValueError(
-                f"`coarse` and `coarse_present` must be (n, {len(KINDS)}, D) and (n, {len(KINDS)}), got "
+                f"`coarse` and `coarse_present` must be (n, {len(DESCRIPTIONS)}, D) and (n, {len(DESCRIPTIONS)}), got "
                 f"{tuple(self.coarse.shape)} and {tuple(self.coarse_present.shape)}."
             )
         if self.fine.ndim != 3 or len(self.fine) != n or self.fine_present.shape != self.fine.shape[:2]:
@@ -40,6 +47,8 @@ class ItemInputs:
                 f"`fine` and `fine_present` must be ({n}, L, F) and ({n}, L), got {tuple(self.fine.shape)} and "
                 f"{tuple(self.fine_present.shape)}."
             )
+        if self.item_ids is not None and len(self.item_ids) != n:
+            raise ValueError(f"`item_ids` must have one id per item ({n}), got {len(self.item_ids)}.")
 
     def __len__(self) -> int:
         return len(self.coarse)
@@ -52,20 +61,41 @@ class ItemInputs:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "ItemInputs":
         """The same on another device, the vectors as another type where one is given."""
         parts = (part.to(device, dtype if part.is_floating_point() else None) for part in self._parts())
-        return ItemInputs(*parts)
+        return self._of(parts, self.item_ids)
 
     def rows(self, start: int, stop: int) -> "ItemInputs":
         """The items from `start` up to `stop`, without a copy."""
-        return ItemInputs(*(part[start:stop] for part in self._parts()))
+        ids = None if self.item_ids is None else self.item_ids[start:stop]
+        return self._of((part[start:stop] for part in self._parts()), ids)
 
     def followed_by(self, others: "ItemInputs") -> "ItemInputs":
-        """These items and then others; shorter texts are filled up."""
+        """These items and then others; shorter texts are padded."""
+        ids = None if self.item_ids is None or others.item_ids is None else self.item_ids + others.item_ids
         width = max(self.fine.shape[1], others.fine.shape[1])
         ours, theirs = self._widened(width), others._widened(width)
-        return ItemInputs(*(torch.cat(pair) for pair in zip(ours._parts(), theirs._parts(), strict=True)))
+        return self._of((torch.cat(pair) for pair in zip(ours._parts(), theirs._parts(), strict=True)), ids)
+
+    def check_items(self, item_ids: Sequence[str]) -> None:
+        """Check that these are the inputs of these items, in this order, as far as their ids are known.
+
+        Raises:
+            ValueError: other items, or another order.
+        """
+        if self.item_ids is None or self.item_ids == (wanted := tuple(map(str, item_ids))):
+            return
+        row = next(
+            (i for i, (own, other) in enumerate(zip(self.item_ids, wanted, strict=False)) if own != other), None
+        )
+        difference = f"of {len(self)} and not {len(wanted)} items"
+        if row is not None:
+            difference = f"of {self.item_ids[row]!r} instead of {wanted[row]!r} in row {row}"
+        raise ValueError(
+            f"`inputs` must be of the catalogue's items in its order, but are {difference}; take them in the "
+            "dataset's order (`EncodedItems.for_dataset`), or encode its descriptions again."
+        )
 
     def check_finite(self, at_once: int = 4096) -> None:
-        """Refuse vectors that are no numbers.
+        """Check that all vectors are finite.
 
         Raises:
             ValueError: with the first such item's place.
@@ -79,8 +109,10 @@ class ItemInputs:
 
     def same_descriptions(self) -> Tensor:
         """`(n, 3)` int64: within a kind, equal numbers where items have equal vectors (the same description)."""
-        found = [torch.unique(self.coarse[:, kind].cpu().float(), dim=0, return_inverse=True)[1] for kind in range(3)]
-        return torch.stack(found, dim=1)
+        numbers = [
+            torch.unique(self.coarse[:, kind].cpu().float(), dim=0, return_inverse=True)[1] for kind in range(3)
+        ]
+        return torch.stack(numbers, dim=1)
 
     def _widened(self, width: int) -> "ItemInputs":
         more = width - self.fine.shape[1]
@@ -88,8 +120,17 @@ class ItemInputs:
             return self
         fine = torch.nn.functional.pad(self.fine, (0, 0, 0, more))
         return ItemInputs(
-            self.coarse, self.coarse_present, fine, torch.nn.functional.pad(self.fine_present, (0, more))
+            self.coarse,
+            self.coarse_present,
+            fine,
+            torch.nn.functional.pad(self.fine_present, (0, more)),
+            self.item_ids,
         )
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.coarse, self.coarse_present, self.fine, self.fine_present
+
+    @classmethod
+    def _of(cls, parts: Iterable[Tensor], item_ids: tuple[str, ...] | None) -> "ItemInputs":
+        coarse, coarse_present, fine, fine_present = parts
+        return cls(coarse, coarse_present, fine, fine_present, item_ids)

@@ -207,7 +207,7 @@ class MessagesMixin:
 
     @property
     def prompts(self) -> dict[str, str]:
-        """The prompts by which sentence-transformers tells a history (`query`) from an item (`document`).
+        """The prompts by which sentence-transformers distinguishes a history (`query`) from an item (`document`).
 
         They are the two instructions; only where those are equal or empty, a marker stands for the user's.
         """

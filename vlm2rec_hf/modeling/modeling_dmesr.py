@@ -64,9 +64,12 @@ class DMESRModel(HeadModel):
             fingerprint: hash of the inputs' file.
 
         Raises:
-            ValueError: inputs that do not fit, are not finite, or are others than recorded.
+            ValueError: inputs that do not fit, are not finite, are of other items than the catalogue's (or in another
+                order), or are others than recorded.
         """
         self._check_inputs(inputs, self.config.n_items)
+        if self.catalogue is not None:
+            inputs.check_items(self.catalogue.ids)
         self.check_embedder(embedder, embedder_revision)
         known = self.config.inputs_fingerprint
         if known is not None and fingerprint is not None and known != fingerprint:
@@ -80,8 +83,20 @@ class DMESRModel(HeadModel):
             if value is not None:
                 setattr(self.config, name, value)
 
+    def set_catalogue(
+        self, ids: Sequence[str], popularity: Tensor | None = None, titles: Sequence[str | None] | None = None
+    ) -> None:
+        """As in every head; the inputs, where they know their items, must be of these.
+
+        Raises:
+            ValueError: ids that do not fit the inputs, or another number of them than items.
+        """
+        if self.inputs is not None:
+            self.inputs.check_items(ids)
+        super().set_catalogue(ids, popularity, titles)
+
     def check_content(self) -> None:
-        """Refuse to be trained without inputs.
+        """Check that there are inputs to train on.
 
         Raises:
             ValueError: `set_inputs` was not called.
@@ -113,6 +128,7 @@ class DMESRModel(HeadModel):
         catalogue = self._required_catalogue()
         self.check_embedder(None, embedder_revision)
         self._check_inputs(inputs, len(ids))
+        inputs.check_items(ids)
         extended = catalogue.extended(ids, titles)
         with torch.no_grad():
             old = self.item_vectors()
@@ -169,8 +185,8 @@ class DMESRModel(HeadModel):
         self.check_content()
         inputs: Any = self.inputs
         items = items.to(inputs.coarse.device)
-        found = self.fusion.descriptions(inputs.coarse[items].to(self.device))
-        return found, inputs.coarse_present[items].to(self.device)
+        descriptions = self.fusion.descriptions(inputs.coarse[items].to(self.device))
+        return descriptions, inputs.coarse_present[items].to(self.device)
 
     def _fused(self, inputs: ItemInputs) -> Tensor:
         size = self.config.items_per_block
@@ -185,7 +201,7 @@ class DMESRModel(HeadModel):
     # ---- to disk
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):  # noqa: ANN201
-        """As in the library; the fused vectors of now go along, `catalogue.parquet` is written beside the weights."""
+        """As in the library; the present fused vectors are saved, too, and `catalogue.parquet` beside the weights."""
         if self.inputs is not None:
             with torch.no_grad():
                 self.fused_items.copy_(self.item_vectors())

@@ -16,7 +16,7 @@ from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, requi
 from .items_vlm2rec import PreparedItem, check_list
 from .passes_vlm2rec import unit
 from .processing_pixrec import PixRecProcessor
-from .states_pixrec import masked_mean, next_token_nll
+from .states_pixrec import mean_pool, next_token_nll
 
 
 @dataclass
@@ -70,7 +70,7 @@ class PixRecModel(BackboneModel):
                 `AutoModelForImageTextToText.from_pretrained` (`revision`, `dtype`, `attn_implementation`, ...).
 
         Raises:
-            ValueError: a weight of the backbone was not found in the checkpoint or has another shape.
+            ValueError: a weight of the backbone is missing in the checkpoint or has another shape.
         """
         options = {name: kwargs.pop(name) for name in PixRecConfig().backbone_options() if name in kwargs}
         require_safetensors(kwargs)
@@ -189,7 +189,7 @@ class PixRecModel(BackboneModel):
         return output
 
     def _project(self, projection: nn.Module, states: Tensor, mask: Tensor) -> Tensor:
-        return unit(projection(masked_mean(states, mask).to(self.head_weight.dtype)))
+        return unit(projection(mean_pool(states, mask).to(self.head_weight.dtype)))
 
     @torch.no_grad()
     def encode_items(
@@ -255,8 +255,8 @@ class PixRecModel(BackboneModel):
                     for start in range(0, len(order), batch_size):
                         part = order[start : start + batch_size]
                         batch = processor.collate([prepared[i] for i in part], role).to(self.device)
-                        found = self(**batch)
-                        vectors = found.user_embeddings if role == "user" else found.target_embeddings
+                        output = self(**batch)
+                        vectors = output.user_embeddings if role == "user" else output.target_embeddings
                         out[[rows[i] for i in part]] = vectors.float().cpu()
                         bar.update(len(part))
         finally:

@@ -17,7 +17,7 @@ from .encoders_seqrec import make_encoder
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, repo_file, require_safetensors
 
 PADDING, MASK = -1, -2
-"""Entries of `input_ids` that are no item: filling on the right, and (bert4rec) an item to be guessed."""
+"""Entries of `input_ids` that are no item: padding on the right, and (bert4rec) an item to be guessed."""
 
 
 @dataclass
@@ -97,7 +97,7 @@ class HeadModel(SeqRecPreTrainedModel):
         raise NotImplementedError
 
     def check_content(self) -> None:
-        """Refuse to be trained without what the items' vectors are made of.
+        """Check that what the items' vectors are made of has been set, before training.
 
         Raises:
             ValueError: it was never set.
@@ -162,7 +162,7 @@ class HeadModel(SeqRecPreTrainedModel):
         room = self.config.max_length - int(masked)
         rows = [torch.as_tensor(history, dtype=torch.int64)[-room:] for history in histories]
         table = self.item_vectors()
-        found = table.new_zeros((len(rows), table.shape[1]))
+        states = table.new_zeros((len(rows), table.shape[1]))
         for start in range(0, len(rows), batch_size):
             chosen = order[start : start + batch_size]
             width = max(len(rows[i]) for i in chosen) + int(masked)
@@ -171,9 +171,9 @@ class HeadModel(SeqRecPreTrainedModel):
                 batch[place, : len(rows[i])] = rows[i]
                 if masked:
                     batch[place, len(rows[i])] = MASK
-            found[chosen] = self(batch.to(device), item_vectors=table).user_vectors
+            states[chosen] = self(batch.to(device), item_vectors=table).user_vectors
         self.train(was_training)
-        return found
+        return states
 
     # ---- items
 
@@ -319,7 +319,7 @@ class SequentialRecommender(HeadModel):
         return total
 
     def check_content(self) -> None:
-        """Refuse to be trained while the content vectors of a view were never set.
+        """Check that the content vectors of every view have been set, before training.
 
         Raises:
             ValueError: they are all zero.
@@ -361,7 +361,7 @@ class SequentialRecommender(HeadModel):
     ) -> None:
         """Make new items recommendable at once, without training, from their content vectors.
 
-        With `content+id` a new item has no id vector yet: it gets the mean one, and its content tells it apart (our
+        With `content+id` a new item has no id vector yet: it gets the mean one, and differs by its content (our
         choice).
 
         Args:

@@ -11,12 +11,12 @@ from transformers.utils import ModelOutput
 
 from .backbone_vlm2rec import BackboneModel
 from .configuration_vlm2rec import VLM2RecConfig
-from .encoding_vlm2rec import VIEWS, Encoding, EncodingMixin
+from .encoding_vlm2rec import Encoding, EncodingMixin
 from .family_vlm2rec import ImageFeatures
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
 from .passes_vlm2rec import fuse, last_token_pool, scatter_rows, unit
 
-__all__ = ["VIEWS", "Encoding", "VLM2RecEmbedder", "VLM2RecOutput"]
+__all__ = ["Encoding", "VLM2RecEmbedder", "VLM2RecOutput"]
 
 
 @dataclass
@@ -64,7 +64,7 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
             kwargs: for `AutoModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, ...).
 
         Raises:
-            ValueError: a weight of the backbone was not found in the checkpoint or has another shape; such a
+            ValueError: a weight of the backbone is missing in the checkpoint or has another shape; such a
                 model would be partly random.
         """
         require_safetensors(kwargs)

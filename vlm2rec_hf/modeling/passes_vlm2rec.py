@@ -55,7 +55,7 @@ class PassBudget:
         return end
 
     def run(self, todo: Sequence[T], size: Callable[[T], int], padded: bool, step: Callable[[list[T]], None]) -> None:
-        """Call `step` on parts of `todo`, the largest first; where memory runs out, halve the limit and go on.
+        """Call `step` on parts of `todo`, the largest first; if memory runs out, halve the limit and continue.
 
         Raises:
             torch.OutOfMemoryError: a single row or picture does not fit.
@@ -145,8 +145,8 @@ def free_memory(device: torch.device) -> int:
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
-            found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in file if line.endswith("kB\n")}
-        return found["MemAvailable"]
+            sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in file if line.endswith("kB\n")}
+        return sizes["MemAvailable"]
     except (OSError, KeyError):  # not Linux
         try:
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
@@ -229,7 +229,7 @@ class PictureFeatures:
         return self._kept[key]
 
     def add(self, items: Sequence[PreparedItem]) -> None:
-        """Take features from items that bring them, and run the tower on the others' pixels."""
+        """Take the features of items that have them, and run the tower on the pixels of the others."""
         waiting: dict[Any, PreparedItem] = {}
         for item in items:
             if item.grid is None or item.key in self._kept or (self.forget and item.key in self.grids):
@@ -256,7 +256,7 @@ class PictureFeatures:
         self.bytes += features.nbytes
 
     def end_chunk(self) -> None:
-        """Let go of what need not be kept."""
+        """Release what need not be kept."""
         while self._kept and (self.forget or self.bytes > KEPT_FEATURE_BYTES):
             key, features = self._kept.popitem(last=False)
             self.bytes -= features.nbytes
@@ -328,7 +328,7 @@ class RowEncoder:
         if self.model.config.fusion == "external":
             rows = [Row(text, [], "text", index), Row(image, keys(example), "image", index)]
             return [row for row in rows if row.ids]
-        # Internal fusion has no separate branches: a view is what the model says of the input without the other.
+        # Internal fusion has no separate branches: a view is what the model makes of the input without the other.
         rows = [Row(text, keys(example), "both", index)]
         for view, alone in (
             ("text", [PreparedItem(text=item.text) for item in example if item.text is not None]),

@@ -132,7 +132,7 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
 
         Args:
             items: see `as_item` for what an item may be.
-            keys: a hashable per item that tells whose picture it is; without keys each item is its own.
+            keys: one hashable per item; equal keys mean the same picture. Without keys every picture is its own.
         """
         typed = [as_item(item) for item in items]
         texts = [(i, item["text"]) for i, item in enumerate(typed) if item["text"] is not None]

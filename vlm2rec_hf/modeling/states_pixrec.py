@@ -1,4 +1,4 @@
-"""From hidden states to what PixRec's loss takes: masked means, and the likelihood of the next tokens."""
+"""From hidden states to the inputs of PixRec's loss: mean pooling, and the likelihood of the next tokens."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ IGNORED = -100
 """Label of positions that are not predicted, as everywhere in `transformers`."""
 
 
-def masked_mean(hidden_states: Tensor, mask: Tensor) -> Tensor:
+def mean_pool(hidden_states: Tensor, mask: Tensor) -> Tensor:
     """Mean over marked positions: `(rows, length, d)`, `(rows, length)` -> `(rows, d)` float32; zero without any.
 
     States outside the mask (padding, other parts of the row) change neither the value nor receive a gradient.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..losses.vlm2rec import CITATION
 from .ranking_loss import PARTS, RankingBatch, VLM2RecRankingLoss
-from .sentence_features import rows_of
+from .sentence_features import slice_features
 
 GRADIENT_CACHE_CITATION = """@inproceedings{gao2021gradcache,
   title = {Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup},
@@ -95,7 +95,7 @@ class CachedVLM2RecRankingLoss(CachedLossMixin, VLM2RecRankingLoss):
         random_state: RandContext | None = None,
     ) -> tuple[Tensor, RandContext | None]:
         """Embed some rows of one modality of one column; the mixin's own slicing does not know picture rows."""
-        rows = rows_of(sentence_feature, begin, end, self.image_token_id)
+        rows = slice_features(sentence_feature, begin, end, self.image_token_id)
         with nullcontext() if random_state is None else random_state, nullcontext() if with_grad else torch.no_grad():
             state = RandContext(*rows.values()) if copy_random_state else None
             return self.model(rows)["sentence_embedding"], state

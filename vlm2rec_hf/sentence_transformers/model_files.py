@@ -166,13 +166,13 @@ def suits_sentence_transformers(folder: str | Path) -> bool:
     """Whether sentence-transformers would find the right model class in a folder.
 
     It takes the class of an adapter from the base that `adapter_config.json` names, which must be a saved embedder. A
-    base that is not on this machine gets the benefit of the doubt.
+    base that is not on this machine is assumed to be one.
     """
     return _class_of_base(Path(folder)) in (None, VLM2RecConfig.model_type)
 
 
 def _class_of_base(folder: Path) -> str | None:
-    """Model type of an adapter's base; `None` where it cannot be told or does not matter."""
+    """Model type of an adapter's base; `None` if it is unknown or does not matter."""
     path = folder / "adapter_config.json"
     if not path.is_file() or any(folder.glob("model*.safetensors")):
         return None

@@ -54,8 +54,9 @@ class VLM2RecRankingLoss(nn.Module):
     with external fusion the vector of an input is exactly the sum of its parts' vectors.
 
     **False negatives.** A candidate that is the user's own positive in another row must not count as a negative.
-    Without labels such candidates are found by content: same tokens and same pictures, as the model sees them. With
-    an integer column `label` they are found by id; `label` holds, per row, the positive's item id, or a list of
+    Without labels such candidates are recognised by content: same tokens and same pictures, as the model sees them.
+    With
+    an integer column `label` they are recognised by id; `label` holds, per row, the positive's item id, or a list of
     `[positive, negatives ..., history ...]`, where the history's ids (padded with -1 to one length) name further
     items that are no negatives of this user. (Both are our choice.)
 
@@ -130,7 +131,7 @@ class VLM2RecRankingLoss(nn.Module):
         return terms
 
     def progress_callback(self) -> TrainerCallback:
-        """A callback for the trainer that tells this loss how far the training is, for schedules."""
+        """A callback for the trainer that sets this loss's `progress`, for schedules."""
         return _TellProgress(self)
 
     def get_config_dict(self) -> dict[str, Any]:

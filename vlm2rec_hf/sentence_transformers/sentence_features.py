@@ -70,7 +70,7 @@ def picture_ends(features: dict[str, Any], image_token_id: int) -> Tensor:
     return ends
 
 
-def rows_of(features: dict[str, Any], begin: int, end: int, image_token_id: int) -> dict[str, Any]:
+def slice_features(features: dict[str, Any], begin: int, end: int, image_token_id: int) -> dict[str, Any]:
     """Rows `begin` to `end` of a batch, with their pictures only and without columns that are padding in all of them.
 
     Everything that is neither a row tensor nor about pictures is passed on as it is.

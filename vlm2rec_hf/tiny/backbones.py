@@ -10,6 +10,7 @@ from ..modeling.configuration_vlm2rec import VLM2RecConfig
 from ..modeling.families_vlm2rec import family_of
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
+from ..quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
@@ -212,7 +213,7 @@ def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
 
         made = SiglipImageProcessorPil(size={"height": edge, "width": edge})
     else:
-        from transformers.models.qwen2_vl import Qwen2VLImageProcessor
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
         options: dict[str, Any] = {
             "patch_size": config.vision_config.patch_size,
@@ -220,7 +221,7 @@ def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
             "temporal_patch_size": 2,
             "size": {"shortest_edge": edge * edge, "longest_edge": edge * edge},
         }
-        made = Qwen2VLImageProcessor(**options)
+        made = Qwen2VLImageProcessorPil(**options)
     family_of(config.model_type).set_up_image_processor(made, config)
     return made
 
@@ -294,7 +295,8 @@ def save_tiny_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         raw = AutoModelForImageTextToText.from_config(model.config.vlm_config)
-    raw.save_pretrained(folder)
+    with quiet_libraries():
+        raw.save_pretrained(folder)
     processor.tokenizer.chat_template = CHAT_TEMPLATE.replace("IMAGE", processor.family.chat_image)
     processor.tokenizer.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)

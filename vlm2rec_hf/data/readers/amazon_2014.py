@@ -18,9 +18,9 @@ _PATTERNS = ("reviews_*.json.gz", "reviews_*.json", "*_5.json.gz", "*_5.json")
 
 def review_file(folder: Path) -> Path | None:
     """The reviews of a folder, if it holds exactly one such file."""
-    found = {path for pattern in _PATTERNS for path in folder.glob(pattern)}
-    found = {path for path in found if not path.name.startswith("meta_")}
-    return found.pop() if len(found) == 1 else None
+    paths = {path for pattern in _PATTERNS for path in folder.glob(pattern)}
+    paths = {path for path in paths if not path.name.startswith("meta_")}
+    return paths.pop() if len(paths) == 1 else None
 
 
 def matches(folder: Path) -> bool:
@@ -57,8 +57,8 @@ def read_amazon_2014(
 def _meta_parser(reviewed: set[str], all_items: bool) -> LineParser:
     def parse(line: str) -> dict[str, Any] | None:
         # Parsing a literal is slow and most products were never reviewed: look for the id first.
-        found = _ASIN.search(line)
-        if found and not all_items and found.group(1) not in reviewed:
+        match = _ASIN.search(line)
+        if match and not all_items and match.group(1) not in reviewed:
             return None
         row = _literal_or_json(line)
         asin = row.get("asin")

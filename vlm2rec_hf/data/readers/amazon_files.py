@@ -22,7 +22,7 @@ LineParser = Callable[[str], dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class Vintage:
-    """What tells one release of the reviews from another.
+    """What differs between the releases of the reviews.
 
     Attributes:
         columns: the release's names of user, item, rating and time.
@@ -51,11 +51,11 @@ class Vintage:
         """Read reviews and metadata; arguments and errors as in the readers."""
         source = Path(reviews)
         if source.is_dir():
-            found = self.review_file(source)
-            if found is None:
+            file = self.review_file(source)
+            if file is None:
                 raise ValueError(f"`reviews` {str(source)!r} does not hold exactly one {self.layout}; name the file.")
             options = {"name": source.name, **options}
-            source = found
+            source = file
         if not source.is_file():
             raise ValueError(f"There is no file `reviews` {str(source)!r}.")
         if meta is None:

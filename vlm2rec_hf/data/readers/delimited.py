@@ -60,12 +60,12 @@ def read_delimited(
     """
     source = Path(interactions)
     if source.is_dir():
-        found = find(source, "interactions")
-        if found is None:
+        file = find(source, "interactions")
+        if file is None:
             raise ValueError(f"`interactions` {str(source)!r} has no file interactions with {', '.join(SUFFIXES)}.")
         items = items if items is not None else find(source, "items")
         kwargs.setdefault("name", source.name)
-        source = found
+        source = file
     ids = id_columns(column_mapping)
     events, bad_events = read_file(source, separator, encoding, ids)
     catalogue, bad_items = (None, q.empty()) if items is None else read_file(Path(items), separator, encoding, ids)

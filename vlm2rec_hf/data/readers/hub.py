@@ -39,7 +39,7 @@ def read_hub(path: str | Path, *, revision: str | None = None, token: str | None
     """Read a dataset repo.
 
     What `RecDataset.push_to_hub` pushed comes back whole: split, steps, quarantine, name; its fingerprint is computed
-    and compared. Any other repo goes through `RecDataset.from_tables`. Either way `source` tells repo and commit.
+    and compared. Any other repo goes through `RecDataset.from_tables`. Either way `source` records repo and commit.
 
     Of a repo somebody else laid out, the card and the list of files are read first. The `data_files` of the configs
     `interactions` and `items` must be paths (or patterns) within the repo and end in `.parquet`, `.arrow`, `.csv`,
@@ -164,17 +164,17 @@ def _download(repo_id: str, revision: str | None, token: str | None) -> Path | N
 
 def _pushed(folder: Path, source: Source | None) -> RecDataset:
     files = read_repo_files(folder)
-    found = dataset_fingerprint(files.log, files.items)
-    if found != files.fingerprint:
+    fingerprint = dataset_fingerprint(files.log, files.items)
+    if fingerprint != files.fingerprint:
         where = f"{source['repo_id']!r} at commit {source['revision']}" if source else repr(str(folder))
         raise ValueError(
-            f"The dataset {where} has fingerprint {found}, but its {INFO_FILE} records {files.fingerprint}: its files "
-            "were changed after they were written. Name a sound version with `revision=`, or push it again."
+            f"The dataset {where} has fingerprint {fingerprint}, but its {INFO_FILE} records {files.fingerprint}: its "
+            "files were changed after they were written. Name a sound version with `revision=`, or push it again."
         )
-    # A local clone is of a repo, but of which commit it does not tell.
+    # A local clone does not record which commit it holds.
     provenance = replace(files.provenance, source=source)
     dataset = RecDataset(files.log, files.items, files.quarantine, provenance)
-    dataset.__dict__["fingerprint"] = found
+    dataset.__dict__["fingerprint"] = fingerprint
     return dataset
 
 
@@ -182,7 +182,7 @@ def _tables(path: str, commit: str | None, token: str | None) -> dict[str, HubTa
     """The tables that a repo's card declares; of the repo, its card and its list of files are read, no more."""
     if commit is None:
         folder = Path(path)
-        there = [found.relative_to(folder).as_posix() for found in folder.rglob("*") if found.is_file()]
+        there = [entry.relative_to(folder).as_posix() for entry in folder.rglob("*") if entry.is_file()]
         card = folder / CARD_FILE if CARD_FILE in there else None
     else:
         from huggingface_hub import hf_hub_download

@@ -45,11 +45,11 @@ def with_images(items: pa.Table, folder: str | Path, *, file_column: str | None 
             by_name[entry.name] = entry.path
             by_stem.setdefault(stem, entry.path)
     if file_column is None:
-        found = [by_stem.get(str(key)) for key in items[ITEM_ID].to_pylist()]
+        paths = [by_stem.get(str(key)) for key in items[ITEM_ID].to_pylist()]
     else:
         names = items[file_column].cast(pa.string()).to_pylist()
-        found = [None if name is None else by_name.get(name.replace("\\", "/").rsplit("/", 1)[-1]) for name in names]
-    chunks = [_cells(found[start : start + 1024]) for start in range(0, len(found), 1024)]
+        paths = [None if name is None else by_name.get(name.replace("\\", "/").rsplit("/", 1)[-1]) for name in names]
+    chunks = [_cells(paths[start : start + 1024]) for start in range(0, len(paths), 1024)]
     column = pa.chunked_array(chunks, type=IMAGE_TYPE)
     if IMAGE in items.column_names:
         return items.set_column(items.column_names.index(IMAGE), IMAGE, column)
