@@ -1,6 +1,8 @@
 """The documentation: its snippets run, its links lead somewhere, no page is lost, and the API pages are complete."""
 
+import argparse
 import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 import yaml
 
 import vlm2rec_hf
+from vlm2rec_hf.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -185,6 +188,33 @@ def test_every_public_name_is_documented():
             assert text and len(text.strip()) > 20, name
             assert text.strip().split("\n\n")[0].endswith((".", ":")), name
     assert vlm2rec_hf.__version__
+
+
+# The options pages
+
+
+@pytest.fixture(scope="module")
+def generate_options():
+    spec = importlib.util.spec_from_file_location("generate_options", DOCS / "generate_options.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_options_pages_are_the_parsers(generate_options):
+    made = generate_options.pages()
+    assert len(made) == len(COMMANDS) + 4  # train has a page per method; index.md
+    there = {path.name: path.read_text(encoding="utf-8") for path in generate_options.FOLDER.glob("*.md")}
+    assert made == there, "run python docs/generate_options.py --write"
+
+
+def test_an_option_is_shown_with_its_default_and_choices(generate_options):
+    parser = argparse.ArgumentParser()
+    number = parser.add_argument("-k", "--k", type=int, default=10, help="How many | 5%%.")
+    kind = parser.add_argument("--card", choices=("write", "keep"), default="", help="The card.")
+    assert generate_options.row(number) == "| `-k`, `--k` | `10` | How many \\| 5%. |"
+    assert generate_options.row(kind) == "| `--card` |  | The card. (`write`, `keep`) |"
+    assert not generate_options.shown(parser.add_argument("--hidden", help=argparse.SUPPRESS))
 
 
 # CONTRIBUTING
