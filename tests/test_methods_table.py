@@ -1,25 +1,18 @@
-"""Every cell of the table methods x verbs in docs/concepts/methods.md runs, and so do the same verbs from Python."""
+"""Every cell of the table methods x verbs in docs/concepts/methods.md runs; tests/cli/test_verbs.py checks results."""
 
 import re
 import shlex
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from vlm2rec_hf import embed, evaluate, load_model, make_demo_shop, recommender
+from vlm2rec_hf import make_demo_shop
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.tiny.backbones import save_tiny_backbone
 
 PAGE = (Path(__file__).parents[1] / "docs" / "concepts" / "methods.md").read_text(encoding="utf-8")
 METHODS = ("vlm2rec", "pixrec", "seqrec", "dmesr")
 VERBS = ("train", "evaluate", "recommend", "embed", "push")
-CLASSES = {
-    "vlm2rec": "VLM2RecEmbedder",
-    "pixrec": "PixRecModel",
-    "seqrec": "SequentialRecommender",
-    "dmesr": "DMESRModel",
-}
 SHORT = {
     "vlm2rec": "--max_steps 2 --per_device_train_batch_size 16 --use_cpu true --lora false",
     "pixrec": "--max_steps 2 --per_device_train_batch_size 16 --use_cpu true --lora false --save_strategy no",
@@ -63,7 +56,7 @@ def test_the_table_is_whole():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_all_verbs(method, place, hub, monkeypatch, capsys):
+def test_every_cell_runs(method, place, hub, monkeypatch, capsys):
     folder, dataset = place
     monkeypatch.chdir(folder)
     trained, report = folder / method, folder / f"{method}-report"
@@ -80,15 +73,3 @@ def test_all_verbs(method, place, hub, monkeypatch, capsys):
     assert (folder / f"{method}.parquet").is_file()
     assert set(hub.repo(f"org/{method}").tags) == {"v1.0"}
     assert re.search(r"^  #  item +score  title$", capsys.readouterr().out, flags=re.MULTILINE)
-
-    model = load_model(trained)
-    assert type(model).__name__ == CLASSES[method]
-    assert load_model(f"org/{method}", revision="v1.0").config.model_type == model.config.model_type
-    again = evaluate(model, dataset)
-    assert set(again.floors) >= {"popularity", "repeat_last", "transitions"}
-    history = ["p000003", "p000001"]
-    (best,) = recommender(model, dataset).recommend([history], k=5)
-    assert len(best.item_ids) == 5 and not set(best.item_ids) & set(history)
-    vectors = embed(model, dataset)
-    assert list(vectors.item_ids) == dataset.item_ids.tolist()
-    assert all(np.isfinite(np.asarray(view)).all() for view in vectors.views.values())
