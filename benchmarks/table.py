@@ -1,8 +1,8 @@
-"""The README's table of speed and memory, from what the scripts beside this one printed.
+"""The table of speed and memory in the docs, from what the scripts beside this one printed.
 
     python benchmarks/vision_cache.py --json > benchmarks/measured/vision_cache.json
     python benchmarks/table.py            # prints the table
-    python benchmarks/table.py --write    # puts it into README.md
+    python benchmarks/table.py --write    # puts it into docs/background/speed.md
 
 `measured/NAME.json` holds the last line that `NAME.py` printed, nothing added or left out.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
+PAGE = HERE.parent / "docs" / "background" / "speed.md"
 BEGIN, END = "<!-- benchmarks/table.py -->", "<!-- end -->"
 SAVES = {"full_ranking", "seqrec_epoch", "vision_cache", "encode_throughput", "history_append", "ml1m_evaluation"}
 """Where the ratio says how many times less time we take; elsewhere it is ours over the other's and should be small."""
@@ -42,7 +42,7 @@ def table(folder: Path = HERE / "measured") -> str:
 
 
 def with_table(text: str, made: str) -> str:
-    """A README with the table between its two marks.
+    """A page with the table between its two marks.
 
     Raises:
         ValueError: the marks are not there.
@@ -50,7 +50,7 @@ def with_table(text: str, made: str) -> str:
     before, found, rest = text.partition(BEGIN)
     _, ended, after = rest.partition(END)
     if not (found and ended):
-        raise ValueError(f"README.md needs the lines {BEGIN!r} and {END!r}.")
+        raise ValueError(f"speed.md needs the lines {BEGIN!r} and {END!r}.")
     return f"{before}{BEGIN}\n\n{made}\n\n{END}{after}"
 
 
@@ -65,10 +65,10 @@ def _text(value: Any) -> str:
 def main() -> None:
     """Print the table, or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put it into README.md")
+    parser.add_argument("--write", action="store_true", help="put it into docs/background/speed.md")
     options = parser.parse_args()
     if options.write:
-        README.write_text(with_table(README.read_text(encoding="utf-8"), table()), encoding="utf-8")
+        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), table()), encoding="utf-8")
     else:
         print(table())
 

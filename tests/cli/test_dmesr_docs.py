@@ -1,4 +1,4 @@
-"""The command lines of docs/dmesr.md run, in order, in an empty folder; its table names options that exist."""
+"""The command lines of docs/guides/dmesr.md run, in order, in an empty folder; its table names options that exist."""
 
 import re
 import shlex
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from vlm2rec_hf.cli.main import main
 
-PAGE = (Path(__file__).parents[2] / "docs" / "dmesr.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "dmesr.md").read_text(encoding="utf-8")
 
 
 def test_command_lines_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (shop,) = [s for s in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL) if '.save("shop")' in s]
-    exec(compile(shop, "docs/dmesr.md", "exec"), {})
+    exec(compile(shop, "docs/guides/dmesr.md", "exec"), {})
     lines = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)).strip().splitlines()
     assert len(lines) == 3
     for line in lines:

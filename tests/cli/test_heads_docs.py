@@ -1,4 +1,4 @@
-"""The command lines of docs/heads.md run, in order, in an empty folder; those on data that is not there are parsed."""
+"""The command lines of docs/guides/heads.md run, in order, in an empty folder; those without data are parsed."""
 
 import re
 import shlex
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vlm2rec_hf.cli.main import main
 
-PAGE = (Path(__file__).parents[2] / "docs" / "heads.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "heads.md").read_text(encoding="utf-8")
 
 
 def commands():
@@ -18,7 +18,7 @@ def commands():
 def test_command_lines_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (shop,) = [s for s in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL) if '.save("shop")' in s]
-    exec(compile(shop, "docs/heads.md", "exec"), {})
+    exec(compile(shop, "docs/guides/heads.md", "exec"), {})
     n_run = 0
     for line, words in commands():
         if "--dataset" in words and words[words.index("--dataset") + 1] != "shop":

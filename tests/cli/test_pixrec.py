@@ -151,9 +151,9 @@ def test_recipes_parse(recipe, tmp_path):
 
 
 def test_the_guides_commands_run_in_small(tmp_path, monkeypatch):
-    """Every command of docs/pixrec.md on data that is there, with fewer steps."""
+    """Every command of docs/guides/pixrec.md on data that is there, with fewer steps."""
     monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / "pixrec.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guides" / "pixrec.md").read_text(encoding="utf-8")
     (snippet,) = [s for s in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if '.save("shop")' in s]
     exec(compile(re.sub(r"make_demo_shop\(.*?\)", "make_demo_shop(60, n_users=60)", snippet), "pixrec.md", "exec"), {})
     ran = 0

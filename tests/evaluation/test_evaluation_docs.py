@@ -11,11 +11,11 @@ def snippets(path):
 
 
 def test_the_guides_snippets_run_in_order(capsys):
-    result = snippets("docs/evaluation.md")
+    result = snippets("docs/guides/evaluation.md")
     assert len(result) >= 7
     scope = {}
     for number, code in enumerate(result):
-        exec(compile(code, f"docs/evaluation.md, snippet {number + 1}", "exec"), scope)
+        exec(compile(code, f"docs/guides/evaluation.md, snippet {number + 1}", "exec"), scope)
     printed = capsys.readouterr().out
     assert "| popularity (floor) | - |" in printed and "ndcg@10 both:" in printed
 

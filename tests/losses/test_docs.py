@@ -1,4 +1,4 @@
-"""The snippets of docs/losses.md run, and its tables name what the code has."""
+"""The snippets of docs/guides/losses.md run, and its tables name what the code has."""
 
 import inspect
 import re
@@ -10,14 +10,14 @@ from vlm2rec_hf.losses import OBJECTIVES, VLM2RecLoss
 
 from .batches import make_batch
 
-TEXT = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "guides" / "losses.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
 def test_snippets_run(snippet):
     assert "assert " in snippet
-    exec(compile(snippet, "docs/losses.md", "exec"), {})
+    exec(compile(snippet, "docs/guides/losses.md", "exec"), {})
 
 
 def section(title):

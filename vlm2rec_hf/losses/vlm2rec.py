@@ -171,7 +171,7 @@ class VLM2RecLoss(nn.Module):
             candidate_valid: `(C,)` bool, False for columns to ignore.
 
         Returns:
-            Weighted terms and detached diagnostics (see docs/losses.md for every name).
+            Weighted terms and detached diagnostics (see docs/guides/losses.md for every name).
 
         Raises:
             ValueError: inputs that do not fit together.
