@@ -19,7 +19,7 @@ from vlm2rec_hf import (
     pixrec_lora_config,
     warm_up_backbone,
 )
-from vlm2rec_hf.modeling.hub_loading import Origin
+from vlm2rec_hf.modeling.backbone_vlm2rec import Origin
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ import select
 import sys
 from collections.abc import Sequence
 
+from . import parsing
+
 COMMANDS = {
     "quickstart": "train on a generated shop and compare with and without the paper's losses",
     "prepare": "read interactions and items, check, filter and split them, save a dataset",
@@ -79,8 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         name = check_command(known.command)
         _show_messages()
-        if not debug:
-            _quiet_libraries()
+        parsing.keep_quiet = not debug
         command = importlib.import_module(f"vlm2rec_hf.cli.{name.replace('-', '_')}")
         command.main(arguments[split + 1 :])
         sys.stdout.flush()
@@ -137,13 +138,6 @@ def _show_messages() -> None:
     if not any(isinstance(handler, _Messages) for handler in logger.handlers):
         logger.addHandler(_Messages())
         logger.propagate = False
-
-
-def _quiet_libraries() -> None:
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

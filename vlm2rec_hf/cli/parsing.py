@@ -24,6 +24,10 @@ COMMON_TRAINING = (
 """Options of `transformers.TrainingArguments` that stand in the short help as well."""
 
 
+keep_quiet = True
+"""Whether commands keep the libraries' warnings and bars away; `--debug` shows them."""
+
+
 def parse(
     command: str, description: str, dataclass_types: Sequence[Any], argv: Sequence[str], usage: str = "[options]"
 ) -> tuple[Any, ...]:
@@ -39,10 +43,11 @@ def parse(
     Raises:
         ValueError: an unknown option, or a config file that does not exist, is no mapping, or names an unknown option.
     """
-    from trl import TrlParser
-
     argv = with_underscores(argv)
     config = read_config(argv)
+    quiet_libraries()
+    from trl import TrlParser
+
     types = list(dataclass_types)
     parser = TrlParser(
         types,
@@ -63,6 +68,14 @@ def parse(
     refuse_unknown([f"--{name}" for name in config], known, "`--config` names")
     parser.set_defaults_with_config(**config)
     return tuple(parser.parse_args_into_dataclasses(args=_without_config(argv)))
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries quiet from now on; to be called before anything of theirs is imported for the command."""
+    from ..quiet import quiet_process
+
+    if keep_quiet:
+        quiet_process()
 
 
 def refuse_unknown(argv: Sequence[str], known: set[str], subject: str = "There is") -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from .common import named_as_options, say
-from .parsing import with_underscores
+from .parsing import quiet_libraries, with_underscores
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -35,9 +35,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
+    options = make_parser().parse_args(with_underscores(argv))
+    quiet_libraries()
     from ..hub_cards.publish import push
 
-    options = make_parser().parse_args(with_underscores(argv))
     with named_as_options(source="FOLDER"):
         published = push(
             options.folder,

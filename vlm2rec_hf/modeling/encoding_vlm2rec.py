@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -61,15 +61,11 @@ class Encoding:
 class EncodingMixin:
     """Encoding of an embedder."""
 
-    if TYPE_CHECKING:
-        config: Any
-        vlm: Any
-        family: Any
-        training: bool
-
-        def train(self, mode: bool = True) -> Any:
-            """`torch.nn.Module.train`."""
-            ...
+    config: Any
+    vlm: Any
+    family: Any
+    training: bool
+    train: Any
 
     @torch.no_grad()
     def encode_items(

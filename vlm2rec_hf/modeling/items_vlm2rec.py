@@ -6,9 +6,9 @@ is where sentence-transformers puts a prompt.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -192,18 +192,8 @@ class MessagesMixin:
     item_instruction: str
     user_instruction: str
     max_history: int
-
-    if TYPE_CHECKING:
-
-        def prepare_items(self, items: Sequence[Any]) -> "list[PreparedItem]":
-            """Tokenise and preprocess items."""
-            ...
-
-        def _lay_out(
-            self, examples: "Sequence[Sequence[PreparedItem]]", kinds: Sequence[tuple[str, str]]
-        ) -> BatchFeature:
-            """Rows of examples that each have a role and an instruction."""
-            ...
+    prepare_items: Callable[..., list[PreparedItem]]
+    _lay_out: Callable[..., BatchFeature]
 
     @property
     def prompts(self) -> dict[str, str]:
