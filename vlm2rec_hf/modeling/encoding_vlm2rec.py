@@ -293,7 +293,7 @@ class Feed:
 
     def _ahead(self) -> Iterator[list[Example]]:
         loader = DataLoader(
-            _Shipped(self.pieces), batch_size=None, num_workers=self.workers, prefetch_factor=2, collate_fn=_same
+            _Shipped(self.pieces), batch_size=None, num_workers=self.workers, prefetch_factor=2, collate_fn=tuple
         )
         with _quiet_tokenizers():
             if multiprocessing.get_start_method() == "fork":
@@ -394,10 +394,6 @@ def _unpacked(examples: list[Example], joined: torch.Tensor | None, places: list
             if number >= 0:
                 item.pixel_values = parts[number]
     return examples
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 @contextmanager
