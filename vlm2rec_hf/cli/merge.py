@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..files import whole_folder
 from .arguments import DataArguments, EncoderModelArguments
 from .common import open_dataset, require, say
 from .evaluate import load
@@ -59,16 +58,12 @@ def main(argv: Sequence[str]) -> None:
         [history for history in full if history],
         tolerance=options.tolerance,
     )
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
+    with whole_folder(output) as partial:
         merged.model.save_pretrained(partial)
         processor.save_pretrained(partial)
         write_sentence_transformer_files(partial, processor, merged.model.config)
         measured = {"difference": merged.difference, "items": merged.n_items, "histories": merged.n_histories}
         write_training_facts(partial, {**loaded.training, "merged": measured})
-        os.replace(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     say(
         f"Vectors of {merged.n_items} items and {merged.n_histories} histories changed by at most "
         f"{merged.difference:.2e} (allowed {merged.tolerance:g})."

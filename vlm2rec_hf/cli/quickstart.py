@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import resource
 import shutil
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import whole_folder
 from .common import say
 from .parsing import check_options_early, parse
 
@@ -68,17 +68,12 @@ def main(argv: Sequence[str]) -> None:
     if output.exists() and not output.is_dir():
         raise ValueError(f"`--output` {options.output!r} is a file; name a folder.")
     start = time.perf_counter()
-    # Everything is written beside the final place first: a killed run leaves no folder that looks whole.
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(output) as partial:  # a killed run leaves no folder that looks whole
         report, shown = run(options, partial)
         seconds = time.perf_counter() - start
         report.facts["seconds"] = round(seconds, 1)
         report.save(partial)
-        put_in_place(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        set_aside(output)
     print(summary_table(report))
     print(shown)
     say(
@@ -261,14 +256,12 @@ def summary_table(report: Report) -> str:
     return "\n".join(lines)
 
 
-def put_in_place(partial: Path, output: Path) -> None:
-    """Move a finished folder to its place; what stands there is kept under another name."""
-    if output.exists() and not any(output.iterdir()):
-        output.rmdir()
-    if output.exists():
-        number = 1
-        while (older := output.with_name(f"{output.name}.old-{number}")).exists():
-            number += 1
-        output.rename(older)
-        say(f"    {output} existed; the earlier results are now in {older}.")
-    partial.rename(output)
+def set_aside(output: Path) -> None:
+    """Keep the results of an earlier run under another name."""
+    if not output.exists() or not any(output.iterdir()):
+        return
+    number = 1
+    while (older := output.with_name(f"{output.name}.old-{number}")).exists():
+        number += 1
+    output.rename(older)
+    say(f"    {output} existed; the earlier results are now in {older}.")

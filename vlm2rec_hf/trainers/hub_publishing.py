@@ -1,4 +1,4 @@
-"""Trainers that save what a stranger needs to load the model, and publish it through `publish_model`."""
+"""Trainers that save what a stranger needs to load the model, and publish it through `push`."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class PublishesToHub:
         private: bool | None = None,
         **kwargs: Any,
     ) -> CommitInfo | None:
-        """Save the model to `args.output_dir` and publish it (`publish_model`): model, processor and card.
+        """Save the model to `args.output_dir` and publish it (as `push` does): model, processor and card.
 
         Args:
             commit_message: of the commit.
@@ -104,13 +104,13 @@ class PublishesToHub:
             token: by default `args.hub_token`, else the one of `hf auth login`.
             revision: must stay None: versions are named by `tag`.
             private: whether a new repo is private; `args.hub_private_repo` by default.
-            kwargs: `tag`, `license`, `card` and `verify` of `publish_model`; others as the base class has them.
+            kwargs: `tag`, `license`, `card` and `verify` of `push`; others as the base class has them.
 
         Returns:
             The commit, on the main process; `None` elsewhere.
 
         Raises:
-            ValueError: `hub_model_id` is no `owner/name`, or what `publish_model` raises.
+            ValueError: `hub_model_id` is no `owner/name`, or what `push` raises.
         """
         from huggingface_hub import CommitInfo
 
