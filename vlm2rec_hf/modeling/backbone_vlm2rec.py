@@ -25,6 +25,67 @@ from .hub_loading import (
 )
 
 
+class Origin:
+    """Where a model's weights were loaded from, for as long as they are those weights.
+
+    Two marks are kept of each weight. Some of its values show what optimizers, `load_state_dict` and a merged adapter
+    do. The version counter also shows an operation in place that changes a few other values; it counts for weights
+    that can train only, as `DistributedDataParallel` writes all weights once, with the values they have. Neither the
+    device nor an adapter beside the weights makes a difference, and casting the weights does not count as a change.
+
+    Args:
+        where: Hub id or folder.
+        commit: of the Hub repo; `None` for a folder.
+        model: with these weights.
+    """
+
+    def __init__(self, where: str, commit: str | None, model: nn.Module) -> None:
+        self.where = (where, commit)
+        self._marks = {name: _Mark(weight) for name, weight in model.named_parameters()}
+
+    def is_origin_of(self, model: nn.Module) -> bool:
+        """Whether `model`, adapters aside, has the weights it had."""
+        weights = {_without_wrappers(name): weight for name, weight in model.named_parameters()}
+        return all(name in weights and mark.fits(weights[name]) for name, mark in self._marks.items())
+
+
+class _Mark:
+    """What tells whether a weight has changed."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight: weakref.ref[Tensor] | None = weakref.ref(weight)
+        self.version, self.shape, self.values = _version(weight), weight.shape, _some_values(weight)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "weight": None}  # the weight of a copied model counts versions anew
+
+    def fits(self, weight: Tensor) -> bool:
+        if hasattr(weight, "_local_tensor") or weight.is_meta or (weight.dim() == 1 and weight.shape != self.shape):
+            return not weight.requires_grad  # FSDP, ZeRO-3 and offloading hold a part of it here: it cannot be read
+        if weight.shape != self.shape:
+            return False
+        same = self.weight is not None and self.weight() is weight
+        if same and weight.requires_grad and _version(weight) != self.version:
+            return False
+        return torch.equal(self.values.to(weight.dtype), _some_values(weight))
+
+
+def _version(weight: Tensor) -> int:
+    return -1 if weight.is_inference() else weight._version
+
+
+def _some_values(weight: Tensor, count: int = 64) -> Tensor:
+    """Values of a weight, evenly spread over it, on the CPU."""
+    flat = weight.detach().reshape(-1)
+    return flat[:: max(len(flat) // count, 1)].cpu().clone()
+
+
+def _without_wrappers(name: str) -> str:
+    """A weight's name where PEFT, FSDP or `torch.compile` put a module around the one that holds it."""
+    parts = ("base_layer", "original_module", "_fsdp_wrapped_module", "_orig_mod")
+    return ".".join(part for part in name.split(".") if part not in parts)
+
+
 class BackboneModel(PreTrainedModel):
     """A model whose `vlm` is a vision-language backbone; subclasses call `set_up_backbone` in their constructor."""
 
@@ -39,7 +100,7 @@ class BackboneModel(PreTrainedModel):
     config: Any
     family: BackboneFamily
     vlm: Any
-    _origin: "Origin | None" = None
+    _origin: Origin | None = None
 
     @property
     def loaded_from(self) -> tuple[str, str | None] | None:
@@ -292,64 +353,3 @@ def _check_shape(adapter: AdapterRepo, base: str, wanted: Any, actual: Any) -> N
                 f"`pretrained_model_name_or_path` {adapter.where!r} does not fit its base {base!r}: {name} is "
                 f"{values[1]!r} there and {values[0]!r} here. Its config.json must name the base it was trained on."
             )
-
-
-class Origin:
-    """Where a model's weights were loaded from, for as long as they are those weights.
-
-    Two marks are kept of each weight. Some of its values show what optimizers, `load_state_dict` and a merged adapter
-    do. The version counter also shows an operation in place that changes a few other values; it counts for weights
-    that can train only, as `DistributedDataParallel` writes all weights once, with the values they have. Neither the
-    device nor an adapter beside the weights makes a difference, and casting the weights does not count as a change.
-
-    Args:
-        where: Hub id or folder.
-        commit: of the Hub repo; `None` for a folder.
-        model: with these weights.
-    """
-
-    def __init__(self, where: str, commit: str | None, model: nn.Module) -> None:
-        self.where = (where, commit)
-        self._marks = {name: _Mark(weight) for name, weight in model.named_parameters()}
-
-    def is_origin_of(self, model: nn.Module) -> bool:
-        """Whether `model`, adapters aside, has the weights it had."""
-        weights = {_without_wrappers(name): weight for name, weight in model.named_parameters()}
-        return all(name in weights and mark.fits(weights[name]) for name, mark in self._marks.items())
-
-
-class _Mark:
-    """What tells whether a weight has changed."""
-
-    def __init__(self, weight: Tensor) -> None:
-        self.weight: weakref.ref[Tensor] | None = weakref.ref(weight)
-        self.version, self.shape, self.values = _version(weight), weight.shape, _some_values(weight)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "weight": None}  # the weight of a copied model counts versions anew
-
-    def fits(self, weight: Tensor) -> bool:
-        if hasattr(weight, "_local_tensor") or weight.is_meta or (weight.dim() == 1 and weight.shape != self.shape):
-            return not weight.requires_grad  # FSDP, ZeRO-3 and offloading hold a part of it here: it cannot be read
-        if weight.shape != self.shape:
-            return False
-        same = self.weight is not None and self.weight() is weight
-        if same and weight.requires_grad and _version(weight) != self.version:
-            return False
-        return torch.equal(self.values.to(weight.dtype), _some_values(weight))
-
-
-def _version(weight: Tensor) -> int:
-    return -1 if weight.is_inference() else weight._version
-
-
-def _some_values(weight: Tensor, count: int = 64) -> Tensor:
-    """Values of a weight, evenly spread over it, on the CPU."""
-    flat = weight.detach().reshape(-1)
-    return flat[:: max(len(flat) // count, 1)].cpu().clone()
-
-
-def _without_wrappers(name: str) -> str:
-    """A weight's name where PEFT, FSDP or `torch.compile` put a module around the one that holds it."""
-    parts = ("base_layer", "original_module", "_fsdp_wrapped_module", "_orig_mod")
-    return ".".join(part for part in name.split(".") if part not in parts)
