@@ -148,3 +148,28 @@ def test_a_named_checkpoint_resumes_from_there(trainer, tmp_path):
     assert all(torch.equal(p, expected[name]) for name, p in again.model.named_parameters())
     with pytest.raises(ValueError, match="missing or half-written"):
         trainer(**SAVING).train(resume_from_checkpoint=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("word", ["true", "True", "checkpoint-4"])
+def test_the_command_lines_words_for_a_checkpoint(trainer, word):
+    first = trainer(**SAVING)
+    first.train()
+    folder = first.args.output_dir
+    longer = trainer(**{**SAVING, "max_steps": 6}, output_dir=folder)
+    steps = []
+
+    class Count(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            steps.append(state.global_step)
+
+    longer.add_callback(Count())
+    longer.train(resume_from_checkpoint=word)
+    assert steps == [4, 5] and names(longer)[-1] == "checkpoint-6"
+
+
+def test_no_is_a_fresh_start(trainer):
+    first = trainer(**SAVING)
+    first.train()
+    again = trainer(**SAVING, output_dir=first.args.output_dir)
+    again.train(resume_from_checkpoint="false")
+    assert again.state.global_step == 4 and len(again.state.log_history) > 0

@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    from ..evaluation.comparison import compare, compare_methods
+    from ..evaluation.comparison import compare, compare_methods, comparisons_to_markdown
     from ..evaluation.joining import join_reports
     from ..evaluation.report import Report
 
@@ -67,18 +67,9 @@ def main(argv: Sequence[str]) -> None:
         tests = compare_methods(joined, metrics=metrics)
     print(table)
     if tests:
-        print(tests_table(tests))
+        print(comparisons_to_markdown(tests))
     if options.output:
         say(f"Report in {joined.save(options.output).parent}.")
-
-
-def tests_table(tests: Sequence[Comparison]) -> str:
-    """Differences, their 95 % intervals and Holm-corrected p-values as Markdown."""
-    lines = ["| method | against | metric | difference | p (Holm) |", "|---|---|---|---:|---:|"]
-    for row in tests:
-        change = f"{row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}]"
-        lines.append(f"| {row.a} | {row.b} | {row.metric} | {change} | {row.p_holm:.4f} |")
-    return "\n".join(lines) + f"\n\nPaired permutation tests, {len(tests)} in all, Holm's correction over them.\n"
 
 
 def _named(given: str) -> tuple[str, Path]:

@@ -2,6 +2,7 @@
 
 from .comparison import compare as compare
 from .comparison import compare_methods as compare_methods
+from .comparison import comparisons_to_markdown as comparisons_to_markdown
 from .embedder import EmbedderEvaluation as EmbedderEvaluation
 from .embedder import evaluate_embedder as evaluate_embedder
 from .embedding import embed as embed

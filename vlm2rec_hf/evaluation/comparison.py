@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,3 +150,12 @@ def _test_pair(
     return Comparison(
         a, b, view, name, mean_a, mean_b, test.difference, interval.low, interval.high, p, p, len(values_a)
     )
+
+
+def comparisons_to_markdown(tests: Sequence[Comparison]) -> str:
+    """Differences, their 95 % intervals and Holm-corrected p-values as Markdown."""
+    lines = ["| method | against | metric | difference | p (Holm) |", "|---|---|---|---:|---:|"]
+    for row in tests:
+        change = f"{row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}]"
+        lines.append(f"| {row.a} | {row.b} | {row.metric} | {change} | {row.p_holm:.4f} |")
+    return "\n".join(lines) + f"\n\nPaired permutation tests, {len(tests)} in all, Holm's correction over them.\n"

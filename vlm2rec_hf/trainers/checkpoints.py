@@ -58,13 +58,15 @@ class CompleteCheckpoints:
         """Train; see `transformers.Trainer.train`.
 
         Args:
-            resume_from_checkpoint: a path, or `True` for the newest whole checkpoint of `args.output_dir` (a fresh
-                start if there is none yet).
+            resume_from_checkpoint: `True` (or `"true"`) for the newest whole checkpoint of `args.output_dir` (a fresh
+                start if there is none yet), the name of one, such as `"checkpoint-100"`, or a path.
             kwargs: passed on.
 
         Raises:
             ValueError: the named checkpoint is half-written.
         """
+        if isinstance(resume_from_checkpoint, str):
+            resume_from_checkpoint = _named_checkpoint(resume_from_checkpoint, Path(self.args.output_dir))
         if resume_from_checkpoint is True:
             whole = complete_checkpoints(self.args.output_dir)
             if self.args.should_save:
@@ -76,6 +78,13 @@ class CompleteCheckpoints:
                 f"checkpoints: {[path.name for path in complete_checkpoints(self.args.output_dir)]}."
             )
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+
+
+def _named_checkpoint(name: str, run: Path) -> str | bool:
+    """What the command line's word for a checkpoint stands for: yes or no, one of the run's, or a path."""
+    if name.lower() in ("true", "false"):
+        return name.lower() == "true"
+    return str(run / name) if not Path(name).exists() and (run / name).exists() else name
 
 
 def _delete_oldest(folder: Path, limit: int | None, protected: set[str]) -> None:

@@ -214,6 +214,7 @@ class EncoderTrainer(RecommendationTrainer):
                 "`catalogue` was prepared with a processor of other settings than `processing_class`, which is what "
                 "would be saved; pass `processing_class=catalogue.processor`, or prepare the catalogue again."
             )
+        catalogue.check_items(dataset.item_ids)
         return catalogue
 
     def _other_catalogue(self, dataset: RecDataset) -> PreparedCatalogue:
