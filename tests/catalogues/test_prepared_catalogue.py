@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from vlm2rec_hf import DescribedItems, PreparedCatalogue, RecDataset, evaluate_embedder, evaluate_pixrec
-from vlm2rec_hf.evaluation.embedder import encode_users
+from vlm2rec_hf import PreparedCatalogue, RecDataset
+from vlm2rec_hf.data.described_items import DescribedItems
+from vlm2rec_hf.evaluation.embedder import encode_users, evaluate_embedder
 from vlm2rec_hf.evaluation.generated import rank_generated
+from vlm2rec_hf.evaluation.pixrec import evaluate_pixrec
 
 
 @pytest.fixture
