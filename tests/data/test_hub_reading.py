@@ -332,7 +332,7 @@ def test_a_hub_that_cannot_be_reached_is_a_connection_error(hub, no_waiting, mon
 
 
 def test_the_snippets_of_the_data_page_hold(hub, tmp_path, monkeypatch):
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "data.md").read_text(encoding="utf-8")
     snippets = re.findall(r"```python( hub)?\n(.*?)```", page, re.DOTALL)
     assert [kind for kind, _ in snippets].count(" hub") == 2
     monkeypatch.chdir(tmp_path)
