@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 @functools.lru_cache(maxsize=1)
 def shop(items: int, seed: int) -> Any:
-    """A generated shop with pictures."""
+    """A generated shop with images."""
     from vlm2rec_hf.data.demo_shop import make_demo_shop
 
     return make_demo_shop(items, seed=seed).dataset()

@@ -1,8 +1,8 @@
 """How fast `encode_items` is beside sentence-transformers' own `encode` of the same model and items.
 
 A small Qwen2-VL whose vision tower is most of its cost, and a catalogue as shops have it: titles of 1 to 60 words,
-pictures of many shapes and sizes, one item in ten without a picture, and products in variants (sizes, colours) that
-have titles of their own and share the product's picture. `--variants 1` makes every picture another one; the result
+images of many shapes and sizes, one item in ten without an image, and products in variants (sizes, colours) that
+have titles of their own and share the product's image. `--variants 1` makes every image another one; the result
 states both. sentence-transformers loads the saved folder of the same weights, so whatever our model class does faster
 counts for both sides. Sides are measured in turn in one process; vectors must agree to 1e-5. `cpu_ratio` is the ratio
 of processor seconds, which other processes on the machine disturb less. The last line printed is one JSON object.
@@ -36,13 +36,13 @@ def make_items(count: int, variants: int, seed: int) -> list[dict[str, Any]]:
     while len(items) < count:
         height, width = rng.integers(90, 400, 2)
         coarse = rng.integers(0, 255, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
-        picture = Image.fromarray(coarse).resize((int(width), int(height)), Image.Resampling.BICUBIC)
-        has_picture = rng.random() < 0.9
+        image = Image.fromarray(coarse).resize((int(width), int(height)), Image.Resampling.BICUBIC)
+        has_image = rng.random() < 0.9
         for _ in range(int(rng.integers(1, 2 * variants))):
             length = int(np.clip(rng.lognormal(2.2, 0.6), 1, 60))
             item: dict[str, Any] = {"text": " ".join(rng.choice(words, length)) + f" {len(items)}"}
-            if has_picture:
-                item["image"] = picture.copy()  # as decoded anew for each item
+            if has_image:
+                item["image"] = image.copy()  # as decoded anew for each item
             items.append(item)
     return [items[i] for i in rng.permutation(len(items))[:count]]
 
@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON line")
     parser.add_argument("--items", type=int, default=256)
-    parser.add_argument("--variants", type=int, default=2, help="items that share a picture, on average")
+    parser.add_argument("--variants", type=int, default=2, help="items that share an image, on average")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", type=int, default=1, help="for the row with worker processes; 0: no such row")
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--vision-hidden-size", type=int, default=256)
     parser.add_argument("--vision-layers", type=int, default=4)
-    parser.add_argument("--image-size", type=int, default=224, help="pictures keep at most this many pixels squared")
+    parser.add_argument("--image-size", type=int, default=224, help="images keep at most this many pixels squared")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
@@ -139,10 +139,10 @@ def main() -> None:
             print(text, flush=True)
 
     found: dict[str, dict[str, Any]] = {}
-    for name, variants in (("with_variants", options.variants), ("all_pictures_differ", 1)):
+    for name, variants in (("with_variants", options.variants), ("all_images_differ", 1)):
         items = make_items(options.items, variants, options.seed)
-        pictures = [item["image"].tobytes() for item in items if "image" in item]
-        found[name] = {"pictures": len(pictures), "distinct_pictures": len(set(pictures))}
+        images = [item["image"].tobytes() for item in items if "image" in item]
+        found[name] = {"images": len(images), "distinct_images": len(set(images))}
         with tempfile.TemporaryDirectory(prefix="encode_throughput_") as folder:
             model, processor, other = build(options, items, folder)
             sides = {
@@ -157,13 +157,13 @@ def main() -> None:
                 sides["ours_with_workers"] = lambda: model.encode_items(items, processor, workers=options.workers).both  # noqa: B023
             for threads in options.threads:
                 torch.set_num_threads(threads)
-                say(f"{name}, {found[name]['distinct_pictures']} distinct pictures, {threads} threads")
+                say(f"{name}, {found[name]['distinct_images']} distinct images, {threads} threads")
                 for side in sides.values():
                     if options.repeats > 1:
                         side()  # warm
                 found[name][f"threads_{threads}"] = in_turn(sides, options.repeats, say)
     threads = f"threads_{options.threads[0]}"
-    both = {"pictures shared": found["with_variants"][threads], "all differ": found["all_pictures_differ"][threads]}
+    both = {"images shared": found["with_variants"][threads], "all differ": found["all_images_differ"][threads]}
     ratio = {name: one["ours"]["ratio"] for name, one in both.items()}
     result = {
         "claim": "`encode_items` over sentence-transformers' encode of the same model and items, mixed lengths",
@@ -171,7 +171,7 @@ def main() -> None:
         "other": {name: one["sentence_transformers"]["seconds"] for name, one in both.items()},
         "ratio": ratio,
         "bar": BAR,
-        "unit": "s; a picture shared by two items on average, or by none",
+        "unit": "s; an image shared by two items on average, or by none",
         "items": options.items,
         "threads": options.threads[0],
         "model": {

@@ -1,6 +1,6 @@
 """Peak memory of a training step on 1,024 users with gradient caching, beside a plain step on 32.
 
-Both train all weights but the frozen vision tower of a small, vision-heavy Qwen2-VL; pictures are decoded and encoded
+Both train all weights but the frozen vision tower of a small, vision-heavy Qwen2-VL; images are decoded and encoded
 in every step (no cached features). Each side has a process of its own: one step to allocate everything that stays
 (optimizer states, the allocator's arenas), then the high-water mark of resident memory is set back (`/proc`, so Linux
 only) and read after the next step. It holds all of the process, Python and libraries included; `above_start` leaves
@@ -47,7 +47,7 @@ def work(options: argparse.Namespace, scratch: str) -> dict[str, Any]:
     for number in range(2):
         Path("/proc/self/clear_refs").write_text("5")
         start = time.perf_counter()
-        # The batch belongs to the step: with a plain one it holds the pixels of all pictures.
+        # The batch belongs to the step: with a plain one it holds the pixels of all images.
         loss = train_step(trainer, batch_of(trainer, users, number))
         seconds = time.perf_counter() - start
     return {"peak_mb": memory_mb("VmHWM"), "before_mb": before, "seconds": seconds, "loss": loss}

@@ -1,10 +1,10 @@
 """What a click costs: `HistoryState.append` and `embedding` beside encoding the whole history again.
 
-A small random Qwen2-VL with a realistic shape of input: a title and a picture per item, external fusion, users with
+A small random Qwen2-VL with a realistic shape of input: a title and an image per item, external fusion, users with
 50 items. In every repeat each user clicks one more item; the state takes it and gives the users' vectors, and
 `encode_histories` makes the same vectors from all items. Both sides are timed in turn and must agree. The bar is on
 vision features known beforehand to both sides. `uncached` is with features known to neither: then a click costs one
-picture in the vision tower, and the whole history all of them. The last line printed is one JSON object.
+image in the vision tower, and the whole history all of them. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AGREE = 1e-5
 
 
 def make_items(count: int, words: int, seed: int) -> list[dict[str, Any]]:
-    """Items with a title of `words` made-up words and a picture of noise."""
+    """Items with a title of `words` made-up words and an image of noise."""
     import numpy as np
     from PIL import Image
 
@@ -55,7 +55,7 @@ def measure(
 
     rng = np.random.default_rng(options.seed + users)
     clicks = rng.integers(0, len(catalogue), (users, options.history + repeats))
-    # An item apart for every click, as they come from the shop: no picture is shared by key.
+    # An item apart for every click, as they come from the shop: no image is shared by key.
     histories = [[replace(catalogue[i], key=None) for i in row] for row in clicks]
     state = HistoryState(model, processor, users=range(users))
     state.extend([row[: options.history - 1] for row in histories])

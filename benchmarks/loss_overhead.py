@@ -1,6 +1,6 @@
 """What WPCL and CRTR cost beside plain InfoNCE, per training step.
 
-Steps of `VLM2RecTrainer` on a small, vision-heavy Qwen2-VL whose pictures pass the frozen vision tower in every step
+Steps of `VLM2RecTrainer` on a small, vision-heavy Qwen2-VL whose images pass the frozen vision tower in every step
 (`--cached`: features kept, the harder case, as everything else is faster then). Both sides have a model of their own
 from the same seed and see the same batches, in turn, the order changing from round to round; the figure is the median
 over rounds of the ratio within a round. `cpu_ratio` is the same of processor time, which other processes disturb less.

@@ -1,7 +1,7 @@
 """What an accelerator makes of models of real size: random weights in bfloat16, shapes of released checkpoints.
 
 For each model: items and histories per second, peak memory, and the share of the device's peak arithmetic that the
-model's own arithmetic reaches (model-FLOPs utilisation); rows padded and packed; pictures through the tower and
+model's own arithmetic reaches (model-FLOPs utilisation); rows padded and packed; images through the tower and
 features from memory; training steps of the language model with a frozen tower. Nothing is downloaded. Without an
 accelerator one line `{"skipped": ...}` is printed; `--tiny` runs small shapes on the CPU, to test this script.
 
@@ -85,7 +85,7 @@ def build(name: str, options: argparse.Namespace, device: str) -> tuple[Any, Any
 
 
 def make_items(processor: Any, options: argparse.Namespace) -> list[Any]:
-    """Prepared items with titles of mixed length and pictures of mixed size: what is timed is the model."""
+    """Prepared items with titles of mixed length and images of mixed size: what is timed is the model."""
     import numpy as np
     from PIL import Image
 

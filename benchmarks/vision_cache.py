@@ -1,7 +1,7 @@
 """What the frozen-vision cache saves in a training step.
 
 The same LoRA training steps of `VLM2RecTrainer` on the demo shop, the same batches and weights, with the vision tower
-frozen: once with pictures decoded and run through the tower in every step, once with their features read from a
+frozen: once with images decoded and run through the tower in every step, once with their features read from a
 `VisionCache` on disk. Both are done in turn, in one process; a step is collating the batch, the forward and backward
 pass, and the optimiser. Losses and gradients must agree to 1e-5. The backbone is a small random Qwen2-VL whose tower
 is far larger than its language model, as the claim says; where the language model is the larger part, the gain is
@@ -60,9 +60,9 @@ def step(trainer: Any, optimizer: Any, rows: list[int]) -> dict[str, Any]:
     optimizer.step()
     optimizer.zero_grad()
     end = time.perf_counter()
-    pictures = len(batch["pictures"].get("image_grid_thw", ()))
+    images = len(batch["images"].get("image_grid_thw", ()))
     return {"step": end - begin, "model": end - collated, "loss": float(loss.detach()), "gradients": gradients,
-            "pictures": pictures}  # fmt: skip
+            "images": images}  # fmt: skip
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     patches = ways["uncached"].catalogue[0].pixel_values.shape[0]
     ratio = medians["uncached"]["step"] / medians["cached"]["step"]
     return {
-        "claim": "a training step with frozen vision and pictures in the history, cached over uncached",
+        "claim": "a training step with frozen vision and images in the history, cached over uncached",
         "ours": round(medians["cached"]["step"], 4),
         "other": round(medians["uncached"]["step"], 4),
         "ratio": round(ratio, 2),
@@ -120,9 +120,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "trained": "LoRA of rank 8 on the language model",
         "batch": options.batch,
         "history": options.history,
-        "pictures_per_step": statistics.mean(run["pictures"] for run in runs["uncached"]),
+        "images_per_step": statistics.mean(run["images"] for run in runs["uncached"]),
         "image_size": options.image_size,
-        "patches_per_picture": patches,
+        "patches_per_image": patches,
         "tower_parameters": tower,
         "language_parameters": language,
         "cache_dtype": options.dtype,

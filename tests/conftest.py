@@ -75,22 +75,22 @@ def tiny_pix():
     return make
 
 
-def picture(seed, size=(60, 50)):
-    """A picture of noise."""
+def make_image(seed, size=(60, 50)):
+    """An image of noise."""
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="session")
 def items():
-    """Six items: both modalities, text only, picture only; long and short."""
+    """Six items: both modalities, text only, image only; long and short."""
     return [
-        {"text": "red tent", "image": picture(0)},
+        {"text": "red tent", "image": make_image(0)},
         "blue mug with a long description of everything that can be said about a mug",
-        picture(1, (40, 90)),
-        {"text": "x", "image": picture(2)},
+        make_image(1, (40, 90)),
+        {"text": "x", "image": make_image(2)},
         {"text": "Alpina lamp 3"},
-        {"image": picture(3, (64, 64))},
+        {"image": make_image(3, (64, 64))},
     ]
 
 

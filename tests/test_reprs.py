@@ -118,8 +118,8 @@ def test_a_notebook_shows_items_and_histories():
     )
     cells = Cells(dataset.examples("test")._repr_html_()).cells
     assert cells[1:4] == ["user", "history", "target"] and cells[4:7] == ["u0", "i0, i1, i2", "i3"]
-    with_pictures = make_demo_shop(60, n_users=8).dataset()
-    assert Cells(with_pictures._repr_html_()).cells[6] in ("yes", "no") and not with_pictures.image_problems
+    with_images = make_demo_shop(60, n_users=8).dataset()
+    assert Cells(with_images._repr_html_()).cells[6] in ("yes", "no") and not with_images.image_problems
 
 
 def test_a_notebook_shows_recommendations():

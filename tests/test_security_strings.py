@@ -16,7 +16,7 @@ from PIL import Image
 
 from vlm2rec_hf.catalogues.prepared_catalogue import PreparedCatalogue
 from vlm2rec_hf.data.dataset import RecDataset
-from vlm2rec_hf.data.hub_pictures import for_hub
+from vlm2rec_hf.data.hub_images import for_hub
 from vlm2rec_hf.data.readers import load_recsys
 
 CANARY = "canary-7f3a.png"
@@ -76,8 +76,8 @@ def test_the_watch_sees_what_it_watches_for(tmp_path):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a real picture whose path serves as a title."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """A folder with a real image whose path serves as a title."""
+    folder = tmp_path_factory.mktemp("images")
     Image.new("RGB", (8, 8), "red").save(folder / CANARY)
     return folder
 
@@ -137,7 +137,7 @@ def test_a_table_keeps_the_text_and_touches_nothing(place, text):
 @FEW
 @given(text=TITLES)
 @example(text="@CANARY@")
-def test_a_picture_that_is_only_named_is_not_looked_for(place, text, tmp_path):
+def test_an_image_that_is_only_named_is_not_looked_for(place, text, tmp_path):
     title = placed(text, place)
     with nothing_touched(title):
         dataset = shop("lamp", image={"bytes": None, "path": title})
@@ -188,7 +188,7 @@ def embedder(request):
 @given(text=TITLES)
 @example(text="http://example.org/x.png")
 @example(text="@CANARY@")
-def test_the_model_reads_the_text_and_no_picture(place, embedder, text):
+def test_the_model_reads_the_text_and_no_image(place, embedder, text):
     title = placed(text, place)
     model, processor = embedder
     with nothing_touched(title):
@@ -213,11 +213,11 @@ def test_vectors_of_such_texts_are_those_of_texts(place, embedder):
     assert (found.both[0] - found.both[1]).abs().max() < 1e-6
 
 
-# ---- folders and repos of others, whose columns claim to be pictures
+# ---- folders and repos of others, whose columns claim to be images
 
 
 def claiming(place):
-    """Items in which a second column claims to be a picture, and names a file."""
+    """Items in which a second column claims to be an image, and names a file."""
     cell = {"bytes": None, "path": str(place / CANARY)}
     table = pa.table({"item_id": ["a"], "title": ["lamp"], "image": [cell], "thumb": [cell]})
     features = datasets.Features(

@@ -47,7 +47,7 @@ class _AfterImport:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The usual spec of a module of the library, whose import we are told of; `None` for all others."""
+        """The usual spec of a module of the library, with its import watched; `None` for all others."""
         if not name.startswith(LIBRARY) or self.finding:
             return None
         self.finding = True
@@ -56,7 +56,7 @@ class _AfterImport:
         finally:
             self.finding = False
         if spec is not None and spec.loader is not None:
-            spec.loader = cast(Any, _Told(spec.loader, self))
+            spec.loader = cast(Any, _WatchedLoader(spec.loader, self))
         return spec
 
     def begin(self) -> None:
@@ -71,11 +71,11 @@ class _AfterImport:
             register_auto_classes()
 
 
-class _Told:
-    """A module's own loader, that tells of its beginning and end."""
+class _WatchedLoader:
+    """A module's own loader, which reports the beginning and the end of the import."""
 
-    def __init__(self, loader: Any, told: _AfterImport) -> None:
-        self.loader, self.told = loader, told
+    def __init__(self, loader: Any, watcher: _AfterImport) -> None:
+        self.loader, self.watcher = loader, watcher
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
@@ -85,11 +85,11 @@ class _Told:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """As the loader does, told before and after."""
-        self.told.begin()
+        """As the loader does, reported before and after."""
+        self.watcher.begin()
         try:
             self.loader.exec_module(module)
         except BaseException:
-            self.told.depth -= 1
+            self.watcher.depth -= 1
             raise
-        self.told.end()
+        self.watcher.end()

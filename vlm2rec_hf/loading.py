@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .quiet import quiet_libraries
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -19,7 +21,7 @@ _origins: weakref.WeakKeyDictionary[Any, tuple[str, str | None, tuple]] = weakre
 TRAINING_FILE = "training.json"
 METHODS = ("vlm2rec", "pixrec", "seqrec", "dmesr")
 """The methods, by the `model_type` of their models."""
-ENCODERS = ("vlm2rec", "pixrec")
+ENCODING_METHODS = ("vlm2rec", "pixrec")
 """Methods whose models encode items and histories; the others are heads, which know a catalogue."""
 
 
@@ -80,7 +82,8 @@ def load_model(where: str | Path, *, revision: str | None = None, **options: Any
     """
     where, commit = str(where), _commit(str(where), revision)
     model_class = _model_class(where, _required_type(where, commit))
-    model = model_class.from_pretrained(where, revision=commit or "main", **options).eval()
+    with quiet_libraries():
+        model = model_class.from_pretrained(where, revision=commit or "main", **options).eval()
     _origins[model] = (where, commit, _stamp(model))
     return model
 
@@ -99,7 +102,10 @@ def load_processor(where: str | Path, *, revision: str | None = None) -> Any:
 
     where, commit = str(where), _commit(str(where), revision)
     processor_class = PROCESSORS.get(_model_class(where, _required_type(where, commit)))
-    return None if processor_class is None else processor_class.from_pretrained(where, revision=commit or "main")
+    if processor_class is None:
+        return None
+    with quiet_libraries():
+        return processor_class.from_pretrained(where, revision=commit or "main")
 
 
 def load_with_processor(
@@ -132,7 +138,7 @@ def load_with_processor(
     if kind not in METHODS:
         raise ValueError(f"`model` must be a model of this package, a folder or a Hub id, got {type(model).__name__}.")
     origin = origin_of(inner)
-    if kind in ENCODERS and processor is None:
+    if kind in ENCODING_METHODS and processor is None:
         place, at = inner.config.name_or_path, getattr(inner.config, "_commit_hash", None)
         if not place:
             raise ValueError("`processor` is required: `model` was made in this process, so none is saved beside it.")
@@ -170,8 +176,8 @@ def load_or_build(
     Raises:
         ValueError: an unknown method, nothing loadable there, or a model of another method.
     """
-    if method not in ENCODERS:
-        raise ValueError(f"`method` must be one of {ENCODERS}, got {method!r}.")
+    if method not in ENCODING_METHODS:
+        raise ValueError(f"`method` must be one of {ENCODING_METHODS}, got {method!r}.")
     commit = _commit(where, revision)
     kind = _required_type(where, commit)
     if kind == method:

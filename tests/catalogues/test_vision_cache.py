@@ -10,25 +10,25 @@ from PIL import Image
 
 from vlm2rec_hf import PreparedCatalogue, VisionCache
 from vlm2rec_hf.catalogues import vision_cache, vision_tower
-from vlm2rec_hf.catalogues.picture_reader import PictureReader
+from vlm2rec_hf.catalogues.image_reader import ImageReader
 from vlm2rec_hf.catalogues.vision_tower import preprocessing_fingerprint, tower_fingerprint
 from vlm2rec_hf.evaluation import evaluate_embedder
-from vlm2rec_hf.modeling.encoding_vlm2rec import picture_key
+from vlm2rec_hf.modeling.encoding_vlm2rec import image_key
 
-from ..conftest import FAMILIES, picture
+from ..conftest import FAMILIES, make_image
 
 
 @pytest.fixture
 def passed(monkeypatch):
-    """How many pictures each run of a tower took."""
+    """How many images each run of a tower took."""
     sizes = []
-    encode = vision_tower.encode_pictures
+    encode = vision_tower.run_vision_tower
 
     def counting(model, pixels, grids):
         sizes.append(len(grids))
         return encode(model, pixels, grids)
 
-    monkeypatch.setattr("vlm2rec_hf.catalogues.vision_cache.encode_pictures", counting)
+    monkeypatch.setattr("vlm2rec_hf.catalogues.vision_cache.run_vision_tower", counting)
     return sizes
 
 
@@ -80,7 +80,7 @@ def test_float16_refuses_what_it_cannot_hold(tiny, tmp_path):
     with torch.no_grad():
         model.vlm.visual.merger.mlp[-1].weight.mul_(1e8)
     with pytest.raises(ValueError, match="'float16' cannot hold features as large as .* use 'bfloat16'"):
-        VisionCache(tmp_path, dtype="float16").prepare(model, processor, [picture(0)])
+        VisionCache(tmp_path, dtype="float16").prepare(model, processor, [make_image(0)])
 
 
 def test_prepare_equals_the_processor(tiny, items, tmp_path, passed):
@@ -94,20 +94,20 @@ def test_prepare_equals_the_processor(tiny, items, tmp_path, passed):
     assert furthest(model.encode_items(items, processor), model.encode_items(result, processor)) < 1e-5
     histories, stored = [items[:3], items[2:]], [result[:3], result[2:]]
     assert furthest(model.encode_histories(histories, processor), model.encode_histories(stored, processor)) < 1e-5
-    cache.prepare(model, processor, [*items, {"text": "other words", "image": picture(1, (40, 90))}])
+    cache.prepare(model, processor, [*items, {"text": "other words", "image": make_image(1, (40, 90))}])
     assert passed == [4]  # known from memory, though nothing was committed yet
     cache.flush()
     assert [a.features is None for a in VisionCache(tmp_path).prepare(model, processor, items)] == [
         item.grid is None for item in plain
     ]
     assert passed == [4]
-    with pytest.raises(ValueError, match="text or a picture"):
+    with pytest.raises(ValueError, match="text or an image"):
         cache.prepare(model, processor, [{}])
 
 
-def test_equal_pictures_pass_once_whatever_they_are_called(tiny, tmp_path, passed):
+def test_equal_images_pass_once_whatever_they_are_called(tiny, tmp_path, passed):
     model, processor = tiny()
-    same = [picture(0), picture(0), {"text": "a", "image": picture(0)}, picture(1)]
+    same = [make_image(0), make_image(0), {"text": "a", "image": make_image(0)}, make_image(1)]
     for cache in (VisionCache(tmp_path), None):
         catalogue = PreparedCatalogue(same, processor).cache_features(model, cache)
         assert sum(passed) == 2
@@ -118,14 +118,14 @@ def test_equal_pictures_pass_once_whatever_they_are_called(tiny, tmp_path, passe
     assert keys[0] == keys[1] == keys[2] != keys[3]
 
 
-def test_what_a_picture_is():
+def test_what_an_image_is():
     pixels = np.arange(24, dtype=np.uint8)
     wide, tall = Image.fromarray(pixels.reshape(2, 4, 3)), Image.fromarray(pixels.reshape(4, 2, 3))
-    assert picture_key(wide) != picture_key(tall) and len(picture_key(wide)) == 20
+    assert image_key(wide) != image_key(tall) and len(image_key(wide)) == 20
     grey = Image.fromarray(np.full((5, 5), 7, np.uint8))
-    assert picture_key(grey) == picture_key(grey.convert("RGB"))
+    assert image_key(grey) == image_key(grey.convert("RGB"))
     # Caches on disk hold these keys.
-    assert picture_key(Image.new("RGB", (3, 2), (1, 2, 3))).hex() == "292f05b3cca3c897be2276f4ffd548059fdfda20"
+    assert image_key(Image.new("RGB", (3, 2), (1, 2, 3))).hex() == "292f05b3cca3c897be2276f4ffd548059fdfda20"
 
 
 def test_other_weights_settings_and_dtypes_are_other_keys(tiny, tmp_path, passed):
@@ -134,7 +134,7 @@ def test_other_weights_settings_and_dtypes_are_other_keys(tiny, tmp_path, passed
 
     def computed():
         before = sum(passed)
-        cache.fill(model, processor, [picture(0), picture(1)])
+        cache.fill(model, processor, [make_image(0), make_image(1)])
         return sum(passed) - before
 
     assert computed() == 2 and computed() == 0
@@ -196,11 +196,11 @@ def test_the_tower_is_left_as_it_was_and_autocast_does_not_reach_the_cache(tiny,
     model, processor = tiny()
     model.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = VisionCache(tmp_path / "a").prepare(model, processor, [picture(0)])[0].features.tokens
-    outside = VisionCache(tmp_path / "b").prepare(model, processor, [picture(0)])[0].features.tokens
+        inside = VisionCache(tmp_path / "a").prepare(model, processor, [make_image(0)])[0].features.tokens
+    outside = VisionCache(tmp_path / "b").prepare(model, processor, [make_image(0)])[0].features.tokens
     assert torch.equal(inside, outside) and model.training and model.vlm.visual.training
     state = torch.get_rng_state()
-    PreparedCatalogue([picture(1)], processor).cache_features(model, VisionCache(tmp_path / "c"))
+    PreparedCatalogue([make_image(1)], processor).cache_features(model, VisionCache(tmp_path / "c"))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -214,7 +214,7 @@ def test_workers_give_the_same(tiny, demo_dataset, tmp_path):
             assert a.grid == b.grid and (a.features.tokens - b.features.tokens).abs().max() < 1e-6
 
 
-def test_a_second_run_decodes_nothing_and_broken_pictures_are_still_noted(tiny, tmp_path, monkeypatch):
+def test_a_second_run_decodes_nothing_and_broken_images_are_still_noted(tiny, tmp_path, monkeypatch):
     from io import BytesIO
 
     from vlm2rec_hf import RecDataset
@@ -225,7 +225,13 @@ def test_a_second_run_decodes_nothing_and_broken_pictures_are_still_noted(tiny, 
         return buffer.getvalue()
 
     model, processor = tiny()
-    cells = [encoded(picture(0), "PNG"), encoded(picture(0), "BMP"), b"no picture", None, encoded(picture(1), "PNG")]
+    cells = [
+        encoded(make_image(0), "PNG"),
+        encoded(make_image(0), "BMP"),
+        b"no image",
+        None,
+        encoded(make_image(1), "PNG"),
+    ]
     rows = [{"item_id": f"i{n}", "title": "t", "image": cell} for n, cell in enumerate(cells)]
     log = [{"user_id": "u", "item_id": f"i{n}", "timestamp": n} for n in range(5)]
     dataset = RecDataset.from_tables(log, rows)
@@ -241,7 +247,7 @@ def test_a_second_run_decodes_nothing_and_broken_pictures_are_still_noted(tiny, 
     decode = module.try_decode_image
     monkeypatch.setattr(module, "try_decode_image", lambda data: decoded.append(data) or decode(data))
     again = PreparedCatalogue(dataset.catalogue_items(), processor).cache_features(model, VisionCache(tmp_path))
-    assert decoded == [b"no picture"]
+    assert decoded == [b"no image"]
     assert torch.equal(again[4].features.tokens, filled[4].features.tokens) and again[2].features is None
     dataset.image_problems.clear()
     PreparedCatalogue(dataset.catalogue_items(), processor).cache_features(model, VisionCache(tmp_path), workers=1)
@@ -255,9 +261,9 @@ def test_a_second_run_decodes_nothing_and_broken_pictures_are_still_noted(tiny, 
 
 def test_catalogues_travel_without_their_features(tiny, tmp_path):
     model, processor = tiny()
-    pictures = [picture(seed, (120, 120)) for seed in range(8)]
-    bare = len(pickle.dumps(PreparedCatalogue(pictures, processor)))
-    catalogue = PreparedCatalogue(pictures, processor).cache_features(model, VisionCache(tmp_path))
+    images = [make_image(seed, (120, 120)) for seed in range(8)]
+    bare = len(pickle.dumps(PreparedCatalogue(images, processor)))
+    catalogue = PreparedCatalogue(images, processor).cache_features(model, VisionCache(tmp_path))
     assert len(pickle.dumps(catalogue)) < bare + 2000
     assert len(pickle.dumps(catalogue[3].features)) < 4 * catalogue[3].features.tokens.numel() + 2000
     again = pickle.loads(pickle.dumps(catalogue))
@@ -301,9 +307,9 @@ def test_ranks_begin_at_their_own_share(monkeypatch):
 def test_a_reader_preprocesses_only_what_is_unknown(tiny, tmp_path):
     model, processor = tiny()
     cache = VisionCache(tmp_path)
-    cache.fill(model, processor, [picture(0)])
-    reader = PictureReader(
-        [picture(0), picture(1), {"text": "a"}, {}], range(4), processor, cache.store(model, processor)
+    cache.fill(model, processor, [make_image(0)])
+    reader = ImageReader(
+        [make_image(0), make_image(1), {"text": "a"}, {}], range(4), processor, cache.store(model, processor)
     )
     read = [one for batch in reader.batches(3, 0) for one in batch]
     assert [one.pixel_values is not None for one in read] == [False, True, False, False]

@@ -12,12 +12,12 @@ import torch
 from vlm2rec_hf import VisionCache
 from vlm2rec_hf.catalogues import vision_cache
 from vlm2rec_hf.catalogues import vision_cache_files as files
-from vlm2rec_hf.catalogues.vision_cache_store import FeatureStore, MissingPicture
-from vlm2rec_hf.modeling.encoding_vlm2rec import picture_key
+from vlm2rec_hf.catalogues.vision_cache_store import FeatureStore, MissingImage
+from vlm2rec_hf.modeling.encoding_vlm2rec import image_key
 from vlm2rec_hf.modeling.family_vlm2rec import ImageFeatures
 from vlm2rec_hf.tiny.backbones import tiny_vlm
 
-from ..conftest import picture
+from ..conftest import make_image
 from ..forks import fork
 
 SIZES = {"hidden_size": 16, "vision_hidden_size": 16, "image_size": 28, "layers": 1, "vision_layers": 1, "heads": 2}
@@ -63,7 +63,7 @@ def test_what_is_written_is_read(store, dtype, tmp_path):
     assert again.get(key_of(1))[1].tokens.dtype == getattr(torch, dtype)
     assert len(again) == 4 and not again.has(key_of(9)) and again.key_of_source(key_of(9)) is None
     assert len(list((tmp_path / "store").iterdir())) == 2
-    with pytest.raises(MissingPicture, match="does not hold the picture"):
+    with pytest.raises(MissingImage, match="does not hold the image"):
         again.get(key_of(9))
 
 
@@ -120,20 +120,20 @@ def test_damage_is_seen_on_opening(store, damage, reason, tmp_path):
 def test_changed_features_are_seen_on_reading_and_the_copy_in_another_segment_is_used(store):
     put(store(), 1, 2)
     path = corrupt(store(), 2)
-    with pytest.warns(RuntimeWarning, match="checksum of a picture's features"), pytest.raises(MissingPicture):
+    with pytest.warns(RuntimeWarning, match="checksum of an image's features"), pytest.raises(MissingImage):
         store().get(key_of(2))
     assert not path.exists()
     put(store(), 1, 2)
     put(store(), 1, 2)
     corrupt(store(), 2)
     one = store()
-    with pytest.warns(RuntimeWarning, match="checksum of a picture's features"):
+    with pytest.warns(RuntimeWarning, match="checksum of an image's features"):
         assert one.has(key_of(2), verify=True)
     assert_holds(one, [1, 2])
 
 
 def corrupt(store, number):
-    """Change a byte of a picture's features in the segment where the store finds it."""
+    """Change a byte of an image's features in the segment where the store finds it."""
     segment, row = store._find(key_of(number)) if store.has(key_of(number)) else None
     data = bytearray(segment.path.read_bytes())
     data[int(segment.entries["place"][row]) * 4 + 3] ^= 64
@@ -143,7 +143,7 @@ def corrupt(store, number):
 
 def test_a_damaged_cache_is_computed_again(tmp_path):
     model, processor = tiny_vlm("qwen2_vl", ["a"], **SIZES)
-    items = [picture(seed) for seed in range(6)]
+    items = [make_image(seed) for seed in range(6)]
     stored = VisionCache(tmp_path, segment_bytes=1).fill(model, processor, items)
     expected = [stored.get(index)[1].tokens.clone() for index in range(6)]
     (folder,) = tmp_path.iterdir()
@@ -163,7 +163,7 @@ def test_a_damaged_cache_is_computed_again(tmp_path):
 
 def test_a_segment_lost_while_filling_is_computed_again(tmp_path, monkeypatch):
     model, processor = tiny_vlm("qwen2_vl", ["a"], **SIZES)
-    items = [picture(seed) for seed in range(3)]
+    items = [make_image(seed) for seed in range(3)]
     VisionCache(tmp_path).fill(model, processor, items[:2])
     (folder,) = tmp_path.iterdir()
     original, lost = FeatureStore.flush, []
@@ -205,9 +205,9 @@ def ended(pid, read):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """Model, processor, pictures 0..29 and their features from one undisturbed process."""
+    """Model, processor, images 0..29 and their features from one undisturbed process."""
     model, processor = tiny_vlm("qwen2_vl", ["a"], **SIZES)
-    items = [picture(seed, (30, 30)) for seed in range(30)]
+    items = [make_image(seed, (30, 30)) for seed in range(30)]
     stored = VisionCache(tmp_path_factory.mktemp("reference")).fill(model, processor, items, batch_size=2)
     return model, processor, items, [stored.get(index)[1].tokens for index in range(30)]
 
@@ -218,8 +218,8 @@ def test_two_processes_fill_one_cache(reference, tmp_path):
 
     def filling(first):
         def work(write):
-            passed, encode = [], vision_cache.encode_pictures
-            vision_cache.encode_pictures = lambda m, pixels, grids: passed.extend(grids) or encode(m, pixels, grids)
+            passed, encode = [], vision_cache.run_vision_tower
+            vision_cache.run_vision_tower = lambda m, pixels, grids: passed.extend(grids) or encode(m, pixels, grids)
             warnings.simplefilter("error")
             os.read(ready, 1)  # begin together
             VisionCache(tmp_path, segment_bytes=1).fill(model, processor, items[first : first + 20], batch_size=2)
@@ -269,7 +269,7 @@ def die_at(moment, number):
      ("replace after", 3, 3)],
 )  # fmt: skip
 def test_sigkill_while_writing_loses_nothing_committed(reference, tmp_path, moment, number, committed):
-    """Commits are of one picture here; a file's fsync is followed by one of its folder; `about.json` comes first."""
+    """Commits are of one image here; a file's fsync is followed by one of its folder; `about.json` comes first."""
     model, processor, items, expected = reference
 
     def work(write):
@@ -309,7 +309,7 @@ def assert_sound(reference, folder, committed, leftovers=None):
     assert committed is None or len(store) == committed
     assert not list(part.glob(".writing-*")) and not list(part.glob("*.damaged"))
     for index, item in enumerate(items):
-        key = picture_key(item)
+        key = image_key(item)
         assert committed is None or store.has(key, verify=True) == (index < committed)
         if store.has(key):
             assert (store.get(key)[1].tokens - expected[index]).abs().max() < 1e-6

@@ -199,8 +199,8 @@ def test_the_page_shows_the_users_history_and_recommendations(by_id, data, datas
     assert not set(history) & set(recommended)
     for item in history + recommended:
         assert f"<small>{item}" in text
-    with_picture = [i for i in history + recommended if dataset.item(dataset.item_ids.tolist().index(i))["image"]]
-    assert text.count('<img src="data:image/jpeg;base64,') == len(with_picture) > 6
+    with_image = [i for i in history + recommended if dataset.item(dataset.item_ids.tolist().index(i))["image"]]
+    assert text.count('<img src="data:image/jpeg;base64,') == len(with_image) > 6
     assert "http://" not in text and "https://" not in text
     assert not list(target.parent.glob(".writing*"))
     assert main(command) == 2  # never overwrites
@@ -210,7 +210,7 @@ def test_the_page_shows_the_users_history_and_recommendations(by_id, data, datas
     assert main([*command, str(tmp_path / "long.html")]) == 0
     text = (tmp_path / "long.html").read_text()
     assert "History, oldest first (60)" in text and "newest 60 of them" in text and "<img" not in text
-    assert "no pictures" in capsys.readouterr().err
+    assert "no images" in capsys.readouterr().err
 
 
 def test_titles_cannot_break_out_of_the_page_or_the_table():

@@ -97,12 +97,12 @@ def test_evaluate_shows_the_model_what_it_was_trained_on(tmp_path, capsys):
     assert Report.load(tmp_path / "poorer-report").facts["item_columns"] == ["title"]
 
 
-def test_the_ablation_reads_no_picture_and_says_so(shop, tmp_path):
-    assert main(command(shop, tmp_path / "text", "--pictures", "false")) == 0
+def test_the_ablation_reads_no_image_and_says_so(shop, tmp_path):
+    assert main(command(shop, tmp_path / "text", "--images", "false")) == 0
     report = Report.load(tmp_path / "text" / "evaluation")
     assert report.methods == ["pixrec-text"] and report.views("pixrec-text") == ["text"]
     settings = json.loads((tmp_path / "text" / "processor_config.json").read_text())
-    assert settings["pictures"] is False
+    assert settings["images"] is False
 
 
 def test_ranking_by_generated_text(trained, shop, tmp_path, capsys):
@@ -175,7 +175,7 @@ def test_the_guides_commands_run_in_small(tmp_path, monkeypatch):
     assert ran >= 4
 
 
-def test_a_raw_backbone_brings_its_own_picture_rules(tiny_pix, tmp_path):
+def test_a_raw_backbone_brings_its_own_image_rules(tiny_pix, tmp_path):
     needs_image_processor("smolvlm")
     from transformers import AutoModelForImageTextToText
 

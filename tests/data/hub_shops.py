@@ -1,4 +1,4 @@
-"""Small shops to push: pictures, gaps, a picture known by name only, a row for the quarantine."""
+"""Small shops to push: images, gaps, an image known by name only, a row for the quarantine."""
 
 import io
 
@@ -40,8 +40,8 @@ def make(catalogue=None, name="toy", **options):
     return RecDataset.from_tables(events(), table, name=name, timestamp_unit="s", **options)
 
 
-def with_other_picture(parquet):
-    """The bytes of an item shard with the first picture replaced."""
+def with_other_image(parquet):
+    """The bytes of an item shard with the first image replaced."""
     table = pq.read_table(pa.BufferReader(parquet))
     cells = table["image"].to_pylist()
     cells[0]["bytes"] = png(99)

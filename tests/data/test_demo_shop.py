@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlm2rec_hf.data.demo_pictures import COLOURS, SHAPES, draw_product
+from vlm2rec_hf.data.demo_images import COLOURS, SHAPES, draw_product
 from vlm2rec_hf.data.demo_shop import BRANDS, COLOUR_NAMES, make_demo_shop
 from vlm2rec_hf.evaluation.floors import rank_floors
 from vlm2rec_hf.evaluation.metrics import ndcg_at_k
@@ -37,12 +37,12 @@ def test_titles_hide_the_colour_and_descriptions_tell_it(shop):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_middle_of_every_picture_shows_the_colour(shape):
+def test_the_middle_of_every_image_shows_the_colour(shape):
     rng = np.random.default_rng(3)
     for colour in COLOURS:
-        picture = np.asarray(Image.open(io.BytesIO(draw_product(shape, colour, rng)))).astype(float)
-        assert picture.shape == (64, 64, 3)
-        distance = np.abs(picture - np.array(COLOURS[colour])).max(axis=-1)
+        image = np.asarray(Image.open(io.BytesIO(draw_product(shape, colour, rng)))).astype(float)
+        assert image.shape == (64, 64, 3)
+        distance = np.abs(image - np.array(COLOURS[colour])).max(axis=-1)
         assert (distance < 60).sum() > 60  # enough of the product's colour to see it
 
 
@@ -76,7 +76,7 @@ def test_no_floor_comes_near_the_oracle(shop, dataset):
 
 
 def test_choices_need_both_modalities(dataset, shop):
-    """Within a user, brands (text only) and colours (picture only) repeat far more often than by chance."""
+    """Within a user, brands (text only) and colours (image only) repeat far more often than by chance."""
     sequences = dataset.sequences()
     items = np.array([int(item[1:]) for item in sequences.item_ids])[sequences.items]
     for attribute, size in ((shop.brand, len(BRANDS)), (shop.colour, len(COLOURS))):
@@ -87,7 +87,7 @@ def test_choices_need_both_modalities(dataset, shop):
         assert np.mean(top) > 2.5 / size
 
 
-def test_missing_pictures(shop):
+def test_missing_images(shop):
     dataset = make_demo_shop(100, n_users=50, missing_images=0.3).dataset()
     assert 55 <= dataset.item_has_image.sum() <= 85
 

@@ -59,7 +59,7 @@ def test_without_such_columns_it_is_the_items_text(demo_dataset):
     items = DescribedItems(demo_dataset)
     assert items.columns == () and list(items.texts()) == demo_dataset.item_texts()
     assert items[3]["image"] is not None
-    assert DescribedItems(demo_dataset, pictures=False)[3]["image"] is None
+    assert DescribedItems(demo_dataset, images=False)[3]["image"] is None
 
 
 def test_a_catalogue_reads_it(dataset, tiny_pix):

@@ -110,7 +110,7 @@ def test_coverage_counts():
     assert json.loads(json.dumps(coverage.to_dict()))["splits"] == {"train": 5, "validation": 0, "test": 0}
 
 
-def test_check_images_moves_broken_pictures_to_the_quarantine():
+def test_check_images_moves_broken_images_to_the_quarantine():
     dataset = RecDataset.from_tables(EVENTS, ITEMS).check_images()
     assert dataset.item_has_image.tolist() == [True, False, False, False]
     (row,) = dataset.quarantine
@@ -264,7 +264,7 @@ def test_timestamps_of_every_kind():
         RecDataset.from_tables([{"user_id": 1, "item_id": "a", "timestamp": [1]}])
 
 
-def test_pictures_given_as_objects(tmp_path):
+def test_images_given_as_objects(tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(png("blue"))
     values = [png(), Image.new("RGB", (2, 2), "green"), ImagePath(path), ImagePath(tmp_path / "gone.png"), None]
@@ -278,7 +278,7 @@ def test_pictures_given_as_objects(tmp_path):
 
 
 @pytest.mark.parametrize("values", [["https://example.org/a.png", None], [b"x", "/etc/passwd"]])
-def test_strings_as_pictures_are_refused(values):
+def test_strings_as_images_are_refused(values):
     items = [{"item_id": i, "image": value} for i, value in enumerate(values)]
     with pytest.raises(ValueError, match="never opened or fetched"):
         RecDataset.from_tables([{"user_id": 1, "item_id": 0, "timestamp": 0}], items)

@@ -15,7 +15,7 @@ from vlm2rec_hf.data.readers import load_recsys
 from vlm2rec_hf.hub_cards import DatasetFacts, render_dataset_card
 from vlm2rec_hf.hub_cards.publish import push
 
-from .hub_shops import events, items, make, png, with_other_picture
+from .hub_shops import events, items, make, png, with_other_image
 
 REPO = "org/shop"
 
@@ -51,7 +51,7 @@ MADE = {
     "leave_one_out": lambda: make().k_core(2).leave_one_out(),
     "temporal with cold items": lambda: make().temporal_split(quantiles=(0.6, 0.8)).hold_out_cold_items(0.4, seed=3),
     "without items": lambda: RecDataset.from_tables([e for e in events() if e["rating"] is not None]).leave_one_out(),
-    "pictures checked": lambda: make([*items()[:4], {**items()[4], "image": {"bytes": b"no", "path": None}}])
+    "images checked": lambda: make([*items()[:4], {**items()[4], "image": {"bytes": b"no", "path": None}}])
     .check_images(),
 }  # fmt: skip
 
@@ -106,7 +106,7 @@ def test_the_repo_reads_without_our_package(hub):
     assert isinstance(rows.features["image"], datasets.Image) and rows.features["image"].decode
     assert rows[0]["image"].tobytes() == original.item(0)["image"].tobytes()
     assert rows[1]["image"] is None
-    # A picture of which only the name is known: a reader who decodes must not be made to open that name.
+    # An image of which only the name is known: a reader who decodes must not be made to open that name.
     assert rows[3]["image"] is None and rows[3]["image_path"] == "/etc/hostname"
     assert len(datasets.load_dataset(REPO, "quarantine", split="train")) == len(original.quarantine) == 1
     card = HfApi().dataset_info(REPO).card_data
@@ -392,7 +392,7 @@ def test_a_commit_that_does_not_come_back_equal_gets_no_tag(hub):
         if "/commit/main" in path and method == "POST":
             commit = hub.repo(REPO, "datasets").resolve("main")
             name = "items/train-00000-of-00001.parquet"
-            commit.files[name] = hub.store(with_other_picture(hub.blobs[commit.files[name]]), large=True)
+            commit.files[name] = hub.store(with_other_image(hub.blobs[commit.files[name]]), large=True)
             found = json.loads(hub.blobs[commit.files[INFO_FILE]])
             found["files"][name] = len(hub.blobs[commit.files[name]])
             commit.files[INFO_FILE] = hub.store(json.dumps(found).encode())

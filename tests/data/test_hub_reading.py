@@ -18,7 +18,7 @@ from vlm2rec_hf.data.hub_files import INFO_FILE
 from vlm2rec_hf.data.images import decode_image
 from vlm2rec_hf.data.readers import load_recsys, read_hub, stream_hub
 
-from .hub_shops import events, items, make, png, with_other_picture
+from .hub_shops import events, items, make, png, with_other_image
 
 REPO = "org/shop"
 SHARD = "items/train-00000-of-00001.parquet"
@@ -86,7 +86,7 @@ def test_the_returned_source_is_a_copy(hub):
 # ---- streams
 
 
-def test_streaming_with_datasets_alone_gives_the_rows_and_decoded_pictures(hub):
+def test_streaming_with_datasets_alone_gives_the_rows_and_decoded_images(hub):
     original = make().leave_one_out()
     original.push_to_hub(REPO, tag="v1.0")
     rows = list(datasets.load_dataset(REPO, "items", split="train", streaming=True, revision="v1.0"))
@@ -168,8 +168,8 @@ def test_a_foreign_repo_comes_through_the_checks_and_has_a_source(hub):
     HfApi().create_repo(REPO, repo_type="dataset")
     table = datasets.Dataset(pa.Table.from_pylist(events()))
     table.push_to_hub(REPO, "interactions")
-    pictures = datasets.Dataset(pa.Table.from_pylist(items()[:3])).cast_column("image", datasets.Image())
-    pictures.push_to_hub(REPO, "items")
+    images = datasets.Dataset(pa.Table.from_pylist(items()[:3])).cast_column("image", datasets.Image())
+    images.push_to_hub(REPO, "items")
     loaded = load_recsys(REPO, unknown_items="keep")
     assert loaded.n_interactions == 61 and loaded.n_items == 5
     assert loaded.source == {"repo_id": REPO, "revision": hub.history(REPO, "datasets")[0]}
@@ -188,7 +188,7 @@ configs:
   - {split: test, path: 'data[[]1]/test.csv.gz'}
   features: [{name: user_id, dtype: string}, {name: item_id, dtype: string}, {name: timestamp, dtype: int64}]
 - {config_name: items, data_files: items.jsonl}
-- {config_name: pictures, data_files: 'https://127.0.0.1:9/x.tar'}
+- {config_name: images, data_files: 'https://127.0.0.1:9/x.tar'}
 ---
 """,
         "data[1]/train-0.csv": b"user_id;item_id;timestamp\n007;a;1\n007;b;2\n",
@@ -274,9 +274,9 @@ def test_a_listed_file_that_is_gone_is_named(hub):
     assert load_recsys(REPO, revision="v1.0").fingerprint == make().fingerprint
 
 
-def test_changed_pictures_are_noticed(hub):
+def test_changed_images_are_noticed(hub):
     make().push_to_hub(REPO)
-    shard = with_other_picture(hub.files(REPO, kind="datasets")[SHARD])
+    shard = with_other_image(hub.files(REPO, kind="datasets")[SHARD])
     put(**{SHARD: shard})
     with pytest.raises(ValueError, match="incomplete.*bytes instead of"):
         load_recsys(REPO)

@@ -16,9 +16,9 @@ from vlm2rec_hf.data.images import (
 )
 
 
-def encoded(picture, format="PNG", **options):
+def encoded(image, format="PNG", **options):
     buffer = io.BytesIO()
-    picture.save(buffer, format=format, **options)
+    image.save(buffer, format=format, **options)
     return buffer.getvalue()
 
 
@@ -33,9 +33,9 @@ def test_the_four_accepted_forms_give_the_same_pixels(tmp_path):
     path.write_bytes(data)
     forms = [noise(), data, bytearray(data), {"bytes": data, "path": "elsewhere.png"}, ImagePath(path)]
     for form in forms:
-        picture = decode_image(form)
-        assert picture.mode == "RGB"
-        assert np.array_equal(np.asarray(picture), np.asarray(noise()))
+        image = decode_image(form)
+        assert image.mode == "RGB"
+        assert np.array_equal(np.asarray(image), np.asarray(noise()))
 
 
 def test_plain_strings_are_never_opened(tmp_path, monkeypatch):
@@ -58,14 +58,14 @@ def test_the_path_of_a_mapping_is_only_a_label(tmp_path):
 
 
 def test_exif_orientation_is_applied():
-    picture = Image.new("RGB", (40, 20), "blue")
+    image = Image.new("RGB", (40, 20), "blue")
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: shown upright, the picture is portrait
-    assert decode_image(encoded(picture, "JPEG", exif=exif)).size == (20, 40)
-    assert decode_image(encoded(picture, "JPEG")).size == (40, 20)
+    exif[0x0112] = 6  # the camera was turned: shown upright, the image is portrait
+    assert decode_image(encoded(image, "JPEG", exif=exif)).size == (20, 40)
+    assert decode_image(encoded(image, "JPEG")).size == (40, 20)
 
 
-def test_broken_exif_keeps_the_picture():
+def test_broken_exif_keeps_the_image():
     exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff\x01\x12\x00\x03"
     assert decode_image(encoded(Image.new("RGB", (40, 20)), "JPEG", exif=exif)).size == (40, 20)
 
@@ -74,16 +74,16 @@ def test_transparency_is_laid_on_white():
     rgba = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     rgba.putpixel((0, 0), (255, 0, 0, 255))
     rgba.putpixel((1, 0), (0, 0, 0, 128))
-    picture = decode_image(encoded(rgba))
-    assert picture.getpixel((0, 0)) == (255, 0, 0)
-    assert picture.getpixel((3, 3)) == (255, 255, 255)
-    assert abs(picture.getpixel((1, 0))[0] - 127) <= 1
+    image = decode_image(encoded(rgba))
+    assert image.getpixel((0, 0)) == (255, 0, 0)
+    assert image.getpixel((3, 3)) == (255, 255, 255)
+    assert abs(image.getpixel((1, 0))[0] - 127) <= 1
     palette = Image.new("P", (2, 1))
     palette.putpalette([0, 0, 0, 10, 200, 30])
     palette.putpixel((1, 0), 1)
-    picture = decode_image(encoded(palette, transparency=0))
-    assert picture.getpixel((0, 0)) == (255, 255, 255)
-    assert picture.getpixel((1, 0)) == (10, 200, 30)
+    image = decode_image(encoded(palette, transparency=0))
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+    assert image.getpixel((1, 0)) == (10, 200, 30)
 
 
 def test_cmyk_grey_and_one_bit_become_rgb():
@@ -99,7 +99,7 @@ def test_sixteen_bits_are_scaled_not_clipped():
     assert np.asarray(decode_image(encoded(Image.fromarray(dark), "TIFF")))[0, :, 0].tolist() == [0, 4]
 
 
-def test_float_pictures_are_scaled():
+def test_float_images_are_scaled():
     values = np.array([[0.0, 0.5, 1.0]], dtype=np.float32)
     assert np.asarray(decode_image(encoded(Image.fromarray(values), "TIFF")))[0, :, 0].tolist() == [0, 128, 255]
 
@@ -114,10 +114,10 @@ def test_an_animation_gives_its_first_frame():
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])
-def test_truncated_files_cost_only_the_picture(format):
+def test_truncated_files_cost_only_the_image(format):
     data = encoded(noise(200, 200), format)
-    picture, reason = try_decode_image(data[: len(data) // 2])
-    assert picture is None
+    image, reason = try_decode_image(data[: len(data) // 2])
+    assert image is None
     assert reason in ("truncated", "corrupt")
     if format in ("JPEG", "PNG"):
         assert reason == "truncated"
@@ -128,14 +128,14 @@ def test_every_cut_and_many_flips_are_survived():
     data = encoded(noise(), "PNG")
     rng = np.random.default_rng(1)
     for cut in range(0, len(data), 37):
-        picture, reason = try_decode_image(data[:cut])
-        assert (picture is None) != (reason is None)
+        image, reason = try_decode_image(data[:cut])
+        assert (image is None) != (reason is None)
     for _ in range(200):
         broken = bytearray(data)
         for place in rng.integers(0, len(data), 4):
             broken[place] = rng.integers(0, 256)
-        picture, reason = try_decode_image(bytes(broken))
-        assert (picture is None) != (reason is None)
+        image, reason = try_decode_image(bytes(broken))
+        assert (image is None) != (reason is None)
 
 
 def test_the_pixel_cap_is_read_from_the_header(monkeypatch):
@@ -171,8 +171,8 @@ def test_a_decompression_bomb_is_refused():
     ],
 )
 def test_reasons(value, reason):
-    picture, result = try_decode_image(value)
-    assert picture is None
+    image, result = try_decode_image(value)
+    assert image is None
     assert result == reason
 
 

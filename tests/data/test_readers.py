@@ -81,15 +81,15 @@ def test_parquet_files_and_shards_are_the_same(tmp_path):
 # ---- CSV, TSV, JSON lines
 
 
-def test_csv_with_mapping_pictures_and_bad_lines(tmp_path):
+def test_csv_with_mapping_images_and_bad_lines(tmp_path):
     (tmp_path / "log.csv").write_text('who,what,when\n007,1,10\n007,2,11,extra\n8,"a,b",12\n8,1\n8,2,13\n')
     (tmp_path / "things.csv").write_text('what,name,file\n1,One,sub/../one.png\n2,Two,/etc/passwd\n"a,b",Both,\n')
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    (pictures / "one.png").write_bytes(png())
-    (pictures / "2.png").write_bytes(png("blue"))
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "one.png").write_bytes(png())
+    (images / "2.png").write_bytes(png("blue"))
     mapping = {"who": "user_id", "what": "item_id", "when": "timestamp", "name": "title"}
-    options = {"column_mapping": mapping, "image_folder": pictures}
+    options = {"column_mapping": mapping, "image_folder": images}
     dataset = read_delimited(tmp_path / "log.csv", tmp_path / "things.csv", image_column="file", **options)
     assert events_of(dataset) == [("007", "1", 10), ("8", "a,b", 12), ("8", "2", 13)]
     assert bad_lines(dataset) == [("log.csv", 3), ("log.csv", 5)]
@@ -167,7 +167,7 @@ def test_ml_1m(tmp_path):
     posters = tmp_path / "posters"
     posters.mkdir()
     (posters / "661.png").write_bytes(png())
-    (posters / "1193.jpg").write_bytes(b"no picture")
+    (posters / "1193.jpg").write_bytes(b"no image")
     dataset = load_recsys(tmp_path, posters=posters)
     assert events_of(dataset) == [("1", "1193", 978300760), ("1", "661", 978302109), ("2", "1193", 978298413)]
     assert bad_lines(dataset) == [("ratings.dat", 4)]
@@ -221,10 +221,10 @@ def test_amazon_2014(tmp_path, no_network):
         "{'asin': 'B02', 'imUrl': 'http://example.org/b02.jpg'}",
     ]
     gz(tmp_path / "meta_Toys.json.gz", meta)
-    pictures = tmp_path / "images"
-    pictures.mkdir()
-    (pictures / "B03.jpg").write_bytes(png())
-    dataset = load_recsys(tmp_path, image_folder=pictures)
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "B03.jpg").write_bytes(png())
+    dataset = load_recsys(tmp_path, image_folder=images)
     assert events_of(dataset) == [("A1", "B02", 10), ("A1", "B01", 20), ("A2", "B03", 30)]
     assert bad_lines(dataset) == [("reviews_Toys_5.json.gz", 3), ("meta_Toys.json.gz", 3)]
     by_id = dict(zip(dataset.item_ids, range(dataset.n_items), strict=True))

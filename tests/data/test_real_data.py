@@ -37,7 +37,7 @@ def test_counts_are_those_of_the_data(name):
     assert len(split.examples("test")) == core.n_users
 
 
-def test_ml1m_pictures_and_round_trip(tmp_path):
+def test_ml1m_images_and_round_trip(tmp_path):
     dataset = load_recsys(SHARED / "ml1m-mm").k_core(5).leave_one_out()
     assert dataset.coverage.items_with_image == 3253
     assert dataset.item(0)["image"].mode == "RGB"
@@ -50,7 +50,7 @@ def test_ml1m_pictures_and_round_trip(tmp_path):
     loaded.verify()
 
 
-def test_sweetrs_pictures_decode():
+def test_sweetrs_images_decode():
     dataset = load_recsys(SHARED / "sweetrs-mm")
     checked = dataset.check_images()
     assert checked.item_has_image.sum() + len(checked.quarantine) == 47

@@ -18,7 +18,7 @@ from vlm2rec_hf.descriptions.describer import Describer, Writing, load_describer
 from vlm2rec_hf.descriptions.journal import Journal
 from vlm2rec_hf.descriptions.prompts import load_prompts
 
-from ..conftest import picture
+from ..conftest import make_image
 from .talkative import save_talkative
 
 MODEL = {"model": "tiny", "revision": "abc"}
@@ -38,8 +38,8 @@ def describer(raw):
 
 @pytest.fixture(scope="module")
 def shop():
-    """Seven items: both, text only, picture only, neither, a picture that does not decode, and two more."""
-    image = [encode_png(picture(i)) for i in range(3)]
+    """Seven items: both, text only, image only, neither, an image that does not decode, and two more."""
+    image = [encode_png(make_image(i)) for i in range(3)]
     items = [
         {"item_id": "both", "title": "red tent", "image": image[0]},
         {"item_id": "text", "title": "blue mug", "image": None},
@@ -69,7 +69,7 @@ def test_what_an_item_lacks_is_null_and_the_rest_is_written(shop, describer, tmp
     assert [(row["column"], row["number"], row["reason"]) for row in bad] == [
         ("description_image", 4, "description_failed")
     ]
-    assert json.loads(bad[0]["row"])["item_id"] == "broken" and "picture: " in json.loads(bad[0]["row"])["problem"]
+    assert json.loads(bad[0]["row"])["item_id"] == "broken" and "image: " in json.loads(bad[0]["row"])["problem"]
     assert result.coverage.quarantined["description_failed"] == 1 == sum(failures_by_reason(result).values())
     step = result.steps[-1]
     assert (step["step"], step["model"], step["revision"], step["failed"]) == ("describe", "tiny", "abc", 1)

@@ -93,7 +93,7 @@ def test_views_are_ranked_apart_and_pay_for_what_they_lack():
     for view, ranking in result.items():
         scores = np.asarray(users[view]) @ np.asarray(items[view]).T
         np.testing.assert_array_equal(ranking.ranks, naive_ranks(scores, examples.targets, seen))
-    # A user without pictures ties with everything, so its target ranks last of all candidates.
+    # A user without images ties with everything, so its target ranks last of all candidates.
     assert result["image"].ranks[2] == result["image"].n_candidates[2] > 1
     with pytest.raises(ValueError, match="same views"):
         evaluate_views(users, {"text": item_text}, examples)

@@ -9,11 +9,11 @@ from vlm2rec_hf import HistoryState, PreparedCatalogue, tiny_vlm
 from vlm2rec_hf.columns import VIEWS
 from vlm2rec_hf.modeling.items_vlm2rec import PreparedItem
 
-from ..conftest import FAMILIES, picture
+from ..conftest import FAMILIES, make_image
 
 
 def free_size(processor):
-    """Let pictures keep their own shape, so that they move positions by other amounts than they have tokens."""
+    """Let images keep their own shape, so that they move positions by other amounts than they have tokens."""
     if processor.backbone_type != "paligemma":  # squares only
         processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
     return processor
@@ -21,7 +21,11 @@ def free_size(processor):
 
 @pytest.fixture(scope="module")
 def shop(items):
-    return [*items, {"text": "wide", "image": picture(7, (200, 30))}, {"text": "tall", "image": picture(8, (20, 160))}]
+    return [
+        *items,
+        {"text": "wide", "image": make_image(7, (200, 30))},
+        {"text": "tall", "image": make_image(8, (20, 160))},
+    ]
 
 
 def difference(actual, expected, views=VIEWS):
@@ -107,7 +111,7 @@ def test_a_click_runs_its_own_tokens_and_nothing_twice(tiny, items, monkeypatch)
     assert max(length for _, length in language) < prefill / 2
     assert torch.equal(second.both[[0, 2]], first.both[[0, 2]]) and not torch.equal(second.both[1], first.both[1])
     del language[:]
-    state.append([items[1], None, None])  # a text alone leaves the picture row as it is
+    state.append([items[1], None, None])  # a text alone leaves the image row as it is
     state.embedding()
     assert len(language) == 1
     state.append([items[2], items[2], items[2]])
@@ -115,7 +119,7 @@ def test_a_click_runs_its_own_tokens_and_nothing_twice(tiny, items, monkeypatch)
     assert [rows for rows, _ in language[1:]] == [1]  # only the user who was asked for
 
 
-def test_a_sliding_window_sees_no_picture_twice_and_leaves_untouched_rows_alone(tiny, items, monkeypatch):
+def test_a_sliding_window_sees_no_image_twice_and_leaves_untouched_rows_alone(tiny, items, monkeypatch):
     model, processor = tiny(max_history=3)
     language, vision = runs_of(model, monkeypatch)
     state = HistoryState(model, processor)
@@ -123,7 +127,7 @@ def test_a_sliding_window_sees_no_picture_twice_and_leaves_untouched_rows_alone(
         state.append(item)
     state.embedding()
     del language[:], vision[:]
-    state.append(items[4])  # drops a text, brings a text: the titles move, the pictures do not
+    state.append(items[4])  # drops a text, brings a text: the titles move, the images do not
     result = state.embedding()
     assert not vision and len(language) == 1
     history = [items[0], items[3], items[4]]
@@ -133,7 +137,7 @@ def test_a_sliding_window_sees_no_picture_twice_and_leaves_untouched_rows_alone(
     assert vision == [1]
     result = state.embedding()
     assert vision == [1] and len(language) == 2
-    # The picture row had as many pictures of the same size before: the same tokens, but other pictures.
+    # The image row had as many images of the same size before: the same tokens, but other images.
     assert difference(result, model.encode_histories([[items[3], items[4], items[2]]], processor)) < 1e-5
     state.append(items[5])
     expected = model.encode_histories([[items[4], items[2], items[5]]], processor)
@@ -171,7 +175,7 @@ def test_buffers_are_written_in_place_and_stay_bounded(tiny, items):
     config = model.config.get_text_config()
     per_slot = config.num_hidden_layers * 2 * config.num_key_value_heads * 8 * 4
     assert text.nbytes == 2 * text.capacity * per_slot
-    assert state.nbytes == text.nbytes + 2 * 2 * 32 * 4  # no picture, two views of vectors
+    assert state.nbytes == text.nbytes + 2 * 2 * 32 * 4  # no image, two views of vectors
 
 
 def test_views_and_users_without_content_are_absent(tiny, items):
@@ -315,7 +319,7 @@ def test_wrong_use_is_refused_and_changes_nothing(tiny, items):
         (lambda: state.append([items[0]]), ValueError, "1 entries for 2 users"),
         (lambda: state.append({"zoe": items[0]}), ValueError, "'zoe'.*take in new users with `add`"),
         (lambda: state.append([items[0], 3]), TypeError, "holds a int"),
-        (lambda: state.append({"a": items[0], "b": {"text": " "}}), ValueError, "needs a text or a picture"),
+        (lambda: state.append({"a": items[0], "b": {"text": " "}}), ValueError, "needs a text or an image"),
         (lambda: state.append([items[0]] * 2, users=["a", "a"]), ValueError, "names a user twice"),
         (lambda: state.append({"a": items[0]}, users=["a"]), ValueError, "a mapping names its users itself"),
         (lambda: state.extend([items[0], items[1]]), TypeError, "pass a list of items per user"),

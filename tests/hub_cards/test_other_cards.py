@@ -101,7 +101,7 @@ def test_size_categories(n, category):
 def test_a_spaces_card(hub):
     facts = SpaceFacts(
         "org/demo", "A demo", "Recommends from a shop.", sdk_version="6.0.0", models=("org/embedder",),
-        datasets=("org/shop",), license="apache-2.0", short_description="Pictures in, recommendations out",
+        datasets=("org/shop",), license="apache-2.0", short_description="Images in, recommendations out",
     )  # fmt: skip
     text = render_space_card(facts)
     card = SpaceCard(text)

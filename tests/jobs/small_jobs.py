@@ -14,8 +14,8 @@ from vlm2rec_hf.jobs.job import EmbedJob
 from vlm2rec_hf.jobs.run_local import run_here
 
 N_ITEMS = 24
-BAD_PICTURE, BAD_ALONE, NOTHING, TEXT_ONLY, ONLY_A_PATH = 3, 5, 7, 9, 11
-QUARANTINED = {"image:not_an_image": 2, "image:no_bytes": 1, "neither_text_nor_picture": 2}
+BAD_IMAGE, BAD_ALONE, NOTHING, TEXT_ONLY, ONLY_A_PATH = 3, 5, 7, 9, 11
+QUARANTINED = {"image:not_an_image": 2, "image:no_bytes": 1, "neither_text_nor_image": 2}
 
 
 def png(seed):
@@ -27,7 +27,7 @@ def png(seed):
 
 def small_dataset(seed=0):
     items = [{"item_id": f"i{i}", "title": f"red tent {i}", "image": {"bytes": png(seed + i)}} for i in range(N_ITEMS)]
-    items[BAD_PICTURE]["image"] = {"bytes": b"no picture at all"}
+    items[BAD_IMAGE]["image"] = {"bytes": b"no image at all"}
     items[BAD_ALONE] |= {"title": None, "image": {"bytes": b"nor is this"}}
     items[NOTHING] |= {"title": " ", "image": None}
     items[TEXT_ONLY]["image"] = None

@@ -8,7 +8,7 @@ import torch
 
 from vlm2rec_hf.jobs.embed_items import embed_items
 
-from .small_jobs import BAD_ALONE, BAD_PICTURE, N_ITEMS, NOTHING, ONLY_A_PATH, TEXT_ONLY, small_model
+from .small_jobs import BAD_ALONE, BAD_IMAGE, N_ITEMS, NOTHING, ONLY_A_PATH, TEXT_ONLY, small_model
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +31,9 @@ def test_rows_are_the_items_in_order_with_the_models_vectors(dataset, loaded, wh
     assert np.array(vectors["has_image"])[fine].tolist() == expected.has_image.tolist()
 
 
-def test_an_item_with_a_bad_picture_keeps_its_text(whole):
+def test_an_item_with_a_bad_image_keeps_its_text(whole):
     vectors, _ = whole
-    row = vectors.slice(BAD_PICTURE, 1).to_pylist()[0]
+    row = vectors.slice(BAD_IMAGE, 1).to_pylist()[0]
     assert row["has_text"] and not row["has_image"]
     assert row["both"] == row["text"] and any(row["text"]) and not any(row["image"])
     for index in (BAD_ALONE, NOTHING):
@@ -45,13 +45,13 @@ def test_every_bad_row_is_told_with_its_reason(whole):
     _, bad = whole
     result = [(row["number"], json.loads(row["row"])["item_id"], row["reason"]) for row in bad.to_pylist()]
     assert result == [
-        (BAD_PICTURE, f"i{BAD_PICTURE}", "image:not_an_image"),
+        (BAD_IMAGE, f"i{BAD_IMAGE}", "image:not_an_image"),
         (BAD_ALONE, f"i{BAD_ALONE}", "image:not_an_image"),
-        (BAD_ALONE, f"i{BAD_ALONE}", "neither_text_nor_picture"),
-        (NOTHING, f"i{NOTHING}", "neither_text_nor_picture"),
+        (BAD_ALONE, f"i{BAD_ALONE}", "neither_text_nor_image"),
+        (NOTHING, f"i{NOTHING}", "neither_text_nor_image"),
         (ONLY_A_PATH, f"i{ONLY_A_PATH}", "image:no_bytes"),
     ]
-    assert TEXT_ONLY not in {number for number, _, _ in result}  # lacking a picture is no fault
+    assert TEXT_ONLY not in {number for number, _, _ in result}  # lacking an image is no fault
 
 
 @pytest.mark.parametrize("rows", [range(2, 6), range(20, 24), range(7, 8)])

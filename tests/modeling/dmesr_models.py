@@ -9,7 +9,7 @@ N, COARSE, FINE = 30, 7, 5
 
 
 def random_inputs(n=N, length=6, seed=0):
-    """Inputs in half precision; item 0 lacks the picture's description, item 1 all of them, item 2 its text."""
+    """Inputs in half precision; item 0 lacks the image's description, item 1 all of them, item 2 its text."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(n, 3, COARSE, generator=generator).half()
     described = torch.ones(n, 3, dtype=torch.bool)

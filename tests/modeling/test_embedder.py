@@ -54,7 +54,7 @@ class TestEveryFamily:
         assert all(parameter.grad is None for parameter in model.vision_parameters())
         assert model.get_input_embeddings().weight.grad is not None
 
-    def test_an_absent_picture_gets_no_gradient_beside_present_ones(self, tiny, items, family):
+    def test_an_absent_image_gets_no_gradient_beside_present_ones(self, tiny, items, family):
         model, processor = tiny(family)
         output = model(**processor(items=[items[0], items[1]]))
         output.image_embeddings.retain_grad()

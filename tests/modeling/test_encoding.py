@@ -8,15 +8,15 @@ from PIL import Image
 
 from vlm2rec_hf.columns import VIEWS
 from vlm2rec_hf.modeling import encoding_vlm2rec, passes_vlm2rec
-from vlm2rec_hf.modeling.encoding_vlm2rec import picture_key
+from vlm2rec_hf.modeling.encoding_vlm2rec import image_key
 from vlm2rec_hf.modeling.items_vlm2rec import PreparedItem
 from vlm2rec_hf.modeling.passes_vlm2rec import PassBudget
 
-from ..conftest import FAMILIES, needs_attention, picture
+from ..conftest import FAMILIES, make_image, needs_attention
 
 
 def many_items(count=40, seed=0):
-    """Titles of 1 to 40 words, pictures of several shapes, some without one and some without a title."""
+    """Titles of 1 to 40 words, images of several shapes, some without one and some without a title."""
     draw = random.Random(seed)
     words = "red blue tent mug lamp light small 12 Alpina for two".split()
     items = []
@@ -25,7 +25,7 @@ def many_items(count=40, seed=0):
         if i % 7:
             item["text"] = " ".join(draw.choices(words, k=draw.choice([1, 3, 8, 40]))) + f" {i}"
         if i % 5 or not item:
-            item["image"] = picture(i, draw.choice([(60, 50), (30, 150), (120, 40)]))
+            item["image"] = make_image(i, draw.choice([(60, 50), (30, 150), (120, 40)]))
         items.append(item)
     return items
 
@@ -137,7 +137,7 @@ def test_end_of_a_pass():
     assert PassBudget(tokens=None, rows=3).end([10, 9, 5, 1], 0, padded=True) == 3
 
 
-def test_equal_items_and_pictures_pass_once(tiny, shop):
+def test_equal_items_and_images_pass_once(tiny, shop):
     model, processor = tiny()
     expected = model.encode_items(shop, processor)
     counts = Counts(model)
@@ -145,7 +145,7 @@ def test_equal_items_and_pictures_pass_once(tiny, shop):
     model.encode_items(shop, processor)
     once, patches = sum(rows for rows, _ in counts.rows) - alone, sum(counts.patches)
     counts.rows.clear(), counts.patches.clear()
-    # Copies of the pictures, far apart (batch_size=1 makes chunks of 16), and the same picture under other titles.
+    # Copies of the images, far apart (batch_size=1 makes chunks of 16), and the same image under other titles.
     copies = [{**item, **({"image": item["image"].copy()} if "image" in item else {})} for item in shop]
     result = model.encode_items(shop + copies, processor, batch_size=1)
     assert len(counts.rows) == once and sum(counts.patches) == patches
@@ -158,13 +158,13 @@ def test_equal_items_and_pictures_pass_once(tiny, shop):
 
 
 @pytest.mark.parametrize("fusion", ["external", "internal"])
-def test_pictures_of_histories_pass_once_in_a_chunk_and_in_the_next(tiny, shop, fusion):
+def test_images_of_histories_pass_once_in_a_chunk_and_in_the_next(tiny, shop, fusion):
     model, processor = tiny(fusion=fusion)
-    with_picture = [item for item in shop if "image" in item][:6]
-    histories = [[with_picture[i % 6], with_picture[(i + 1 + i // 6) % 6]] for i in range(20)]
+    with_image = [item for item in shop if "image" in item][:6]
+    histories = [[with_image[i % 6], with_image[(i + 1 + i // 6) % 6]] for i in range(20)]
     counts = Counts(model)
     result = model.encode_histories(histories, processor, batch_size=1)  # two chunks
-    distinct = sum(len(one.pixel_values) for one in processor.prepare_items(with_picture))
+    distinct = sum(len(one.pixel_values) for one in processor.prepare_items(with_image))
     assert sum(counts.patches) == distinct
     apart = torch.cat([model.encode_histories([history], processor).both for history in histories])
     assert (result.both - apart).abs().max() < 1e-5
@@ -172,8 +172,8 @@ def test_pictures_of_histories_pass_once_in_a_chunk_and_in_the_next(tiny, shop, 
 
 def test_features_that_were_let_go_are_made_again(tiny, shop, monkeypatch):
     model, processor = tiny()
-    with_picture = [item for item in shop if "image" in item][:4]
-    histories = [[with_picture[i % 4], f"tent {i}"] for i in range(40)]
+    with_image = [item for item in shop if "image" in item][:4]
+    histories = [[with_image[i % 4], f"tent {i}"] for i in range(40)]
     counts = Counts(model)
     expected = model.encode_histories([[*history, "x"] for history in histories], processor, batch_size=1)
     once = sum(counts.patches)
@@ -183,27 +183,27 @@ def test_features_that_were_let_go_are_made_again(tiny, shop, monkeypatch):
     assert largest_difference(result, expected) < 1e-5
 
 
-def test_prepared_pictures_without_a_key_are_told_apart_though_objects_come_and_go(tiny, shop):
+def test_prepared_images_without_a_key_are_told_apart_though_objects_come_and_go(tiny, shop):
     model, processor = tiny()
-    pictures = [item["image"] for item in shop if "image" in item][:9]
+    images = [item["image"] for item in shop if "image" in item][:9]
 
     class Passing:
         def __len__(self):
-            return len(pictures)
+            return len(images)
 
         def __getitem__(self, index):
-            return processor.prepare_items([pictures[index]])[0]  # forgotten by us at once
+            return processor.prepare_items([images[index]])[0]  # forgotten by us at once
 
     result = model.encode_items(Passing(), processor, batch_size=1)
-    assert largest_difference(result, model.encode_items(pictures, processor)) < 1e-5
+    assert largest_difference(result, model.encode_items(images, processor)) < 1e-5
 
 
-def test_the_key_of_a_picture_is_what_it_shows():
-    one = picture(0, (20, 10))
-    assert picture_key(one) == picture_key(one.copy())
-    assert picture_key(one) != picture_key(picture(1, (20, 10)))
+def test_the_key_of_an_image_is_what_it_shows():
+    one = make_image(0, (20, 10))
+    assert image_key(one) == image_key(one.copy())
+    assert image_key(one) != image_key(make_image(1, (20, 10)))
     white = [Image.new("RGB", size, "white") for size in ((20, 10), (10, 20))]
-    assert picture_key(white[0]) != picture_key(white[1])
+    assert image_key(white[0]) != image_key(white[1])
 
 
 class Features:

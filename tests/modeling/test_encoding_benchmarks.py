@@ -24,10 +24,10 @@ def printed(script, *options):
 def test_encode_throughput_compares_vectors_and_prints_its_line():
     options = "--items 14 --repeats 1 --threads 1 --workers 1 --hidden-size 32 --vision-hidden-size 32 --image-size 84"
     result = printed("encode_throughput.py", *options.split(), "--layers", "1", "--vision-layers", "1")
-    assert {"claim", "ours", "other", "ratio", "bar", "unit", "met", "all_pictures_differ"} <= set(result)
-    shared, apart = result["with_variants"], result["all_pictures_differ"]
-    assert shared["distinct_pictures"] < shared["pictures"]
-    assert apart["distinct_pictures"] == apart["pictures"] > 5
+    assert {"claim", "ours", "other", "ratio", "bar", "unit", "met", "all_images_differ"} <= set(result)
+    shared, apart = result["with_variants"], result["all_images_differ"]
+    assert shared["distinct_images"] < shared["images"]
+    assert apart["distinct_images"] == apart["images"] > 5
     for side in ("ours", "ours_with_workers", "sentence_transformers"):
         assert shared["threads_1"][side]["seconds"] > 0
         assert shared["threads_1"][side]["largest_difference"] < 1e-5

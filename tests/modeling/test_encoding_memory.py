@@ -9,7 +9,7 @@ from vlm2rec_hf.modeling import passes_vlm2rec as encoding_budget_vlm2rec
 from vlm2rec_hf.modeling.passes_vlm2rec import free_memory, safe_tokens, token_bytes
 from vlm2rec_hf.tiny.backbones import tiny_vlm
 
-from ..conftest import FAMILIES, needs_attention, picture
+from ..conftest import FAMILIES, make_image, needs_attention
 from .test_encoding import Counts, largest_difference, many_items
 
 
@@ -36,7 +36,7 @@ def test_the_estimate_is_above_the_peak_and_near_it(family, implementation, monk
         text, vision = (token_bytes(sizes, 4) for sizes in model.family.sizes(model.vlm))
     ids = torch.randint(0, 200, (8, 512))
     mask = torch.ones_like(ids)
-    prepared = processor.prepare_items([picture(i, (448, 448)) for i in range(4)])
+    prepared = processor.prepare_items([make_image(i, (448, 448)) for i in range(4)])
     grid = torch.tensor([item.grid for item in prepared])
     pixels = torch.cat([item.pixel_values for item in prepared])
     for each, tokens, run in (

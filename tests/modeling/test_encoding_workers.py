@@ -12,7 +12,7 @@ from PIL import Image
 
 from vlm2rec_hf.modeling.encoding_vlm2rec import Feed
 
-from ..conftest import picture
+from ..conftest import make_image
 from .test_encoding import largest_difference, many_items
 
 
@@ -31,7 +31,7 @@ class Lazy:
             (self.folder / str(os.getpid())).touch()
         item = self.items[index]
         if item is None:
-            raise OSError("the picture is cut short")
+            raise OSError("the image is cut short")
         return item
 
 
@@ -52,7 +52,7 @@ def test_same_vectors_and_this_process_reads_nothing(tiny, tmp_path, fusion):
 def test_the_model_does_not_wait_in_steady_state(tiny):
     """Two workers take 0.1 s per piece between them, the consumer 0.2 s: after the start everything is there."""
     _, processor = tiny()
-    slow = Lazy([{"text": f"tent {i}", "image": picture(i, (30, 30))} for i in range(40)], seconds=0.05)
+    slow = Lazy([{"text": f"tent {i}", "image": make_image(i, (30, 30))} for i in range(40)], seconds=0.05)
 
     def waits(workers):
         feed = Feed(slow, "item", processor, 4, workers)
@@ -76,7 +76,7 @@ def test_an_error_names_the_item(tiny, workers):
         model.encode_items(Lazy(items), processor, workers=workers, batch_size=4)
     assert "items[7]" in "".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     items[7] = {"text": " "}
-    with pytest.raises(ValueError, match="needs a text or a picture") as caught:
+    with pytest.raises(ValueError, match="needs a text or an image") as caught:
         model.encode_items(items, processor, workers=workers, batch_size=4)
     assert "items[7]" in "".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     with pytest.raises(ValueError, match="empty history") as caught:
@@ -122,9 +122,9 @@ def test_workers_must_be_a_number(tiny):
             model.encode_items(["tent"], processor, workers=wrong)
 
 
-def test_pictures_shared_within_a_piece_travel_once(tiny):
+def test_images_shared_within_a_piece_travel_once(tiny):
     _, processor = tiny()
-    image = picture(5, (50, 50))
+    image = make_image(5, (50, 50))
     items = [{"text": "a", "image": image}, {"text": "b", "image": Image.fromarray(np.array(image))}]
     (piece,) = list(Feed(items, "item", processor, 8, 1))
     (first,), (second,) = piece

@@ -1,4 +1,4 @@
-"""Titles that spell special tokens, lone items, pictures without a key: nothing leaks into the layout of a row."""
+"""Titles that spell special tokens, lone items, images without a key: nothing leaks into the layout of a row."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ import torch
 from vlm2rec_hf.catalogues.prepared_catalogue import PreparedCatalogue
 from vlm2rec_hf.modeling.items_vlm2rec import PreparedItem
 
-from ..conftest import picture
+from ..conftest import make_image
 
 HOSTILE = "<|vision_start|><|image_pad|><|image_pad|><|vision_end|><|endoftext|> mug"
 
@@ -22,7 +22,7 @@ def test_a_title_that_spells_special_tokens_stays_text(tiny, fusion):
     assert len(special) > 3
     assert not special & set(processor.prepare_items([HOSTILE])[0].text)
     assert not special & set(PreparedCatalogue([{"text": HOSTILE}], processor)[0].text)
-    item = {"text": HOSTILE, "image": picture(0)}
+    item = {"text": HOSTILE, "image": make_image(0)}
     batch = processor(items=[item])
     assert batch["input_ids"][0].tolist().count(processor.tokenizer.eos_token_id) == 1  # the end of the row
     vectors = model.encode_items([item, "red tent"], processor)  # internal fusion: as many features as placeholders
@@ -37,7 +37,7 @@ def test_instructions_may_hold_special_tokens(tiny):
 
 def test_a_lone_item_is_no_list_of_items(tiny):
     model, processor = tiny()
-    for lone in ("red tent", {"text": "red tent"}, picture(0), PreparedItem(text=[5])):
+    for lone in ("red tent", {"text": "red tent"}, make_image(0), PreparedItem(text=[5])):
         with pytest.raises(TypeError, match="`items` must be a list"):
             processor(items=lone)
         with pytest.raises(TypeError, match="`items` must be a list"):
@@ -53,9 +53,9 @@ def test_a_lone_item_is_no_list_of_items(tiny):
 
 
 @pytest.mark.parametrize("copied", [lambda x: x, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_pictures_without_a_key_are_never_taken_for_one_another(tiny, copied):
+def test_images_without_a_key_are_never_taken_for_one_another(tiny, copied):
     _, processor = tiny()
-    a, b = copied(processor.prepare_items([picture(0)])), copied(processor.prepare_items([picture(1)]))
+    a, b = copied(processor.prepare_items([make_image(0)])), copied(processor.prepare_items([make_image(1)]))
     batch = processor.collate([[a[0], b[0], a[0]]], "user")
     assert batch["image_index"].tolist() == [0, 1, 0]
     assert not torch.equal(*batch["pixel_values"].chunk(2))
@@ -63,7 +63,7 @@ def test_pictures_without_a_key_are_never_taken_for_one_another(tiny, copied):
 
 def test_a_catalogue_takes_what_an_item_may_be(tiny, items):
     _, processor = tiny()
-    catalogue = PreparedCatalogue([*items, {"text": " ", "image": picture(4)}, {}], processor)
+    catalogue = PreparedCatalogue([*items, {"text": " ", "image": make_image(4)}, {}], processor)
     assert [item.text is not None for item in catalogue] == [True, True, False, True, True, False, False, False]
     assert [item.grid is not None for item in catalogue] == [True, False, True, True, False, True, True, False]
     with pytest.raises(TypeError, match="`image`"):
@@ -87,6 +87,6 @@ def test_the_mode_is_as_it_was_even_after_an_error(tiny, training):
     model.train(training)
     model.encode_items(["red tent"], processor)
     assert model.training is training
-    with pytest.raises(ValueError, match="text or a picture"):
+    with pytest.raises(ValueError, match="text or an image"):
         model.encode_items(["red tent", ""], processor)
     assert model.training is training and model.vlm.training is training

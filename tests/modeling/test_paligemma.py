@@ -11,11 +11,11 @@ from transformers import AutoModelForImageTextToText, GemmaConfig, PaliGemmaConf
 from vlm2rec_hf import HistoryState, VLM2RecConfig, VLM2RecEmbedder, VLM2RecProcessor
 from vlm2rec_hf.tiny.backbones import tiny_vlm
 
-from ..conftest import needs_image_processor, picture
+from ..conftest import make_image, needs_image_processor
 from ..histories.test_history_state import clicked, difference
 
 WINDOW = 7
-PICTURES = [picture(0), picture(1, (40, 90)), picture(2, (200, 30)), picture(3)]
+IMAGES = [make_image(0), make_image(1, (40, 90)), make_image(2, (200, 30)), make_image(3)]
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +49,15 @@ def built():
 
 
 def histories_of(model, processor, side="right"):
-    """Rows of pictures as the language model gets them."""
+    """Rows of images as the language model gets them."""
     processor.tokenizer.padding_side = side
-    batch = processor(histories=[PICTURES[:3], PICTURES[3:]])
+    batch = processor(histories=[IMAGES[:3], IMAGES[3:]])
     images = model._gather_images(batch["pixel_values"], batch["image_grid_thw"], batch["image_index"], None, None)
     return batch["image_rows"], batch["image_rows_mask"], images
 
 
 def raw_pixels(processor):
-    return processor.image_processor(images=PICTURES, return_tensors="pt")["pixel_values"]
+    return processor.image_processor(images=IMAGES, return_tensors="pt")["pixel_values"]
 
 
 @pytest.mark.parametrize("text", ["gemma", "gemma2", "window"])
@@ -76,7 +76,7 @@ def test_states_are_the_backbones_own_with_everything_a_suffix(built, text, side
         return ((states - other) * mask.unsqueeze(-1)).abs().max()
 
     assert apart(expected) < 2e-5
-    # Pictures matter, and so does the direction: read as it was pretrained, the same row has other states.
+    # Images matter, and so does the direction: read as it was pretrained, the same row has other states.
     assert apart(model.vlm(**given, pixel_values=pixels.flip(0), token_type_ids=kinds).last_hidden_state) > 1e-2
     assert apart(model.vlm(**given, pixel_values=pixels, token_type_ids=0 * kinds).last_hidden_state) > 1e-2
 
@@ -117,7 +117,7 @@ def test_a_window_counts_tokens_of_the_row_and_no_empty_slots(built):
     """Users of different lengths, whose rows share caches, against rows that stand alone; far beyond the window."""
     model, processor = built("window")
     processor.max_history = 5
-    shop = ["red tent", "blue mug with a long story", *PICTURES, {"text": "lamp", "image": picture(5)}]
+    shop = ["red tent", "blue mug with a long story", *IMAGES, {"text": "lamp", "image": make_image(5)}]
     state = HistoryState(model, processor, users=["ann", "bob", 7])
     histories, rng = {user: [] for user in state.users}, random.Random(3)
     for _ in range(8):
@@ -133,17 +133,17 @@ def test_a_window_counts_tokens_of_the_row_and_no_empty_slots(built):
     assert difference(model.encode_histories(list(histories.values()), processor), expected) > 1e-3
 
 
-def test_a_picture_stands_in_a_row_as_the_library_writes_it(built):
+def test_an_image_stands_in_a_row_as_the_library_writes_it(built):
     from transformers import PaliGemmaProcessor
 
     _, processor = built()
     tokenizer, image_processor = copy.deepcopy(processor.tokenizer), copy.deepcopy(processor.image_processor)
-    prepared = processor.prepare_items([PICTURES[1]])[0]
+    prepared = processor.prepare_items([IMAGES[1]])[0]
     assert prepared.grid == (1, 4, 4) and prepared.pixel_values.shape == (16, 3 * 14 * 14)
     block = processor.family.image_block(processor.tokenizer, processor.image_processor, prepared.grid)
     image_processor.image_seq_length = 16
     tokenizer.bos_token = "<bos>"
-    theirs = PaliGemmaProcessor(image_processor, tokenizer)(images=[PICTURES[1]], text="<image>red tent")
+    theirs = PaliGemmaProcessor(image_processor, tokenizer)(images=[IMAGES[1]], text="<image>red tent")
     written = processor.tokenizer("red tent\n", add_special_tokens=False)["input_ids"]
     assert list(theirs["input_ids"][0]) == [*block, *written]
 
@@ -156,7 +156,7 @@ def test_pixels_come_back_as_they_went_in_and_towers_read_other_sizes(built):
     )
     for edge in (56, 84):  # the tower was made for 56
         processor.image_processor.size = {"height": edge, "width": edge}
-        batch = processor(items=PICTURES)
+        batch = processor(items=IMAGES)
         features = model.encode_images(batch["pixel_values"], batch["image_grid_thw"])
         assert (
             torch.equal(seen["pixel_values"], raw_pixels(processor)) and len(features.tokens) == 4 * (edge // 14) ** 2
@@ -168,10 +168,10 @@ def test_image_processors_that_do_not_fit_are_refused(built):
     _, processor = built()
     processor.image_processor.size = {"height": 60, "width": 56}
     with pytest.raises(ValueError, match="`image_processor.size` gives 56 x 60 pixels.* patch_size = 14"):
-        processor.prepare_items(PICTURES[:1])
+        processor.prepare_items(IMAGES[:1])
     processor.image_processor.patch_size = None
     with pytest.raises(ValueError, match="`VLM2RecProcessor.from_backbone`"):
-        processor.prepare_items(PICTURES[:1])
+        processor.prepare_items(IMAGES[:1])
 
 
 @pytest.mark.parametrize("text", ["gemma", "window"])

@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor
 
-from tests.conftest import FAMILIES, needs_image_processor, picture
+from tests.conftest import FAMILIES, make_image, needs_image_processor
 from vlm2rec_hf import PixRecConfig, PixRecModel, PixRecProcessor
 
-HISTORY = [{"text": "red tent", "image": picture(1)}, "blue mug", picture(2)]
-TARGETS = [{"text": "Alpina lamp 3", "image": picture(3)}, "blue tent", picture(4)]
+HISTORY = [{"text": "red tent", "image": make_image(1)}, "blue mug", make_image(2)]
+TARGETS = [{"text": "Alpina lamp 3", "image": make_image(3)}, "blue tent", make_image(4)]
 
 
 def rows(processor, history=HISTORY, targets=TARGETS):
@@ -32,15 +32,15 @@ def test_a_row_is_history_bridge_target(tiny_pix, family):
             assert decode(predicted) == text + processor.end_token
             assert torch.equal(ids[labels != -100], predicted)  # aligned; the model shifts
         else:
-            assert not len(predicted)  # a picture alone is nothing to write
+            assert not len(predicted)  # an image alone is nothing to write
     image = model.config.vlm_config.image_token_id
     assert not (batch["labels"] == image).any()
     assert not (batch["history_mask"] & batch["target_mask"]).any()
     assert not ((batch["history_mask"] | batch["target_mask"]) & ~batch["attention_mask"].bool()).any()
-    # The picture to predict comes after the text to predict.
+    # The image to predict comes after the text to predict.
     first_label = (batch["labels"][0] != -100).nonzero()[0, 0]
-    own_pictures = ((batch["input_ids"][0] == image) & batch["target_mask"][0]).nonzero()
-    assert len(own_pictures) and (own_pictures > first_label).all()
+    own_images = ((batch["input_ids"][0] == image) & batch["target_mask"][0]).nonzero()
+    assert len(own_images) and (own_images > first_label).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -56,9 +56,9 @@ def test_nothing_after_the_history_reaches_its_vector(tiny_pix, family):
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
-def test_the_first_token_to_write_sees_no_picture_of_the_target(tiny_pix, family):
+def test_the_first_token_to_write_sees_no_image_of_the_target(tiny_pix, family):
     model, processor = tiny_pix(family)
-    one, other = ({"text": "Alpina lamp 3", "image": picture(seed)} for seed in (3, 9))
+    one, other = ({"text": "Alpina lamp 3", "image": make_image(seed)} for seed in (3, 9))
     first, second = (model(**rows(processor, targets=[target])) for target in (one, other))
     assert (first.token_nll - second.token_nll).abs().max() < 1e-6
     assert (first.target_embeddings - second.target_embeddings).abs().max() > 1e-5
@@ -97,15 +97,15 @@ def test_one_call_for_both_batches_equals_two(tiny_pix, family):
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
-def test_pictures_off_is_as_if_there_were_none(tiny_pix, family):
-    model, with_pictures = tiny_pix(family)
-    _, without = tiny_pix(family, pictures=False)
+def test_images_off_is_as_if_there_were_none(tiny_pix, family):
+    model, with_images = tiny_pix(family)
+    _, without = tiny_pix(family, images=False)
     assert torch.equal(
-        model.encode_items(HISTORY[:2], without), model.encode_items(["red tent", "blue mug"], with_pictures)
+        model.encode_items(HISTORY[:2], without), model.encode_items(["red tent", "blue mug"], with_images)
     )
-    off, on = (model.encode_items(HISTORY[:1], processor) for processor in (without, with_pictures))
+    off, on = (model.encode_items(HISTORY[:1], processor) for processor in (without, with_images))
     assert (off - on).abs().max() > 1e-4
-    assert without.prepare_items([picture(1)])[0].grid is None
+    assert without.prepare_items([make_image(1)])[0].grid is None
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -124,7 +124,7 @@ def test_saving_and_loading_changes_nothing(tiny_pix, family, tied, tmp_path):
     assert (again.lm_head is None) == tied and not again.training
     settings = reader.to_dict()
     assert settings == {name: value for name, value in processor.to_dict().items() if name in settings}
-    assert settings["next_item_prompt"] == processor.next_item_prompt and settings["pictures"] is True
+    assert settings["next_item_prompt"] == processor.next_item_prompt and settings["images"] is True
     for name in ("user_embeddings", "target_embeddings", "token_nll"):
         assert torch.equal(again(**rows(reader))[name], model(**rows(processor))[name]), name
     assert again.loaded_from == (str(tmp_path), None)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import picture
+from tests.conftest import make_image
 from vlm2rec_hf.evaluation.generation import generate_next_items
 
 
@@ -32,7 +32,7 @@ def test_with_beams_for_all_it_finds_what_a_search_of_everything_finds(tiny_pix)
     model, processor = tiny_pix()
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(20)  # opinions worth ranking
-    history = processor.prepare_items(["red tent", {"text": "blue mug", "image": picture(1)}])
+    history = processor.prepare_items(["red tent", {"text": "blue mug", "image": make_image(1)}])
     end = processor.tokenizer.convert_tokens_to_ids(processor.end_token)
     special = set(processor.tokenizer.all_special_ids)
     words = [token for token in range(len(model.head_weight)) if token not in special]
@@ -48,7 +48,7 @@ def test_with_beams_for_all_it_finds_what_a_search_of_everything_finds(tiny_pix)
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
-def test_a_picture_is_never_written(tiny_pix, family):
+def test_an_image_is_never_written(tiny_pix, family):
     model, processor = tiny_pix(family)
     pad = model.config.vlm_config.image_token_id
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_scores_are_the_models_own_and_the_search_is_deterministic(tiny_pix, fam
     model, processor = tiny_pix(family)
     histories = [
         processor.prepare_items(["red tent"]),
-        processor.prepare_items([{"text": "blue mug", "image": picture(1)}, "red tent"]),
+        processor.prepare_items([{"text": "blue mug", "image": make_image(1)}, "red tent"]),
     ]
     together = generate_next_items(model, histories, processor, beams=3, max_new_tokens=4)
     assert together == generate_next_items(model, histories, processor, beams=3, max_new_tokens=4)

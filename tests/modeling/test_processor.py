@@ -9,7 +9,7 @@ from PIL import Image
 from vlm2rec_hf.catalogues.prepared_catalogue import PreparedCatalogue
 from vlm2rec_hf.modeling.items_vlm2rec import as_item
 
-from ..conftest import picture
+from ..conftest import make_image
 
 
 def decoded(processor, ids, mask):
@@ -18,7 +18,7 @@ def decoded(processor, ids, mask):
 
 def test_strings_are_text_whatever_they_look_like(tmp_path):
     path = tmp_path / "picture.png"
-    picture(0).save(path)
+    make_image(0).save(path)
     for text in (str(path), "https://example.com/cat.png", "data:image/png;base64,AAAA"):
         assert as_item(text) == {"text": text, "image": None}
 
@@ -31,7 +31,7 @@ def test_other_types_are_refused(value):
 
 @pytest.mark.parametrize("value", ["", "  ", {}, {"text": None, "image": None}])
 def test_an_item_needs_something(value):
-    with pytest.raises(ValueError, match="text or a picture"):
+    with pytest.raises(ValueError, match="text or an image"):
         as_item(value)
 
 
@@ -55,9 +55,9 @@ def test_an_items_tokens_are_the_same_everywhere(tiny):
     assert any(row[i : i + len(tokens)] == tokens for i in range(len(row)))
 
 
-def test_limits_keep_the_end_and_never_cut_a_picture(tiny, items):
+def test_limits_keep_the_end_and_never_cut_an_image(tiny, items):
     _, processor = tiny(max_item_tokens=3, max_history_item_tokens=2, max_history=2)
-    long = {"text": "one two three four five six seven", "image": picture(1)}
+    long = {"text": "one two three four five six seven", "image": make_image(1)}
     batch = processor(items=[long])
     end = processor.tokenizer.eos_token_id
     assert batch["input_ids"][0, -1] == end
@@ -154,7 +154,7 @@ def test_a_catalogue_decodes_only_what_is_asked_for(tiny):
         def texts(self):
             return ("title" for _ in range(len(self)))
 
-    items = Lazy([{"text": "title", "image": picture(i)} for i in range(5)])
+    items = Lazy([{"text": "title", "image": make_image(i)} for i in range(5)])
     catalogue = PreparedCatalogue(items, processor)
     assert items.read == []
     assert catalogue[3].grid is not None and items.read == [3]

@@ -1,4 +1,4 @@
-"""What runs through the backbone: bit-equal states, several pictures of several sizes, the three views and fusions."""
+"""What runs through the backbone: bit-equal states, several images of several sizes, the three views and fusions."""
 
 import pytest
 import torch
@@ -6,18 +6,21 @@ import torch
 from vlm2rec_hf.modeling.family_qwen_vl import multimodal_positions
 from vlm2rec_hf.modeling.family_vlm2rec import ImageFeatures
 
-from ..conftest import QWEN, picture
+from ..conftest import QWEN, make_image
 
 
 @pytest.fixture(scope="module")
 def mixed_rows(items):
-    """Histories whose internal rows mix words and pictures of different shapes, and rows without any."""
-    wide, tall = {"text": "wide", "image": picture(7, (200, 30))}, {"text": "tall", "image": picture(8, (20, 160))}
+    """Histories whose internal rows mix words and images of different shapes, and rows without any."""
+    wide, tall = (
+        {"text": "wide", "image": make_image(7, (200, 30))},
+        {"text": "tall", "image": make_image(8, (20, 160))},
+    )
     return [[wide, "red tent", tall], ["blue mug"], [tall, items[2], wide, items[3]], [items[2]]]
 
 
 def free_size(processor):
-    """Let pictures keep their own shape, so that grids differ."""
+    """Let images keep their own shape, so that grids differ."""
     processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
     return processor
 
@@ -83,7 +86,7 @@ def test_rows_that_lost_a_placeholder_are_refused(tiny, items):
     model, processor = tiny()
     batch = processor(items=[items[0]])
     batch["image_rows"], batch["image_rows_mask"] = batch["image_rows"][:, :-3], batch["image_rows_mask"][:, :-3]
-    with pytest.raises(ValueError, match="truncated inside a picture"):
+    with pytest.raises(ValueError, match="truncated inside an image"):
         model(**batch)
     internal, _ = tiny(fusion="internal")
     with pytest.raises(ValueError, match="`image_rows` belong to external"):
@@ -129,7 +132,7 @@ def test_the_progress_bar_is_off_unless_asked_for(tiny, capsys):
 
 
 @pytest.mark.parametrize("n_layers", [0, 2])
-def test_features_split_by_picture_and_joined_again(n_layers):
+def test_features_split_by_image_and_joined_again(n_layers):
     tokens = torch.randn(6, 4)
     whole = ImageFeatures(tokens, torch.arange(9).view(3, 3), tuple(tokens + i for i in range(1, n_layers + 1)))
     parts = whole.split([1, 2, 3])

@@ -6,7 +6,7 @@ from sentence_transformers.base.data_collator import BaseDataCollator
 
 from vlm2rec_hf.sentence_transformers.model_files import as_documents, as_queries, write_sentence_transformer_files
 
-from ..conftest import needs_image_processor, picture
+from ..conftest import make_image, needs_image_processor
 
 PART = {"type": Value("string"), "text": Value("string"), "image": Image()}
 CONVERSATION = List({"role": Value("string"), "content": List(PART)})
@@ -22,10 +22,12 @@ def save(model, processor, folder):
 
 
 def catalogue(n=9):
-    """Items with both modalities; the third has only text, the sixth only a picture, the last is short."""
-    items = [{"text": f"{'red tent' if i % 2 else 'blue mug'} number {i}", "image": picture(i)} for i in range(n - 1)]
-    items[2], items[5] = {"text": "Alpina lamp 3"}, {"image": picture(50, (64, 90))}
-    return [*items, {"text": "x", "image": picture(60, (90, 40))}]
+    """Items with both modalities; the third has only text, the sixth only an image, the last is short."""
+    items = [
+        {"text": f"{'red tent' if i % 2 else 'blue mug'} number {i}", "image": make_image(i)} for i in range(n - 1)
+    ]
+    items[2], items[5] = {"text": "Alpina lamp 3"}, {"image": make_image(50, (64, 90))}
+    return [*items, {"text": "x", "image": make_image(60, (90, 40))}]
 
 
 def interactions(n_users=7):
@@ -47,7 +49,7 @@ def table(histories, *columns, label=None):
 
 
 def message(item):
-    """An item as a message: Arrow would fill a missing text or picture of a plain dict with None."""
+    """An item as a message: Arrow would fill a missing text or image of a plain dict with None."""
     return {"role": "user", "content": [{"type": name, name: value} for name, value in item.items()]}
 
 

@@ -5,13 +5,13 @@ import torch
 
 from vlm2rec_hf.sentence_transformers.sentence_features import (
     content_keys,
+    image_ends,
     image_part,
-    picture_ends,
     slice_features,
     text_part,
 )
 
-from ..conftest import picture
+from ..conftest import make_image
 from .sentence_transformer_models import catalogue
 
 HISTORIES = [[0, 1, 2], [2], [5], [3, 3, 4, 6], [8, 2, 0]]
@@ -46,20 +46,20 @@ def test_parts_and_rows_have_the_vectors_of_the_whole(embedder):
     assert "pixel_values" not in alone and "image_rows" not in alone
 
 
-def test_pictures_are_counted_in_the_rows(embedder):
+def test_images_are_counted_in_the_rows(embedder):
     _, processor, token = embedder
     batch = dict(histories_batch(processor))
-    # Two pictures (the third item has none), none, one, the last three of four, two.
-    assert picture_ends(batch, token).tolist() == [2, 2, 3, 6, 8]
+    # Two images (the third item has none), none, one, the last three of four, two.
+    assert image_ends(batch, token).tolist() == [2, 2, 3, 6, 8]
     batch["num_images_per_sample"] = torch.tensor([2, 0, 1, 4, 2])  # counted before the history was cut
     assert len(slice_features(batch, 3, 5, token)["image_grid_thw"]) == 5
     batch["image_rows"] = batch["image_rows"].clone()
     batch["image_rows"][0][batch["image_rows"][0] == token] = 0
-    with pytest.raises(ValueError, match="`image_rows` hold .* placeholders.*cut inside a picture"):
-        picture_ends(batch, token)
+    with pytest.raises(ValueError, match="`image_rows` hold .* placeholders.*cut inside an image"):
+        image_ends(batch, token)
 
 
-def test_repeated_pictures_keep_one_copy(embedder):
+def test_repeated_images_keep_one_copy(embedder):
     model, processor, token = embedder
     items = catalogue()
     prepared = processor.prepare_items([items[i] for history in HISTORIES[:1] * 3 for i in history], keys=[*"abc"] * 3)
@@ -73,15 +73,15 @@ def test_repeated_pictures_keep_one_copy(embedder):
 
 def test_keys_are_equal_for_equal_content_only(embedder):
     _, processor, token = embedder
-    nearly = picture(0)
+    nearly = make_image(0)
     nearly.putpixel((5, 5), (0, 0, 0))
     items = [
-        {"text": "red tent", "image": picture(0)},
-        {"text": "red tent", "image": picture(0)},
-        {"text": "red tent", "image": picture(1)},
+        {"text": "red tent", "image": make_image(0)},
+        {"text": "red tent", "image": make_image(0)},
+        {"text": "red tent", "image": make_image(1)},
         {"text": "red tent"},
-        {"image": picture(0)},
-        {"text": "tent red", "image": picture(0)},
+        {"image": make_image(0)},
+        {"text": "tent red", "image": make_image(0)},
         {"text": "a much longer text in which a red tent stands", "image": nearly},
         {"text": "red tent", "image": nearly},
         "red tent",
@@ -89,7 +89,7 @@ def test_keys_are_equal_for_equal_content_only(embedder):
     keys = content_keys(dict(processor(items=items)), token).tolist()
     assert keys[0] == keys[1] and keys[3] == keys[8]
     assert len(set(keys)) == len(items) - 2
-    # The same keys whatever else is in the batch, whichever side is padded, and without any picture in it.
+    # The same keys whatever else is in the batch, whichever side is padded, and without any image in it.
     assert content_keys(dict(processor(items=items[4:6])), token).tolist() == keys[4:6]
     assert content_keys(dict(processor(items=[items[3]])), token).tolist() == keys[3:4]
     side = processor.tokenizer.padding_side
@@ -100,8 +100,8 @@ def test_keys_are_equal_for_equal_content_only(embedder):
         processor.tokenizer.padding_side = side
 
 
-def test_the_order_of_pictures_counts(embedder):
+def test_the_order_of_images_counts(embedder):
     _, processor, token = embedder
-    histories = [[picture(0), picture(1)], [picture(1), picture(0)], [picture(0), picture(1)]]
+    histories = [[make_image(0), make_image(1)], [make_image(1), make_image(0)], [make_image(0), make_image(1)]]
     first, second, third = content_keys(dict(processor(histories=histories)), token).tolist()
     assert first == third != second

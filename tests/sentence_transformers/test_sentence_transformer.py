@@ -7,7 +7,7 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 
 from vlm2rec_hf.sentence_transformers.model_files import as_documents, as_queries, write_sentence_transformer_files
 
-from ..conftest import FAMILIES, needs_image_processor, picture
+from ..conftest import FAMILIES, make_image, needs_image_processor
 
 
 def saved(tiny, folder, family="qwen2_vl", fusion="external", st_options=None, **options):
@@ -57,7 +57,7 @@ def test_same_vectors_as_the_embedder(tiny, items, histories, tmp_path, family, 
 @pytest.mark.parametrize("kind", ["str", "text", "image", "picture", "both", "turned"])
 def test_each_form_alone(loaded, kind):
     model, processor, st = loaded
-    image = picture(7)
+    image = make_image(7)
     form = {
         "str": "red tent",
         "text": {"text": "red tent"},
@@ -72,9 +72,9 @@ def test_each_form_alone(loaded, kind):
     assert difference(st.encode_query([form]), model.encode_histories([[form]], processor).both) < 1e-5
 
 
-def test_text_and_picture_add_up(loaded):
+def test_text_and_image_add_up(loaded):
     _, _, st = loaded
-    image = picture(5)
+    image = make_image(5)
     both, text, alone = st.encode([{"text": "mug", "image": image}, "mug", image])
     assert abs(both - text - alone).max() < 1e-6
     assert abs(torch.as_tensor(text).norm() - 1) < 1e-5 and abs(torch.as_tensor(both).norm() - 1) > 0.05
@@ -84,9 +84,9 @@ def test_a_history_is_a_chat_of_items(loaded, items):
     model, processor, st = loaded
     chat = [
         {"role": "user", "content": "red tent"},
-        {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image", "image": picture(2)}]},
+        {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image", "image": make_image(2)}]},
     ]
-    history = ["red tent", {"text": "x", "image": picture(2)}]
+    history = ["red tent", {"text": "x", "image": make_image(2)}]
     expected = model.encode_histories([history], processor).both[0]
     assert difference(st.encode_query(chat), expected) < 1e-5
     assert difference(st.encode_query([chat])[0], expected) < 1e-5
@@ -100,9 +100,9 @@ def test_a_history_is_a_chat_of_items(loaded, items):
 
 def test_items_and_histories_may_share_a_batch(loaded, items):
     model, processor, st = loaded
-    mixed = st.encode([*as_queries([items[:3], ["red tent"]]), {"text": "red tent"}, picture(3)])
+    mixed = st.encode([*as_queries([items[:3], ["red tent"]]), {"text": "red tent"}, make_image(3)])
     assert difference(mixed[:2], model.encode_histories([items[:3], ["red tent"]], processor).both) < 1e-5
-    assert difference(mixed[2:], model.encode_items(["red tent", picture(3)], processor).both) < 1e-5
+    assert difference(mixed[2:], model.encode_items(["red tent", make_image(3)], processor).both) < 1e-5
 
 
 def test_long_histories_keep_the_newest(tiny, items, tmp_path):
@@ -194,7 +194,7 @@ def test_quantisation(loaded, items):
 
 def test_information_retrieval_evaluator_agrees_with_a_plain_ranking(loaded, items):
     model, processor, st = loaded
-    catalogue = [*items, "green lamp", {"text": "hat", "image": picture(9)}]
+    catalogue = [*items, "green lamp", {"text": "hat", "image": make_image(9)}]
     histories = [[catalogue[i], catalogue[(i + 3) % 8]] for i in range(8)]
     evaluator = InformationRetrievalEvaluator(
         queries={f"u{i}": query for i, query in enumerate(as_queries(histories))},
@@ -231,7 +231,7 @@ def test_views_and_presence_are_reachable(loaded, items):
     ("inputs", "message"),
     [
         ([["red tent", "blue mug"]], "pair"),  # a list of two is a pair for sentence-transformers
-        ([[picture(0), "blue mug"]], "pair"),
+        ([[make_image(0), "blue mug"]], "pair"),
         ([[{"role": "query", "content": "a"}]], "`role` of messages must be"),
         ([[{"role": "history", "content": "a"}, {"role": "user", "content": "b"}]], "`role` of messages must be"),
         ([[{"role": "assistant", "content": "a"}]], "`role` of messages must be"),
@@ -242,7 +242,7 @@ def test_views_and_presence_are_reachable(loaded, items):
         ([[{"role": "user", "content": 3}]], "`content` of a message must be a str or a list"),
         ([{"text": "a", "image": "picture.png"}], "`image` of a message must be a PIL.Image.Image"),
         ([torch.zeros(3, 8, 8)], "`image` of a message must be a PIL.Image.Image"),
-        (["red tent", " "], "text or a picture"),
+        (["red tent", " "], "text or an image"),
     ],
 )
 def test_what_is_neither_item_nor_history_is_refused(loaded, inputs, message):
@@ -270,7 +270,7 @@ def test_options_that_would_cut_rows_are_refused(loaded):
         (lambda: as_documents("red tent"), TypeError, "`items` must be a list"),
         (lambda: as_documents([3]), TypeError, "`items` holds a int"),
         (lambda: as_documents([{"image": "a.png"}]), TypeError, "`image` of an item"),
-        (lambda: as_documents([""]), ValueError, "needs a text or a picture"),
+        (lambda: as_documents([""]), ValueError, "needs a text or an image"),
         (lambda: as_queries(["red tent"]), TypeError, r"`histories\[i\]` must be a list"),
         (lambda: as_queries([[]]), ValueError, "`histories` must not hold an empty"),
         (lambda: as_queries([["a"]], max_history=0), ValueError, "`max_history` must be at least 1"),

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 from vlm2rec_hf import VLM2RecEmbedder
 from vlm2rec_hf.sentence_transformers.model_files import as_documents, as_queries, write_sentence_transformer_files
 
-from ..conftest import picture
+from ..conftest import make_image
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,7 @@ def test_files_are_replaced_whole_or_not_at_all(tiny, folder, tmp_path, monkeypa
 
 def test_the_model_is_trainable_from_sentence_transformers(folder):
     st = SentenceTransformer(str(folder), device="cpu")
-    features = st.preprocess(as_documents([{"text": "red tent", "image": picture(0)}, "blue mug"]))
+    features = st.preprocess(as_documents([{"text": "red tent", "image": make_image(0)}, "blue mug"]))
     st(features)["sentence_embedding"][:, 0].sum().backward()
     names = [name for name, parameter in st.named_parameters() if parameter.grad is not None]
     assert any("visual" in name for name in names) and any("language_model" in name for name in names)

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from vlm2rec_hf.sentence_transformers.model_files import as_documents, as_queries, write_sentence_transformer_files
 
-from ..conftest import picture
+from ..conftest import make_image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp", ".mp4", ".mp3", "")
 
@@ -31,15 +31,15 @@ def loaded(tiny, tmp_path_factory):
     processor.save_pretrained(folder)
     write_sentence_transformer_files(folder, processor, model.config)
     transformer = SentenceTransformer(str(folder), device="cpu")
-    transformer.encode(["once, so that every lazy import is done", picture(0)])
+    transformer.encode(["once, so that every lazy import is done", make_image(0)])
     return model, processor, transformer
 
 
 @pytest.fixture(scope="module")
 def secret(tmp_path_factory):
-    """An existing picture, whose path is a title below."""
+    """An existing image, whose path is a title below."""
     path = tmp_path_factory.mktemp("secret") / "picture.png"
-    picture(8).save(path)
+    make_image(8).save(path)
     return str(path)
 
 
@@ -84,7 +84,7 @@ def test_no_title_is_ever_fetched_or_opened(loaded, secret, batch):
         assert processor(histories=[batch])["has_text"].all()
     with warnings.catch_warnings(), traps():
         warnings.simplefilter("ignore", UserWarning)
-        forms = (batch, [{"text": title} for title in batch], as_documents(batch), [*batch, picture(1)])
+        forms = (batch, [{"text": title} for title in batch], as_documents(batch), [*batch, make_image(1)])
         for form in forms:
             assert abs(transformer.encode(form, convert_to_tensor=True)[: len(batch)] - expected).max() < 1e-5
         assert abs(transformer.encode(batch[0], convert_to_tensor=True) - expected[0]).max() < 1e-5
@@ -102,7 +102,7 @@ def test_the_traps_catch(secret):
             touch()
 
 
-def test_a_bare_string_taken_for_a_picture_is_told_about(loaded, secret):
+def test_a_bare_string_taken_for_an_image_is_told_about(loaded, secret):
     _, _, transformer = loaded
     for title in ("https://evil/x.jpg", secret):
         with pytest.warns(UserWarning, match="was taken for a text"):
@@ -113,7 +113,7 @@ def test_a_bare_string_taken_for_a_picture_is_told_about(loaded, secret):
             transformer.encode(as_documents([title]))
 
 
-def test_a_picture_may_not_be_named_by_a_string(loaded, secret):
+def test_an_image_may_not_be_named_by_a_string(loaded, secret):
     _, _, transformer = loaded
     with pytest.raises(ValueError, match="`image` of a message must be a PIL"), traps():
         transformer.encode([{"text": "tent", "image": secret}])

@@ -168,7 +168,7 @@ def test_modality_dropout_drops_only_in_training(embedder):
 
 @pytest.mark.parametrize("loss_class", [VLM2RecRankingLoss, CachedVLM2RecRankingLoss])
 def test_batches_with_nothing_to_learn(embedder, loss_class):
-    """One row has no negatives, and texts alone say nothing about pictures: zero loss, zero gradient, no error."""
+    """One row has no negatives, and texts alone say nothing about images: zero loss, zero gradient, no error."""
     model = embedder[0]
     rows = (table(HISTORIES[:1], POSITIVES[:1]), "wpcl+crtr"), (table([[2], [2, 2]], [2, 2]), "image_only")
     for dataset, objective in rows:

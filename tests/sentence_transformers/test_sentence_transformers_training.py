@@ -1,4 +1,4 @@
-"""`SentenceTransformerTrainer` over stock modules with our losses: from a dataset with pictures to a saved model."""
+"""`SentenceTransformerTrainer` over stock modules with our losses: from a dataset with images to a saved model."""
 
 import pytest
 import torch
@@ -30,13 +30,13 @@ def train(model, dataset, loss, folder, **options):
 
 
 @pytest.mark.parametrize(
-    ("loss_class", "stored"), [(VLM2RecRankingLoss, "rows"), (CachedVLM2RecRankingLoss, "pictures")]
+    ("loss_class", "stored"), [(VLM2RecRankingLoss, "rows"), (CachedVLM2RecRankingLoss, "images")]
 )
 def test_training_brings_histories_to_their_next_items(model, tmp_path, loss_class, stored):
     items = catalogue()
     dataset = (
         table(HISTORIES, POSITIVES)
-        if stored == "pictures"
+        if stored == "images"
         else ranking_dataset(HISTORIES, POSITIVES, items, max_history=4)
     )
     options = {"mini_batch_size": 4} if loss_class is CachedVLM2RecRankingLoss else {}
@@ -86,8 +86,8 @@ def test_evaluation_and_the_model_card(model, tmp_path):
     assert "CachedVLM2RecRankingLoss" in card and "2603.17450" in card and '"wpcl_lambda": 5.0' in card
 
 
-def test_rows_and_pictures_say_the_same(model):
-    """The dataset of row numbers makes the batches of the dataset that stores the pictures."""
+def test_rows_and_images_say_the_same(model):
+    """The dataset of row numbers makes the batches of the dataset that stores the images."""
     negatives = [[(positive + 2) % 9] for positive in POSITIVES]
     stored = table(HISTORIES, POSITIVES, [row[0] for row in negatives])
     rows = ranking_dataset(HISTORIES, POSITIVES, catalogue(), negatives=negatives, max_history=4)
@@ -101,7 +101,7 @@ def test_rows_and_pictures_say_the_same(model):
         for key, value in wanted.items():
             if key == "modality":
                 assert column[key] == value == "message"
-            elif key != "num_images_per_sample":  # counts pictures of the messages, before they are cut
+            elif key != "num_images_per_sample":  # counts images of the messages, before they are cut
                 torch.testing.assert_close(column[key], value, rtol=0, atol=0)
     unmasked = ranking_dataset(HISTORIES, POSITIVES, catalogue(), mask_history=False)
     assert unmasked[:2]["label"] == [[5], [6]]

@@ -14,12 +14,12 @@ USERS = 12
 RUNS = {
     "plain": {"objective": "wpcl+crtr"},
     "cached": {"objective": "wpcl+crtr", "gradient_cache_mini_batch_size": 2, "lora": True},
-    # Pictures of some items only: each process skips another number of users, and trains the tower or not.
-    "skipped": {"objective": "sft+unimodal", "freeze_vision": False, "pictures": 36},
+    # Images of some items only: each process skips another number of users, and trains the tower or not.
+    "skipped": {"objective": "sft+unimodal", "freeze_vision": False, "images": 36},
     "skipped-cached": {
         "objective": "sft+unimodal",
         "freeze_vision": False,
-        "pictures": 36,
+        "images": 36,
         "gradient_cache_mini_batch_size": 2,
         "gradient_accumulation_steps": 2,
     },
@@ -27,8 +27,8 @@ RUNS = {
 }
 
 
-class FewerPictures:
-    """The shop's items; only the first `count` keep their picture."""
+class FewerImages:
+    """The shop's items; only the first `count` keep their image."""
 
     def __init__(self, items, count):
         self.items, self.count = items, count
@@ -56,7 +56,7 @@ def train(folder, name, processes):
     options = dict(RUNS[name])
     dataset = make_demo_shop(60, n_users=60).dataset()
     model, processor = tiny_vlm("qwen2_vl", ["red tent"], hidden_size=32, vision_hidden_size=32)
-    items = FewerPictures(dataset.catalogue_items(), options.pop("pictures", 60))
+    items = FewerImages(dataset.catalogue_items(), options.pop("images", 60))
     lora = default_lora_config(2, dropout=0.0) if options.pop("lora", False) else None
     args = VLM2RecTrainingArguments(
         output_dir=str(folder), max_steps=3, per_device_train_batch_size=USERS // processes, max_history=3,
@@ -102,7 +102,7 @@ def sharded_step(rank, folder, mini_batch_size):
 
 
 def step_trainer(folder, processes, mini_batch_size=None):
-    """A trainer over raw pictures, so that the tower's blocks take part."""
+    """A trainer over raw images, so that the tower's blocks take part."""
     dataset = make_demo_shop(60, n_users=60).dataset()
     model, processor = tiny_vlm("qwen2_vl", ["red tent"], hidden_size=32, vision_hidden_size=32)
     args = VLM2RecTrainingArguments(

@@ -20,15 +20,15 @@ from vlm2rec_hf.data.described_items import DescribedItems
 from vlm2rec_hf.modeling.inputs_dmesr import ItemInputs
 from vlm2rec_hf.tiny.pixrec import tiny_pixrec
 
-from .process_worker import FewerPictures, Watch, become
+from .process_worker import FewerImages, Watch, become
 from .walks import walks
 
 USERS = 12
 PIXREC = {
     "plain": {},
-    # Rows of unequal lengths, pictures of some items only, a trained tower, histories that spare nobody.
-    "tower": {"freeze_vision": False, "pictures": 20, "mask_seen": False, "beta": -0.1},
-    "strict": {"ddp_find_unused_parameters": False, "pictures": 0},
+    # Rows of unequal lengths, images of some items only, a trained tower, histories that spare nobody.
+    "tower": {"freeze_vision": False, "images": 20, "mask_seen": False, "beta": -0.1},
+    "strict": {"ddp_find_unused_parameters": False, "images": 0},
     "alone": {"gather_negatives": False},
 }
 HEADS = ("seqrec", "dmesr")
@@ -43,7 +43,7 @@ def pixrec(folder, name, processes):
         "qwen2_vl", ["red tent"], hidden_size=32, vision_hidden_size=32, image_size=28,
         config_options={"projection_dim": 12},
     )  # fmt: skip
-    items = FewerPictures(DescribedItems(dataset), options.pop("pictures", 60))
+    items = FewerImages(DescribedItems(dataset), options.pop("images", 60))
     args = PixRecTrainingArguments(
         output_dir=str(folder), max_steps=3, per_device_train_batch_size=USERS // processes, max_history=3,
         learning_rate=1e-3, validation_users=20, cache_vision_features=name == "plain", temperature=0.1, **QUIET,

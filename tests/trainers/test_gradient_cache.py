@@ -36,7 +36,7 @@ def assert_equal_steps(one, other, tolerance=1e-5):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_gradients_are_those_of_the_whole_batch(tiny, trainer, objective):
-    """All weights trained, vision tower included, so that pictures pass it in every chunk."""
+    """All weights trained, vision tower included, so that images pass it in every chunk."""
     steps = []
     for size in (None, 3):
         model, processor = tiny()

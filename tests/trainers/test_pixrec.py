@@ -38,14 +38,14 @@ def trainer(tiny_pix, demo_dataset, tmp_path):
         processor=None,
         peft_config=None,
         dataset=demo_dataset,
-        pictures=True,
+        images=True,
         family="qwen2_vl",
         catalogue=None,
         eval_dataset=None,
         **options,
     ):
         if model is None:
-            model, processor = tiny_pix(family, pictures=pictures)
+            model, processor = tiny_pix(family, images=images)
         settings = {
             "output_dir": str(tmp_path / "run"), "max_steps": 2, "per_device_train_batch_size": 8, "max_history": 3,
             "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "learning_rate": 1e-3,
@@ -214,8 +214,8 @@ def test_accumulation_and_checkpointing_run(trainer):
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
-def test_without_pictures_none_is_read(trainer, family):
-    run = trainer(family=family, pictures=False)
+def test_without_images_none_is_read(trainer, family):
+    run = trainer(family=family, images=False)
     run.train()
     batch = run.data_collator([run.train_dataset[i] for i in range(4)])
     assert not {"pixel_values", "image_features"} & {*batch, *batch["items"]}

@@ -13,7 +13,7 @@ from vlm2rec_hf import PreparedCatalogue
 from vlm2rec_hf.trainers.collator import Chunk, ContrastiveCollator, split
 from vlm2rec_hf.trainers.prefetch import prefetched
 
-# Histories and targets that share items: 7 distinct ones in 12 picture slots.
+# Histories and targets that share items: 7 distinct ones in 12 image slots.
 EXAMPLES = [
     {"history": np.array(history), "target": target, "seen": np.array(history)}
     for history, target in (([1, 2, 3], 4), ([2, 3, 4], 1), ([4, 5], 6), ([6], 4))
@@ -22,14 +22,14 @@ HISTORY_ITEMS, TARGETS, DISTINCT = 9, 3, 6
 
 
 class Tower:
-    """Counts the pictures that pass a model's vision tower, and its calls."""
+    """Counts the images that pass a model's vision tower, and its calls."""
 
     def __init__(self, model, patch):
-        self.calls, self.pictures = 0, 0
+        self.calls, self.images = 0, 0
         whole = type(model).encode_images
 
         def counting(embedder, pixel_values, grid):
-            self.calls, self.pictures = self.calls + 1, self.pictures + len(grid)
+            self.calls, self.images = self.calls + 1, self.images + len(grid)
             return whole(embedder, pixel_values, grid)
 
         patch.setattr(type(model), "encode_images", counting)
@@ -37,13 +37,13 @@ class Tower:
 
 @pytest.mark.parametrize("freeze", [True, False], ids=["frozen", "trained"])
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
-def test_each_picture_of_a_step_passes_the_tower_once(tiny, trainer, monkeypatch, family, freeze):
+def test_each_image_of_a_step_passes_the_tower_once(tiny, trainer, monkeypatch, family, freeze):
     model, processor = tiny(family)
     run = trainer(model, processor, cache_vision_features=False, freeze_vision=freeze)
     run.current_gradient_accumulation_steps = 1
     tower = Tower(model, monkeypatch)
     run.training_step(run.model, run.data_collator(EXAMPLES))
-    assert (tower.calls, tower.pictures) == (1, DISTINCT)
+    assert (tower.calls, tower.images) == (1, DISTINCT)
 
 
 def test_with_gradient_caching_each_chunk_has_one_tower_pass_per_turn(tiny, trainer, monkeypatch):
@@ -54,16 +54,16 @@ def test_with_gradient_caching_each_chunk_has_one_tower_pass_per_turn(tiny, trai
     batch = run.data_collator(EXAMPLES)
     distinct = [len({i for h in chunk.histories for i in h} | set(chunk.items)) for chunk in batch["chunks"]]
     run.training_step(run.model, batch)
-    assert (tower.calls, tower.pictures) == (2 * 2, 2 * sum(distinct))
+    assert (tower.calls, tower.images) == (2 * 2, 2 * sum(distinct))
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("fusion", ["external", "internal"])
-def test_sharing_pictures_changes_no_vector(tiny, demo_dataset, family, fusion):
+def test_sharing_images_changes_no_vector(tiny, demo_dataset, family, fusion):
     model, processor = tiny(family, fusion)
     catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), processor)
     batch = ContrastiveCollator(catalogue, 3)(EXAMPLES)
-    shared = model(groups=[batch["users"], batch["items"]], **batch["pictures"])
+    shared = model(groups=[batch["users"], batch["items"]], **batch["images"])
     histories = [[catalogue[int(i)] for i in example["history"]] for example in EXAMPLES]
     alone = (processor.collate(histories, "user"), processor.collate([[catalogue[i]] for i in (1, 4, 6)], "item"))
     for found, group in zip(shared, alone, strict=True):
@@ -123,11 +123,11 @@ def test_prefetching_keeps_order_and_a_bound(threads):
 def test_an_error_while_preparing_is_raised_where_the_piece_is_used():
     def make(number):
         if number == 2:
-            raise ValueError("broken picture")
+            raise ValueError("broken image")
         return number
 
     found = []
-    with pytest.raises(ValueError, match="broken picture"):
+    with pytest.raises(ValueError, match="broken image"):
         for number in prefetched(make, range(5)):
             found.append(number)
     assert found == [0, 1]
@@ -167,7 +167,7 @@ def waits(tiny, trainer, demo_dataset, **options):
     return [record["data_wait"] for record in logs], [record["loss"] for record in logs]
 
 
-def test_with_workers_a_step_does_not_wait_for_slow_pictures(tiny, trainer, demo_dataset):
+def test_with_workers_a_step_does_not_wait_for_slow_images(tiny, trainer, demo_dataset):
     """About 20 items a step: 0.1 seconds of reading, behind a step of 0.4 seconds or before it."""
     inline, losses = waits(tiny, trainer, demo_dataset)
     workers, same = waits(tiny, trainer, demo_dataset, dataloader_num_workers=2)

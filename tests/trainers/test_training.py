@@ -59,7 +59,7 @@ def test_the_vision_tower_moves_when_it_is_asked_to(trainer):
     assert all(name.endswith("qkv.bias") or "k_proj.bias" in name for name in stayed), stayed
 
 
-def test_text_only_leaves_the_pictures_branch_without_gradient(trainer):
+def test_text_only_leaves_the_images_branch_without_gradient(trainer):
     run = trainer(objective="text_only", freeze_vision=False)
     batch = run.data_collator([run.train_dataset[i] for i in range(8)])
     run.model.train()

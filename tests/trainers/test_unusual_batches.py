@@ -55,7 +55,7 @@ def test_no_item_of_the_batch_has_the_view_that_trains(tiny, trainer, demo_datas
         assert min(record["loss"] for record in logs) > 0
 
 
-def test_items_with_neither_text_nor_picture_are_no_targets(tiny, trainer, demo_dataset):
+def test_items_with_neither_text_nor_image_are_no_targets(tiny, trainer, demo_dataset):
     model, processor = tiny()
     empty = range(0, demo_dataset.n_items, 2)
     run = trainer(model, processor, catalogue=catalogue_of(demo_dataset, processor, text=empty, image=empty))
@@ -70,7 +70,7 @@ def test_items_with_neither_text_nor_picture_are_no_targets(tiny, trainer, demo_
         trainer(model, processor, catalogue=catalogue_of(demo_dataset, processor, text=everything, image=everything))
 
 
-def test_a_batch_of_users_without_pictures_has_no_picture_rows(tiny, demo_dataset):
+def test_a_batch_of_users_without_images_has_no_image_rows(tiny, demo_dataset):
     model, processor = tiny()
     collator = ContrastiveCollator(catalogue_of(demo_dataset, processor, image=range(40)), 3)
     example = {"history": np.array([1, 2]), "target": 3, "seen": np.array([1, 2])}

@@ -47,8 +47,8 @@ def test_loss_gradients_and_evaluation_are_those_without_a_cache(tiny, trainer, 
         assert run.catalogue.has_cached_features == (way != "plain")
         found[way] = (*step(run), run.evaluate())
     plain, exact, short = found["plain"], found["float32"], found["bfloat16"]
-    assert "pixel_values" in plain[2]["pictures"] and "image_features" in exact[2]["pictures"]
-    assert ("deepstack_features" in exact[2]["pictures"]) == (family == "qwen3_vl")
+    assert "pixel_values" in plain[2]["images"] and "image_features" in exact[2]["images"]
+    assert ("deepstack_features" in exact[2]["images"]) == (family == "qwen3_vl")
     assert exact[0] == pytest.approx(plain[0], abs=1e-5) and short[0] == pytest.approx(plain[0], abs=0.05)
     assert plain[1].keys() == exact[1].keys() and len(plain[1]) > 10
     assert max((plain[1][name] - exact[1][name]).abs().max() for name in plain[1]) < 1e-5
@@ -152,7 +152,7 @@ def test_the_benchmark_prints_its_json_line(monkeypatch, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     result = json.loads(line)
     assert {"claim", "ours", "other", "ratio", "bar", "met", "tower_parameters", "language_parameters"} <= set(result)
-    assert result["largest_difference"] <= 1e-5 and result["patches_per_picture"] == 16
+    assert result["largest_difference"] <= 1e-5 and result["patches_per_image"] == 16
     assert result["met"] == (result["ratio"] >= result["bar"])
     assert np.isclose(result["ratio"], result["other"] / result["ours"], rtol=0.1)
-    assert 2 <= result["pictures_per_step"] <= 2 * 3 + 2
+    assert 2 <= result["images_per_step"] <= 2 * 3 + 2

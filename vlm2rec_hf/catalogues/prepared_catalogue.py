@@ -1,4 +1,4 @@
-"""A catalogue ready for use: each item is tokenised once, each picture passes a frozen vision tower once."""
+"""A catalogue ready for use: each item is tokenised once, each image passes a frozen vision tower once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 from ..modeling.family_vlm2rec import ImageFeatures
 from ..modeling.items_vlm2rec import PreparedItem
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
-from .picture_reader import PictureReader, ReadPicture, typed_or_empty
-from .vision_cache import StoredPictures, VisionCache, encode_waiting
+from .image_reader import ImageReader, ReadImage, typed_or_empty
+from .vision_cache import StoredImages, VisionCache, encode_waiting
 from .vision_tower import is_sharded, ready_to_encode, tower_fingerprint
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 class PreparedCatalogue(Sequence[PreparedItem]):
     """Items by catalogue index, as the processor lays them out.
 
-    Texts are tokenised on construction. Pictures are decoded and preprocessed when an item is asked for, unless
+    Texts are tokenised on construction. Images are decoded and preprocessed when an item is asked for, unless
     `cache_features` was called: then they are vision features and nothing is decoded any more.
 
     Args:
         items: the catalogue in order; entries as `as_item` takes them, read lazily. An entry may hold neither text
-            nor picture (it then has zero vectors and never trains).
+            nor image (it then has zero vectors and never trains).
         processor: made for the backbone at hand.
         item_ids: `(n_items,)` raw ids of `items`. By default those of `items`, if it has an attribute `item_ids`
             (as a dataset's `catalogue_items()` has); else None, and `check_items` can compare lengths only.
@@ -46,7 +46,7 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         self.processor = processor
         self._item_ids = None if item_ids is None else np.array([str(item) for item in item_ids], dtype=object)
         self._texts: list[list[int] | None] = [None] * len(items)
-        self._features: dict[int, tuple[tuple[int, ...], ImageFeatures]] | StoredPictures | None = None
+        self._features: dict[int, tuple[tuple[int, ...], ImageFeatures]] | StoredImages | None = None
         self._tower: str | None = None
         texts = [(i, text) for i, text in enumerate(_texts_of(items)) if text is not None]
         for (i, _), ids in zip(texts, processor.tokenize_texts([text for _, text in texts]), strict=True):
@@ -60,7 +60,7 @@ class PreparedCatalogue(Sequence[PreparedItem]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[int(index)]
         if self._features is not None:
-            if isinstance(self._features, StoredPictures):
+            if isinstance(self._features, StoredImages):
                 grid, features = self._features.get(index)
             else:
                 grid, features = self._features.get(index, (None, None))
@@ -111,11 +111,11 @@ class PreparedCatalogue(Sequence[PreparedItem]):
 
     @property
     def has_cached_features(self) -> bool:
-        """Whether pictures are held as vision features (in memory or in a cache on disk)."""
+        """Whether images are held as vision features (in memory or in a cache on disk)."""
         return self._features is not None
 
     def is_empty(self, index: int) -> bool:
-        """Whether an item has neither a text nor a picture that decodes; decodes only where there is no text."""
+        """Whether an item has neither a text nor an image that decodes; decodes only where there is no text."""
         return self._texts[index] is None and self[index].grid is None
 
     def cache_features(
@@ -128,7 +128,7 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         show_progress: bool = False,
         device: torch.device | str | None = None,
     ) -> PreparedCatalogue:
-        """Run every distinct picture through the (frozen) vision tower once and keep the features.
+        """Run every distinct image through the (frozen) vision tower once and keep the features.
 
         Valid for as long as the tower's weights stay the same (`check_features`).
 
@@ -136,7 +136,7 @@ class PreparedCatalogue(Sequence[PreparedItem]):
             model: its tower is run in evaluation mode.
             cache: keeps the features on disk for this and later runs, read as memory-mapped views; without one they
                 are kept in memory for as long as the catalogue.
-            batch_size: pictures per forward pass.
+            batch_size: images per forward pass.
             workers: processes that decode and preprocess; 0: this one does.
             show_progress: draw a progress bar.
             device: where the tower runs; where it is by default.
@@ -167,16 +167,16 @@ class PreparedCatalogue(Sequence[PreparedItem]):
     def _in_memory(
         self, model: VLM2RecEmbedder, batch_size: int, workers: int, show_progress: bool
     ) -> dict[int, tuple[tuple[int, ...], ImageFeatures]]:
-        """Features by item; equal pictures share theirs."""
-        reader = PictureReader(self.items, range(len(self)), self.processor)
+        """Features by item; equal images share theirs."""
+        reader = ImageReader(self.items, range(len(self)), self.processor)
         known: dict[bytes, tuple[tuple[int, ...], ImageFeatures]] = {}
-        waiting: dict[bytes, ReadPicture] = {}
+        waiting: dict[bytes, ReadImage] = {}
         keys: dict[int, bytes] = {}
 
         def keep(key: bytes, features: ImageFeatures) -> None:
             known[key] = tuple(features.grid[0].tolist()), features.clone()
 
-        with tqdm(total=len(self), desc="Pictures", disable=not show_progress, leave=False) as bar:
+        with tqdm(total=len(self), desc="Images", disable=not show_progress, leave=False) as bar:
             for batch in reader.batches(batch_size, workers):
                 for read in batch:
                     if read.key is not None:
@@ -191,6 +191,6 @@ class PreparedCatalogue(Sequence[PreparedItem]):
 
 
 def _texts_of(items: Sequence[Any]) -> Iterator[str | None]:
-    """Texts of the items, without decoding pictures if the sequence can give its texts alone."""
+    """Texts of the items, without decoding images if the sequence can give its texts alone."""
     source = items.texts() if hasattr(items, "texts") else (typed_or_empty(item)["text"] for item in items)
     return (text if text and text.strip() else None for text in source)

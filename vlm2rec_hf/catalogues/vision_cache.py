@@ -1,4 +1,4 @@
-"""The frozen-vision cache: each distinct picture passes a vision tower once, and its features stay on disk."""
+"""The frozen-vision cache: each distinct image passes a vision tower once, and its features stay on disk."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..files import whole_file
 from ..modeling.family_vlm2rec import ImageFeatures
 from ..modeling.items_vlm2rec import PreparedItem, as_item
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
-from .picture_reader import PictureReader, ReadPicture
+from .image_reader import ImageReader, ReadImage
 from .vision_cache_files import DTYPES, FORMAT_VERSION, KEY_BYTES
 from .vision_cache_store import KEY, FeatureStore
 from .vision_tower import (
-    encode_pictures,
     preprocessing_fingerprint,
     preprocessing_settings,
     ready_to_encode,
+    run_vision_tower,
     tower_fingerprint,
 )
 
@@ -33,32 +33,32 @@ if TYPE_CHECKING:
 _ROUNDS = 3
 
 
-class StoredPictures:
-    """Which item of a sequence has which picture of a store. Pickles without the features.
+class StoredImages:
+    """Which item of a sequence has which image of a store. Pickles without the features.
 
     Args:
         store: where the features are.
-        keys: `(n,)` keys of the items' pictures.
-        present: `(n,)` bool; an item without a picture has no key.
+        keys: `(n,)` keys of the items' images.
+        present: `(n,)` bool; an item without an image has no key.
     """
 
     def __init__(self, store: FeatureStore, keys: np.ndarray, present: np.ndarray) -> None:
         self.store, self.keys, self.present = store, keys, present
 
     def key(self, index: int) -> bytes | None:
-        """The key of an item's picture."""
+        """The key of an item's image."""
         return bytes(self.keys[index]).ljust(KEY_BYTES, b"\0") if self.present[index] else None
 
     def get(self, index: int) -> tuple[tuple[int, ...] | None, ImageFeatures | None]:
-        """Vision grid and features of an item's picture, mapped from the disk; `(None, None)` without one."""
+        """Vision grid and features of an item's image, mapped from the disk; `(None, None)` without one."""
         key = self.key(index)
         return (None, None) if key is None else self.store.get(key)
 
 
 class VisionCache:
-    """Features of pictures on disk, for any number of vision towers.
+    """Features of images on disk, for any number of vision towers.
 
-    A picture is known by its pixels, not by its file's name. Features live in one sub-folder per tower weights,
+    An image is known by its pixels, not by its file's name. Features live in one sub-folder per tower weights,
     preprocessing and `dtype`, so that another tower never finds them. Several processes may use one folder at once;
     a process killed while writing leaves everything committed before. Features are read as memory-mapped views.
 
@@ -141,15 +141,15 @@ class VisionCache:
         workers: int = 0,
         show_progress: bool = False,
         device: torch.device | str | None = None,
-    ) -> StoredPictures:
-        """Run those pictures through the tower that the cache does not hold yet, equal ones once, and commit them.
+    ) -> StoredImages:
+        """Run those images through the tower that the cache does not hold yet, equal ones once, and commit them.
 
         Args:
             model: its tower is run in evaluation mode.
-            processor: preprocesses the pictures.
+            processor: preprocesses the images.
             items: as `as_item` takes them, or empty; read lazily and in order (with several ranks of
                 `torch.distributed` each starts elsewhere and takes over what the others have committed).
-            batch_size: pictures per forward pass.
+            batch_size: images per forward pass.
             workers: processes that decode and preprocess.
             show_progress: draw a progress bar.
             device: where the tower runs; where it is by default.
@@ -162,11 +162,11 @@ class VisionCache:
         store.refresh()
         keys, present = np.zeros(len(items), KEY), np.zeros(len(items), dtype=bool)
         left = _own_order(len(items))
-        with tqdm(total=len(items), desc="Pictures", disable=not show_progress, leave=False) as bar:
+        with tqdm(total=len(items), desc="Images", disable=not show_progress, leave=False) as bar:
             for _ in range(_ROUNDS):  # again where a segment was set aside after it had been relied on
-                reader = PictureReader(items, left, processor, store, verify=self.verify)
+                reader = ImageReader(items, left, processor, store, verify=self.verify)
                 with ready_to_encode(model, device):
-                    waiting: dict[bytes, ReadPicture] = {}
+                    waiting: dict[bytes, ReadImage] = {}
                     for batch in reader.batches(batch_size, workers):
                         for read in batch:
                             if read.key is None:
@@ -184,10 +184,10 @@ class VisionCache:
                 left = left[present[left]]
                 left = left[store.missing(keys[left])]
                 if not len(left):
-                    return StoredPictures(store, keys, present)
+                    return StoredImages(store, keys, present)
                 bar.total = (bar.total or 0) + len(left)
         raise OSError(
-            f"The vision cache in `folder` {str(store.folder)!r} lost {len(left):,} pictures right after they were "
+            f"The vision cache in `folder` {str(store.folder)!r} lost {len(left):,} images right after they were "
             "written; is another process deleting its files, or is the disk failing?"
         )
 
@@ -197,22 +197,22 @@ class VisionCache:
         """Raw items as `processor.prepare_items` gives them, but with vision features in the place of pixels.
 
         Args:
-            model: its tower is run for the pictures that the cache does not hold yet.
+            model: its tower is run for the images that the cache does not hold yet.
             processor: made for this model.
             items: see `as_item`.
-            batch_size: pictures per forward pass.
+            batch_size: images per forward pass.
 
         Returns:
-            In input order. Equal pictures have equal `key`s.
+            In input order. Equal images have equal `key`s.
         """
         typed = [as_item(item) for item in items]
         store = self.store(model, processor)
         texts = [item["text"] for item in typed if item["text"] is not None]
         tokens = iter(processor.tokenize_texts(texts))
         prepared = [PreparedItem(text=next(tokens) if item["text"] is not None else None) for item in typed]
-        waiting: dict[bytes, ReadPicture] = {}
+        waiting: dict[bytes, ReadImage] = {}
         with ready_to_encode(model):
-            for read in map(PictureReader(typed, range(len(typed)), processor, store).__getitem__, range(len(typed))):
+            for read in map(ImageReader(typed, range(len(typed)), processor, store).__getitem__, range(len(typed))):
                 prepared[read.index].key = read.key
                 if read.pixel_values is not None:
                     waiting.setdefault(read.key, read)  # type: ignore[arg-type]
@@ -226,14 +226,14 @@ class VisionCache:
 
 
 def encode_waiting(
-    model: VLM2RecEmbedder, waiting: dict[bytes, ReadPicture], keep: Callable[[bytes, ImageFeatures], None]
+    model: VLM2RecEmbedder, waiting: dict[bytes, ReadImage], keep: Callable[[bytes, ImageFeatures], None]
 ) -> None:
-    """Run what waits through the tower, hand each picture's features to `keep`, and leave nothing waiting."""
+    """Run what waits through the tower, hand each image's features to `keep`, and leave nothing waiting."""
     if not waiting:
         return
     pixels = [read.pixel_values for read in waiting.values() if read.pixel_values is not None]
     grids = [read.grid for read in waiting.values() if read.grid is not None]
-    for key, features in zip(waiting, encode_pictures(model, pixels, grids), strict=True):
+    for key, features in zip(waiting, run_vision_tower(model, pixels, grids), strict=True):
         keep(key, features)
     waiting.clear()
 

@@ -1,7 +1,7 @@
 """Segment files of the vision cache: written whole or not at all, checked when they are opened and when they are read.
 
-One segment is one file: the features of its pictures, then the entries (key, vision grid, place, checksum), then the
-file hashes known for those pictures, a JSON header and a trailer of fixed size. The trailer comes last, so that a
+One segment is one file: the features of its images, then the entries (key, vision grid, place, checksum), then the
+file hashes known for those images, a JSON header and a trailer of fixed size. The trailer comes last, so that a
 file that ends with it was complete when it was written. Our own format: features must be mapped at their place.
 """
 
@@ -50,7 +50,7 @@ class DamagedSegment(ValueError):
 
 @dataclass
 class Record:
-    """Features of one picture, ready to be written.
+    """Features of one image, ready to be written.
 
     Attributes:
         grid: vision grid `(t, h, w)`.
@@ -66,7 +66,7 @@ class Segment:
 
     Attributes:
         path: the file.
-        entries: `(pictures,)` array of `ENTRY`.
+        entries: `(images,)` array of `ENTRY`.
         sources: `(hashes,)` array of `SOURCE`.
     """
 
@@ -91,7 +91,7 @@ class Segment:
         raw = self._raw(row)
         if not self._sound[row]:
             if zlib.crc32(raw.view(np.uint8).data) != self.entries["crc"][row]:
-                raise DamagedSegment("the checksum of a picture's features does not match")
+                raise DamagedSegment("the checksum of an image's features does not match")
             self._sound[row] = True
         return torch.from_numpy(raw).view(self._dtype).reshape(1 + self._layers, -1, self._width)
 
@@ -108,10 +108,10 @@ def write_segment(
     Args:
         folder: exists.
         records: by key.
-        sources: hash of a picture file -> key.
+        sources: hash of an image file -> key.
         dtype: one of `DTYPES`.
         width: of a feature vector.
-        layers: deeper layers per picture.
+        layers: deeper layers per image.
 
     Raises:
         OSError: the disk is full, among others; no segment is left behind then.
@@ -183,7 +183,7 @@ def set_aside(path: Path, reason: str) -> None:
     except OSError as error:
         done = f"it is left out (it could not be renamed: {error.strerror})"
     warnings.warn(
-        f"The vision cache's file {path} is damaged: {reason}; {done}, and its pictures are computed again.",
+        f"The vision cache's file {path} is damaged: {reason}; {done}, and its images are computed again.",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -1,4 +1,4 @@
-"""Features of pictures on disk for one vision tower: look-up over all segments, and what waits to be committed."""
+"""Features of images on disk for one vision tower: look-up over all segments, and what waits to be committed."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from .vision_cache_files import (
 KEY = np.dtype(f"S{KEY_BYTES}")
 
 
-class MissingPicture(LookupError):
-    """The store does not hold a picture (any more)."""
+class MissingImage(LookupError):
+    """The store does not hold an image (any more)."""
 
 
 class _Waiting:
@@ -105,7 +105,7 @@ class FeatureStore:
             self._index()
 
     def has(self, key: bytes, *, verify: bool = False) -> bool:
-        """Whether the features of a picture are here; with `verify`, also whether they are what was written.
+        """Whether the features of an image are here; with `verify`, also whether they are what was written.
 
         A segment found damaged is set aside.
         """
@@ -116,7 +116,7 @@ class FeatureStore:
             return self._find(key) is not None
         try:
             self._read(key)
-        except MissingPicture:
+        except MissingImage:
             return False
         return True
 
@@ -129,7 +129,7 @@ class FeatureStore:
         return self._keys[places] != keys
 
     def key_of_source(self, source: bytes) -> bytes | None:
-        """The key of a picture whose file's hash was seen before."""
+        """The key of an image whose file's hash was seen before."""
         self._opened()
         if source in self._waiting.sources:
             return self._waiting.sources[source]
@@ -140,10 +140,10 @@ class FeatureStore:
         return bytes(self._sources["key"][place]).ljust(KEY_BYTES, b"\0")  # NumPy drops trailing zeros
 
     def get(self, key: bytes) -> tuple[tuple[int, ...], ImageFeatures]:
-        """Vision grid and features of a picture; the tensors are mapped from the disk.
+        """Vision grid and features of an image; the tensors are mapped from the disk.
 
         Raises:
-            MissingPicture: they are not here; if they were damaged, they are set aside.
+            MissingImage: they are not here; if they were damaged, they are set aside.
         """
         self._opened()
         waiting = self._waiting.records.get(key)
@@ -151,11 +151,11 @@ class FeatureStore:
         return grid, ImageFeatures(values[0], torch.tensor([grid]), tuple(values[1:]))
 
     def add(self, key: bytes, features: ImageFeatures) -> None:
-        """Add a picture's features; they are on disk after the next commit at the latest.
+        """Add an image's features; they are on disk after the next commit at the latest.
 
         Args:
-            key: see `picture_key`.
-            features: of one picture.
+            key: see `image_key`.
+            features: of one image.
 
         Raises:
             ValueError: layers of another shape, or values that are infinite in float16.
@@ -178,7 +178,7 @@ class FeatureStore:
             self.flush()
 
     def add_source(self, source: bytes, key: bytes) -> None:
-        """Remember that a file with the hash `source` holds the picture `key`."""
+        """Remember that a file with the hash `source` holds the image `key`."""
         self._opened()
         self._waiting.sources[source] = key
 
@@ -199,7 +199,7 @@ class FeatureStore:
         return self._segments
 
     def _index(self) -> None:
-        """Sort the keys of all segments; a picture in two segments is found in one of them."""
+        """Sort the keys of all segments; an image in two segments is found in one of them."""
         self._order = list((self._segments or {}).values())
         keys = np.concatenate([np.zeros(0, KEY), *(segment.entries["key"] for segment in self._order)])
         order = np.argsort(keys, kind="stable")
@@ -228,7 +228,7 @@ class FeatureStore:
                 set_aside(segment.path, str(error))
                 self._opened().pop(segment.path.name)
                 self._index()
-        raise MissingPicture(
-            f"The vision cache in {str(self.folder)!r} does not hold the picture {key.hex()} (any more): its file was "
+        raise MissingImage(
+            f"The vision cache in {str(self.folder)!r} does not hold the image {key.hex()} (any more): its file was "
             "damaged or deleted since; run again, or call `cache_features(model, cache)` again, to compute it."
         )

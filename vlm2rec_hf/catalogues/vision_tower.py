@@ -1,4 +1,4 @@
-"""A vision tower from outside: which weights it has, how its pictures are preprocessed, and running it."""
+"""A vision tower from outside: which weights it has, how its images are preprocessed, and running it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def is_sharded(model: VLM2RecEmbedder) -> bool:
 
 
 def preprocessing_fingerprint(processor: VLM2RecProcessor) -> str:
-    """Hash of everything that decides what an image processor makes of a picture. 40 hex digits."""
+    """Hash of everything that decides what an image processor makes of an image. 40 hex digits."""
     return _digest(preprocessing_settings(processor)).hexdigest()
 
 
@@ -93,18 +93,18 @@ def ready_to_encode(model: VLM2RecEmbedder, device: torch.device | str | None = 
         tower.train(training)
 
 
-def encode_pictures(
+def run_vision_tower(
     model: VLM2RecEmbedder, pixel_values: Sequence[Tensor], grids: Sequence[tuple[int, ...]]
 ) -> list[ImageFeatures]:
-    """Run several pictures through the tower at once.
+    """Run several images through the tower at once.
 
     Args:
         model: inside `ready_to_encode`.
-        pixel_values: per picture, `(n_patches, patch_dim)`.
-        grids: per picture, `(t, h, w)`.
+        pixel_values: per image, `(n_patches, patch_dim)`.
+        grids: per image, `(t, h, w)`.
 
     Returns:
-        Per picture, on the CPU; views of the batch's tensors.
+        Per image, on the CPU; views of the batch's tensors.
     """
     device = model.vision_parameters()[0].device
     grid = torch.tensor(grids, device=device)
@@ -114,7 +114,7 @@ def encode_pictures(
 
 
 def _tower(model: VLM2RecEmbedder) -> nn.ModuleList:
-    """All modules that pictures pass, in one."""
+    """All modules that images pass, in one."""
     return nn.ModuleList(model.family.vision_modules(model.vlm))
 
 

@@ -229,8 +229,8 @@ class PixRecItemArguments:
 
     _argument_group_name = "PixRec"
 
-    pictures: bool | None = field(
-        default=None, metadata={"help": "false: leave every picture out (the text-only ablation)."}
+    images: bool | None = field(
+        default=None, metadata={"help": "false: leave every image out (the text-only ablation)."}
     )
     item_columns: str | None = field(
         default=None,

@@ -44,13 +44,13 @@ def main(argv: Sequence[str]) -> None:
     from ..evaluation.report import Report
 
     options = make_parser().parse_args(with_underscores(argv))
-    found: dict[str, Report] = {}
+    reports: dict[str, Report] = {}
     for given in options.reports:
         name, folder = _named(given)
-        if name in found:
+        if name in reports:
             raise ValueError(f"`NAME=FOLDER` names {name!r} twice; give each report a name of its own.")
-        found[name] = Report.load(folder)
-    joined = join_reports(found, view=options.view)
+        reports[name] = Report.load(folder)
+    joined = join_reports(reports, view=options.view)
     if options.slice is not None:
         joined = joined.within(options.slice)
     metrics = options.metrics or ["hit@10", "ndcg@10"]

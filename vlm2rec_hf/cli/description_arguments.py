@@ -23,7 +23,7 @@ class DescriptionArguments(TextEncoderArguments):
         default="description_text", metadata={"help": "Item column with the text's description; '' leaves it out."}
     )
     image_column: str = field(
-        default="description_image", metadata={"help": "With the picture's description; '' leaves it out."}
+        default="description_image", metadata={"help": "With the image's description; '' leaves it out."}
     )
     both_column: str = field(
         default="description_both", metadata={"help": "With the description of both; '' leaves it out."}

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     output = Path(require(ranking.output, "--output", "the folder of the report"))
     where = require(models.model, "--model", "a folder or Hub id of a model")
     from ..evaluation.evaluating import evaluate
-    from ..loading import ENCODERS, METHODS, model_type_of
+    from ..loading import ENCODING_METHODS, METHODS, model_type_of
 
     kind = model_type_of(where, models.model_revision)
     refuse_options_of_others(kind, pixrec, kind == "pixrec", "PixRec models")
@@ -40,9 +40,10 @@ def main(argv: Sequence[str]) -> None:
     names = {"where": "--model", "model": "--model", "dataset": "--dataset", "max_history": "--eval_max_history"}
     with named_as_options(**names, split="--eval_split", vision_cache="--vision_cache_dir"):
         if kind == "pixrec":
-            options |= {"item_columns": pixrec.columns(), "use_images": pixrec.pictures}
+            options |= {"item_columns": pixrec.columns(), "use_images": pixrec.images}
             options |= {"generation": pixrec.generation()}
-        if kind in METHODS and kind not in ENCODERS and ranking.eval_batch_size == EvaluateArguments.eval_batch_size:
+        is_head = kind in METHODS and kind not in ENCODING_METHODS
+        if is_head and "eval_batch_size" not in given_options(ranking):
             del options["batch_size"]
         report = evaluate(
             load(models),

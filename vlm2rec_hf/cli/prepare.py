@@ -19,9 +19,7 @@ class PrepareArguments:
 
     output: str = field(default="", metadata={"help": "Folder to write."})
     overwrite: bool = field(default=False, metadata={"help": "Replace a prepared dataset that is there."})
-    check_images: bool = field(
-        default=True, metadata={"help": "Decode every picture once; broken ones are set aside."}
-    )
+    check_images: bool = field(default=True, metadata={"help": "Decode every image once; broken ones are set aside."})
 
 
 def main(argv: Sequence[str]) -> None:

@@ -117,7 +117,7 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
     # One thread: sums in another order give other numbers, and a seed should mean the same on every number of cores.
     torch.set_num_threads(1)
     set_seed(options.seed)
-    say("1/6 A shop is generated: products with a title and a picture, and users with a taste for both.")
+    say("1/6 A shop is generated: products with a title and an image, and users with a taste for both.")
     shop = make_demo_shop(options.items, seed=options.seed, n_users=options.users)
     dataset = shop.dataset()
     say(f"    {dataset!r}")
@@ -159,8 +159,8 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
         model.load_state_dict(start)
         trainer = _train(options, objective, model, dataset, catalogue, folder)
         logs[method] = [dict(record) for record in trainer.state.log_history]
-        found = evaluate_embedder(model, catalogue, examples)
-        add_embedder(report, method, found, examples)
+        evaluation = evaluate_embedder(model, catalogue, examples)
+        add_embedder(report, method, evaluation, examples)
     say("5/6 Model folder, report and plots.")
     trainer.save_model(str(folder / "embedder"))
     report.facts["weights"] = weight_files_fingerprint(folder / "embedder")
@@ -173,7 +173,7 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
         dataset,
         ItemVectors(
             [str(item) for item in dataset.item_ids],
-            {"both": found.items.both},
+            {"both": evaluation.items.both},
             str(Path(options.output) / "embedder"),
             model_version(folder / "embedder"),
         ),
@@ -234,13 +234,13 @@ def _add_oracle(report: Report, shop: DemoShop, dataset: RecDataset, examples: A
 def results_of(report: Report) -> dict[str, dict[str, dict[str, float]]]:
     """Hit@10 and NDCG@10 of every method and view; floors and oracle stand under `both`."""
 
-    def two(found: Any) -> dict[str, float]:
-        return {name: round(float(found[name]["mean"]), 6) for name in ("hit@10", "ndcg@10")}
+    def two(summaries: Any) -> dict[str, float]:
+        return {name: round(float(summaries[name]["mean"]), 6) for name in ("hit@10", "ndcg@10")}
 
     results = {
         method: {view: two(report.metrics[method][view]) for view in report.views(method)} for method in report.methods
     }
-    results.update({FLOORS.get(name, name): {"both": two(found)} for name, found in report.floors.items()})
+    results.update({FLOORS.get(name, name): {"both": two(summaries)} for name, summaries in report.floors.items()})
     return results
 
 

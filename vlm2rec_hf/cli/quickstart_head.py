@@ -55,7 +55,7 @@ def train_small_head(
 
 
 def show_user(head: SequentialRecommender, dataset: RecDataset, page_file: Path, *, last: int) -> str:
-    """The first user's history and recommendations: as text, and as a page with pictures.
+    """The first user's history and recommendations: as text, and as a page with images.
 
     Args:
         head: the head.

@@ -93,4 +93,4 @@ def main(argv: Sequence[str]) -> None:
         if options.html is not None:
             heading = f"Recommendations of {options.model}"
             write_recommendations(options.html, heading, note, shown, history, best, newest=HISTORY_SHOWN)
-            say(f"Page in {options.html}." + ("" if dataset else " It has no pictures: they come with `--dataset`."))
+            say(f"Page in {options.html}." + ("" if dataset else " It has no images: they come with `--dataset`."))

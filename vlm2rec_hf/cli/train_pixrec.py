@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
         models, dataset, training.max_history, training.seed, "pixrec", {"projection_dim": size, "seed": training.seed}
     )
     model, processor = loaded.model, loaded.processor
-    options = {name: getattr(own, name) for name in ("next_item_prompt", "pictures") if getattr(own, name) is not None}
+    options = {name: getattr(own, name) for name in ("next_item_prompt", "images") if getattr(own, name) is not None}
     if from_config:
         if warm.warm_up_backbone:
             catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
             "`--lora` needs weights that lie somewhere (`--model`): nobody could load an adapter on a tiny model made "
             "from config, whose weights are saved nowhere."
         )
-    items = DescribedItems(dataset, own.columns(), pictures=processor.pictures)
+    items = DescribedItems(dataset, own.columns(), images=processor.images)
     catalogue = PreparedCatalogue(items, processor)
     trainer = PixRecTrainer(
         model,

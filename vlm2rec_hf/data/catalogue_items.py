@@ -27,17 +27,17 @@ class HasItems(Protocol):
         """Raw ids of the catalogue, in order."""
 
     items: datasets.Dataset
-    """One row per item, pictures not decoded."""
+    """One row per item, images not decoded."""
 
     def item(self, index: int) -> Item:
-        """An item with its picture decoded."""
+        """An item with its image decoded."""
 
     def item_texts(self, rows: range | None = None) -> list[str | None]:
         """The texts of all items, or of some."""
 
 
 class CatalogueItems(Sequence["Item"]):
-    """Items in catalogue order; a picture is decoded when its item is asked for, and not kept.
+    """Items in catalogue order; an image is decoded when its item is asked for, and not kept.
 
     Args:
         dataset: where the items live.
@@ -63,12 +63,12 @@ class CatalogueItems(Sequence["Item"]):
         return ids if self._rows == range(len(ids)) else ids[list(self._rows)]
 
     def image_source(self, index: int) -> bytes | None:
-        """Hash of an item's picture file, without decoding it; `None` without one. See `image_digest`."""
+        """Hash of an item's image file, without decoding it; `None` without one. See `image_digest`."""
         cell = self._dataset.items[self._rows[index]].get(IMAGE)
         return image_digest(cell["bytes"]) if cell is not None and cell["bytes"] else None
 
     def texts(self) -> Iterator[str | None]:
-        """Every item's text without decoding a picture."""
+        """Every item's text without decoding an image."""
         return iter(self._dataset.item_texts(None if len(self) == self._dataset.n_items else self._rows))
 
 

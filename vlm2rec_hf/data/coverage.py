@@ -25,17 +25,17 @@ class Coverage:
         interactions: all interactions.
         splits: interactions by split name.
         items_with_text: items with a text (`text`, else `title`).
-        items_with_image: items with picture bytes (whether they decode is known after `check_images`).
-        items_with_both: items with text and picture.
+        items_with_image: items with image bytes (whether they decode is known after `check_images`).
+        items_with_both: items with text and image.
         items_with_neither: items with neither; the embedder cannot place them, heads by id can.
-        items_image_path_only: items that name a picture file without its bytes; such files are never opened.
+        items_image_path_only: items that name an image file without its bytes; such files are never opened.
         items_without_interactions: items nobody interacted with.
         items_cold: items with interactions, none of them in train.
         interactions_with_text: interactions whose item has a text.
-        interactions_with_image: interactions whose item has a picture.
+        interactions_with_image: interactions whose item has an image.
         noted: oddities that were kept, counted when the tables came in.
         quarantined: rows taken out, by reason.
-        image_problems: pictures that failed to decode so far, by reason.
+        image_problems: images that failed to decode so far, by reason.
     """
 
     users: int
@@ -94,11 +94,11 @@ def measure(
     Args:
         log: the interactions.
         text: `(n_items,)` bool, whether the item has a text.
-        image: `(n_items,)` bool, whether it has picture bytes.
-        path_only: `(n_items,)` bool, whether it only names a picture.
+        image: `(n_items,)` bool, whether it has image bytes.
+        path_only: `(n_items,)` bool, whether it only names an image.
         noted: oddities counted before.
         quarantined: rows taken out, by reason.
-        image_problems: a reason per picture that failed.
+        image_problems: a reason per image that failed.
     """
     n_items = len(text)
     seen = np.bincount(log.item, minlength=n_items)

@@ -54,7 +54,7 @@ class RecDataset:
         timestamp_unit: "s", "ms", "us", "ns", or None where unknown.
         split_spec: how the split was made, as plain data.
         steps: what was done since the tables came in, with counts.
-        image_problems: reason by item index of every picture that failed to decode in this process.
+        image_problems: reason by item index of every image that failed to decode in this process.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class RecDataset:
             duplicates: rows with equal user, item, timestamp and position are kept and counted ("keep"), or all but
                 the first are quarantined.
             unknown_items: rows with an item outside `items` are quarantined, or ("keep") the item joins the catalogue
-                without text and picture.
+                without text and image.
             split_column: column of the interactions with an existing split ("train", "validation", "test" or 0, 1, 2).
             quarantine: rows that a reader already took out.
 
@@ -206,11 +206,11 @@ class RecDataset:
 
     @cached_property
     def item_has_image(self) -> np.ndarray:
-        """`(n_items,)` bool: whether the item carries picture bytes. `check_images` makes sure that they decode."""
+        """`(n_items,)` bool: whether the item carries image bytes. `check_images` makes sure that they decode."""
         return self._per_item(item_tables.has_image)
 
     def _per_item(self, test: Any) -> np.ndarray:
-        """Evaluate a test of the picture column batch by batch: all pictures together may not fit into memory."""
+        """Evaluate a test of the image column batch by batch: all images together may not fit into memory."""
         if IMAGE not in self.items.column_names:
             return np.zeros(self.n_items, dtype=bool)
         batches = self.items.select_columns([IMAGE]).with_format("arrow").iter(batch_size=1024)
@@ -241,7 +241,7 @@ class RecDataset:
         """The item at a place of the catalogue.
 
         Returns:
-            `text` (the column `text`, else `title`; blank counts as None) and `image` (decoded RGB). A picture that
+            `text` (the column `text`, else `title`; blank counts as None) and `image` (decoded RGB). An image that
             does not decode is None and is recorded in `image_problems`.
 
         Raises:
@@ -254,19 +254,19 @@ class RecDataset:
         cell = row.get(IMAGE)
         if cell is None or not cell["bytes"]:
             return Item(text=text_of(row), image=None)
-        picture, reason = try_decode_image(cell["bytes"])
+        image, reason = try_decode_image(cell["bytes"])
         if reason is not None:
             self.image_problems[index] = reason
-        return Item(text=text_of(row), image=picture)
+        return Item(text=text_of(row), image=image)
 
     def item_texts(self, rows: range | None = None) -> list[str | None]:
-        """The texts (as in `item`) of all items, or of those at `rows`, without touching the pictures."""
+        """The texts (as in `item`) of all items, or of those at `rows`, without touching the images."""
         names = [name for name in (ITEM_ID, TITLE, TEXT) if name in self.items.column_names]
         table = self.items.select_columns(names)
         return [text_of(row) for row in (table if rows is None else table.select(rows))]
 
     def catalogue_items(self) -> CatalogueItems:
-        """The items as a lazy sequence, for `PreparedCatalogue` and encoders; pictures are decoded on access."""
+        """The items as a lazy sequence, for `PreparedCatalogue` and encoders; images are decoded on access."""
         return CatalogueItems(self)
 
     def popularity(self) -> np.ndarray:
@@ -275,7 +275,7 @@ class RecDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the content: interactions in stored order, items with their pictures, split. 32 hex digits.
+        """Hash of the content: interactions in stored order, items with their images, split. 32 hex digits.
 
         It depends neither on where or how the tables are stored nor on the input order of rows that are sorted anyway.
         """
@@ -305,7 +305,7 @@ class RecDataset:
         )
 
     def _repr_html_(self) -> str:
-        """The counts and the first items; no picture is decoded."""
+        """The counts and the first items; no image is decoded."""
         rows = []
         for row in self.items.select(range(min(self.n_items, SHOWN_ITEMS))):
             cell = row.get(IMAGE)
@@ -386,7 +386,7 @@ class RecDataset:
         return RecDataset(kept, self.items, q.concat([self._quarantine, moved]), provenance)
 
     def check_images(self, *, full: bool = True, max_pixels: int = MAX_PIXELS) -> RecDataset:
-        """Decode every picture once; those that fail leave their item and go to the quarantine (`image:<reason>`).
+        """Decode every image once; those that fail leave their item and go to the quarantine (`image:<reason>`).
 
         Args:
             full: decode all pixels; False looks at the headers only, which is much faster and misses truncated files.

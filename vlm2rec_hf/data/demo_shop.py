@@ -1,7 +1,7 @@
-"""A generated shop whose users choose by what the text says, what the picture shows, and what both show.
+"""A generated shop whose users choose by what the text says, what the image shows, and what both show.
 
 Every product has a *kind* (tent, mug, ...; named in the title **and** visible), a *brand* (only in the title) and a
-*colour* (only in the picture). A user has a favourite brand and a favourite colour, and moves from kind to kind along
+*colour* (only in the image). A user has a favourite brand and a favourite colour, and moves from kind to kind along
 a shop-wide habit ("after a tent, a lamp"). The probability of every next choice is therefore known exactly, so a
 report can print what a perfect model would score (the oracle).
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..columns import DESCRIPTION, IMAGE, ITEM_ID, TEXT, TIMESTAMP, TITLE, USER_ID
-from .demo_pictures import COLOURS, SHAPES, draw_product
+from .demo_images import COLOURS, SHAPES, draw_product
 from .sequences import Examples
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ class DemoShopConfig:
         n_items: products, 60 to 100,000.
         n_users: users; by default between 400 and 40,000, growing with `n_items`.
         history: choices per user (every user makes between this and half as many).
-        kind_weight: log-odds of the kind that habit makes likely (seen in text and picture).
+        kind_weight: log-odds of the kind that habit makes likely (seen in text and image).
         brand_weight: log-odds of the user's favourite brand (named only in the text).
-        colour_weight: log-odds of the user's favourite colour (visible only in the picture).
-        missing_images: share of products without a picture.
+        colour_weight: log-odds of the user's favourite colour (visible only in the image).
+        missing_images: share of products without an image.
         seed: of everything.
 
     Raises:
@@ -129,21 +129,21 @@ class DemoShop:
         return f"{BRANDS[self.brand[index]]} {SHAPES[self.kind[index]]} {index}"
 
     def description(self, index: int) -> str:
-        """What a caption of the picture with its title would say; only warm-up targets read it."""
+        """What a caption of the image with its title would say; only warm-up targets read it."""
         return f"{COLOUR_NAMES[self.colour[index]]} {SHAPES[self.kind[index]]} by {BRANDS[self.brand[index]]}"
 
     def items(self) -> list[dict[str, Any]]:
-        """The item table, pictures rendered."""
+        """The item table, images rendered."""
         rows = []
         for index in range(self.config.n_items):
             rng = np.random.default_rng([self.config.seed, 29, index])
-            picture = draw_product(SHAPES[self.kind[index]], COLOUR_NAMES[self.colour[index]], rng)
+            image = draw_product(SHAPES[self.kind[index]], COLOUR_NAMES[self.colour[index]], rng)
             rows.append({
                 ITEM_ID: f"p{index:06d}",
                 TITLE: self.title(index),
                 TEXT: self.title(index),
                 DESCRIPTION: self.description(index),
-                IMAGE: {"bytes": picture, "path": f"p{index:06d}.png"} if self.has_image[index] else None,
+                IMAGE: {"bytes": image, "path": f"p{index:06d}.png"} if self.has_image[index] else None,
             })  # fmt: skip
         return rows
 

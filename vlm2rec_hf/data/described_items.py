@@ -27,13 +27,13 @@ class DescribedItems(Sequence["Item"]):
         columns: which columns, in order; those that hold nothing for an item are left out of its text. None at all
             (an empty list): the item's own text. By default `DESCRIBING`, where the dataset has any of them beside
             the title; else the item's own text.
-        pictures: False: no picture is decoded, no item has one.
+        images: False: no image is decoded, no item has one.
 
     Raises:
-        ValueError: a column the items do not have, or the picture column.
+        ValueError: a column the items do not have, or the image column.
     """
 
-    def __init__(self, dataset: RecDataset, columns: Sequence[str] | None = None, *, pictures: bool = True) -> None:
+    def __init__(self, dataset: RecDataset, columns: Sequence[str] | None = None, *, images: bool = True) -> None:
         known = dataset.items.column_names
         if columns is not None:
             lacking = [name for name in columns if name not in known or name == IMAGE]
@@ -46,7 +46,7 @@ class DescribedItems(Sequence["Item"]):
             columns = [name for name in DESCRIBING if name in known]
             columns = columns if set(columns) - {TITLE} else []
         self.columns = tuple(columns)
-        self.pictures = pictures
+        self.images = images
         self._dataset = dataset
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class DescribedItems(Sequence["Item"]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
-        if not self.pictures:
+        if not self.images:
             return {"text": self._texts[index], "image": None}
         return {"text": self._texts[index], "image": self._dataset.item(index)["image"]}
 
@@ -66,7 +66,7 @@ class DescribedItems(Sequence["Item"]):
         return self._dataset.item_ids
 
     def texts(self) -> Iterator[str | None]:
-        """Every item's text without decoding a picture."""
+        """Every item's text without decoding an image."""
         return iter(self._texts)
 
     @cached_property

@@ -100,7 +100,7 @@ def hash_batches(digest: ContentHash, batches: Iterable[pa.Table], names: list[s
 
 
 def dataset_fingerprint(log: InteractionLog, items: datasets.Dataset) -> str:
-    """The fingerprint of a dataset: interactions in stored order with their split, and items with their pictures."""
+    """The fingerprint of a dataset: interactions in stored order with their split, and items with their images."""
     digest = ContentHash()
     digest.label("interactions")
     digest.column(log.user_ids)

@@ -3,7 +3,7 @@
     README.md                          front matter with the configs
     dataset.json                       provenance, fingerprint, coverage, and every data file with its size
     interactions/train-*.parquet       likewise validation, test
-    items/train-*.parquet              pictures as the `Image` feature
+    items/train-*.parquet              images as the `Image` feature
     quarantine/train-*.parquet         rows taken out, where there are any
 
 Interactions lie in one Hub split per split of ours, so that `load_dataset(..., split="train")` never hands test rows
@@ -26,7 +26,7 @@ from ..hub.card_marks import CARD_FILE, marked, unmarked
 from ..hub.card_marks import is_ours as is_our_card
 from . import quarantine as q
 from .hub_card import with_configs
-from .hub_pictures import for_hub, from_hub
+from .hub_images import for_hub, from_hub
 from .ids import encode_ids
 from .ingest import Provenance
 from .interaction_log import SPLIT, InteractionLog, log_from_stored, order_users, sort_order
@@ -47,7 +47,7 @@ class PushedFiles(NamedTuple):
 
     Attributes:
         log: the interactions in stored order.
-        items: the item dataset, pictures encoded.
+        items: the item dataset, images encoded.
         quarantine: the rows taken out.
         provenance: as recorded; its `source` is what the pushed dataset itself was made from.
         fingerprint: as recorded, not computed.
@@ -138,7 +138,7 @@ def _splits(dataset: RecDataset) -> list[str]:
 
 
 def read_repo_files(folder: Path, *, cache_dir: str | Path | None = None) -> PushedFiles:
-    """Read what `write_repo_files` wrote; pictures stay on disk, memory-mapped.
+    """Read what `write_repo_files` wrote; images stay on disk, memory-mapped.
 
     Args:
         folder: a clone or a downloaded snapshot.

@@ -1,4 +1,4 @@
-"""Safe picture loading: anything hostile or broken costs the item its picture, never the run."""
+"""Safe image loading: anything hostile or broken costs the item its image, never the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DECODING_RULES = 1
 
 REASONS = {
     "empty": "no bytes at all",
-    "not_an_image": f"not a picture in one of the formats {', '.join(IMAGE_FORMATS)}",
+    "not_an_image": f"not an image in one of the formats {', '.join(IMAGE_FORMATS)}",
     "truncated": "the file ends too early",
     "corrupt": "the header is fine, the pixels cannot be decoded",
     "too_many_pixels": "more pixels than `max_pixels`",
@@ -37,7 +37,7 @@ REASONS = {
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used.
+    """An image that cannot be used.
 
     Attributes:
         reason: one of the keys of `REASONS`, for tables and counts.
@@ -59,7 +59,7 @@ def _rebuild_error(reason: str, message: str) -> ImageError:
 
 
 class ImagePath:
-    """A local picture file that may be opened. The only way in which this package opens a path to a picture."""
+    """A local image file that may be opened. The only way in which this package opens a path to an image."""
 
     __slots__ = ("path",)
 
@@ -90,10 +90,10 @@ class ImagePath:
 
 
 def decode_image(value: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode one picture to RGB.
+    """Decode one image to RGB.
 
     The size is checked from the header before any pixel is decoded. The EXIF orientation is applied, transparent
-    parts are laid on white, 16-bit and float pictures are scaled to 8 bits, and of an animation the first frame is
+    parts are laid on white, 16-bit and float images are scaled to 8 bits, and of an animation the first frame is
     taken.
 
     Args:
@@ -113,9 +113,9 @@ def decode_image(value: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
         _check_pixels(value, max_pixels)
         return _to_rgb(value)
     data = image_bytes(value)
-    picture = _open(data)
-    _check_pixels(picture, max_pixels)
-    return _to_rgb(picture)
+    image = _open(data)
+    _check_pixels(image, max_pixels)
+    return _to_rgb(image)
 
 
 def try_decode_image(value: Any, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image | None, str | None]:
@@ -131,7 +131,7 @@ def try_decode_image(value: Any, max_pixels: int = MAX_PIXELS) -> tuple[Image.Im
 
 
 def check_image_header(value: Any, max_pixels: int = MAX_PIXELS) -> str | None:
-    """What is wrong with a picture, judged by its header alone (no pixel is decoded); None if nothing is."""
+    """What is wrong with an image, judged by its header alone (no pixel is decoded); None if nothing is."""
     try:
         _check_pixels(_open(image_bytes(value)), max_pixels)
     except ImageError as error:
@@ -140,7 +140,7 @@ def check_image_header(value: Any, max_pixels: int = MAX_PIXELS) -> str | None:
 
 
 def image_bytes(value: Any) -> bytes:
-    """The encoded bytes of a picture given as bytes, mapping or `ImagePath`.
+    """The encoded bytes of an image given as bytes, mapping or `ImagePath`.
 
     Raises:
         ImageError: `unsupported_type` (also for every plain string), `no_bytes`, `empty`, `too_many_bytes` or
@@ -169,7 +169,7 @@ def image_bytes(value: Any) -> bytes:
 
 
 def image_digest(data: bytes) -> bytes:
-    """Hash of a picture file that stands for what `decode_image` makes of it: equal hashes, equal pixels.
+    """Hash of an image file that stands for what `decode_image` makes of it: equal hashes, equal pixels.
 
     Returns:
         20 bytes; others under another Pillow, or other rules of `decode_image`.
@@ -181,10 +181,10 @@ def image_digest(data: bytes) -> bytes:
     return digest.digest()
 
 
-def encode_png(picture: Image.Image) -> bytes:
-    """A PIL image as PNG bytes (RGB), for tables that were given decoded pictures."""
+def encode_png(image: Image.Image) -> bytes:
+    """A PIL image as PNG bytes (RGB), for tables that were given decoded images."""
     buffer = io.BytesIO()
-    decode_image(picture).save(buffer, format="PNG")
+    decode_image(image).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -203,8 +203,8 @@ def _open(data: bytes) -> Image.Image:
         raise ImageError(_broken_reason(error), str(error)) from error
 
 
-def _check_pixels(picture: Image.Image, max_pixels: int) -> None:
-    width, height = picture.size
+def _check_pixels(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
     if width * height > max_pixels:
         raise ImageError("too_many_pixels", f"{width} x {height}, `max_pixels` is {max_pixels}")
     if width == 0 or height == 0:
@@ -225,14 +225,14 @@ def _broken_reason(error: Exception) -> str:
     return "truncated" if isinstance(error, EOFError) or any(word in text for word in early) else "corrupt"
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     try:
-        if getattr(picture, "n_frames", 1) > 1:
-            picture.seek(0)
-        picture.load()
-        return _flatten(_upright(picture))
+        if getattr(image, "n_frames", 1) > 1:
+            image.seek(0)
+        image.load()
+        return _flatten(_upright(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("too_many_pixels", str(error)) from error
     except (
@@ -252,40 +252,40 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         raise ImageError(_broken_reason(error), str(error)) from error
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
     from PIL import ImageOps
 
     try:
-        return ImageOps.exif_transpose(picture)
+        return ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, ZeroDivisionError, struct.error):
-        # The pixels are fine and only the EXIF block is damaged: the picture is used as it is stored.
-        return picture
+        # The pixels are fine and only the EXIF block is damaged: the image is used as it is stored.
+        return image
 
 
-def _flatten(picture: Image.Image) -> Image.Image:
+def _flatten(image: Image.Image) -> Image.Image:
     """RGB of any mode; transparency on white."""
     from PIL import Image
 
-    if picture.mode.startswith("I") or picture.mode == "F":
-        picture = _eight_bits(picture)
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     # `copy` drops the reference to the file and its lazily read metadata.
-    return picture.convert("RGB") if picture.mode != "RGB" else picture.copy()
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image) -> Image.Image:
     """Greyscale of more than 8 bits, scaled (`convert` alone would clip everything above 255 to white)."""
     import numpy as np
     from PIL import Image
 
-    values = np.asarray(picture).astype(np.float64)
+    values = np.asarray(image).astype(np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     top = float(values.max(initial=0.0))
-    if picture.mode == "F":
+    if image.mode == "F":
         scale = 1.0 if top <= 1.0 else 255.0 if top <= 255.0 else top
     else:
-        scale = 255.0 if top <= 255.0 and picture.mode == "I" else 65535.0 if top <= 65535.0 else top
+        scale = 255.0 if top <= 255.0 and image.mode == "I" else 65535.0 if top <= 65535.0 else top
     return Image.fromarray(np.clip(values / scale * 255.0, 0, 255).round().astype(np.uint8), mode="L")

@@ -113,7 +113,7 @@ def ingest(
 
 
 def items_dataset(table: pa.Table) -> datasets.Dataset:
-    """An item table as a `datasets.Dataset` whose pictures stay encoded."""
+    """An item table as a `datasets.Dataset` whose images stay encoded."""
     import datasets
 
     table = table.replace_schema_metadata(None)
@@ -124,7 +124,7 @@ def items_dataset(table: pa.Table) -> datasets.Dataset:
 
 
 def find_broken_images(items: datasets.Dataset, *, full: bool, max_pixels: int) -> dict[int, str]:
-    """Row and reason of every picture that cannot be used.
+    """Row and reason of every image that cannot be used.
 
     Args:
         items: the item dataset.
@@ -150,14 +150,14 @@ def find_broken_images(items: datasets.Dataset, *, full: bool, max_pixels: int) 
 
 
 def without_images(items: datasets.Dataset, broken: dict[int, str]) -> tuple[datasets.Dataset, pa.Table]:
-    """The items with the `broken` pictures set to null, and these pictures (with their ids) for the quarantine."""
+    """The items with the `broken` images set to null, and these images (with their ids) for the quarantine."""
     rows = np.array(sorted(broken), dtype=np.int64)
     flat = items.flatten_indices() if items._indices is not None else items
     table = flat.data.table
     parts = []
     for row in rows.tolist():
-        picture = table.slice(row, 1).select([ITEM_ID, IMAGE])
-        parts.append(q.of_rows(picture, np.array([row]), table="items", reason=f"image:{broken[row]}", column=IMAGE))
+        image = table.slice(row, 1).select([ITEM_ID, IMAGE])
+        parts.append(q.of_rows(image, np.array([row]), table="items", reason=f"image:{broken[row]}", column=IMAGE))
     lost = np.zeros(table.num_rows, dtype=bool)
     lost[rows] = True
     chunks, start = [], 0

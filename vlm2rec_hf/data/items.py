@@ -45,14 +45,14 @@ def has_text(table: pa.Table) -> np.ndarray:
 
 
 def has_image(table: pa.Table) -> np.ndarray:
-    """Whether each row carries picture bytes: `(n,)` bool. Says nothing about whether they decode."""
+    """Whether each row carries image bytes: `(n,)` bool. Says nothing about whether they decode."""
     if IMAGE not in table.column_names:
         return np.zeros(table.num_rows, dtype=bool)
     return pc.fill_null(pc.greater(pc.binary_length(_field(table, "bytes")), 0), False).to_numpy()
 
 
 def has_only_image_path(table: pa.Table) -> np.ndarray:
-    """Whether each row names a picture file without carrying its bytes: `(n,)` bool. Such files are not opened."""
+    """Whether each row names an image file without carrying its bytes: `(n,)` bool. Such files are not opened."""
     if IMAGE not in table.column_names:
         return np.zeros(table.num_rows, dtype=bool)
     return pc.is_valid(_field(table, "path")).to_numpy() & ~has_image(table)
@@ -64,10 +64,10 @@ def _field(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def normalise_items(table: pa.Table) -> pa.Table:
-    """Cast the known columns of an item table: texts to string, pictures to `{bytes, path}`. `item_id` is left alone.
+    """Cast the known columns of an item table: texts to string, images to `{bytes, path}`. `item_id` is left alone.
 
     Raises:
-        ValueError: a picture column of strings, or a text column of another type.
+        ValueError: an image column of strings, or a text column of another type.
     """
     for index, name in enumerate(table.column_names):
         kind = table.schema.field(index).type
@@ -85,7 +85,7 @@ def normalise_items(table: pa.Table) -> pa.Table:
 
 
 def normalise_images(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A picture column as `struct<bytes: binary, path: string>`, chunk by chunk, so that it may exceed 2 GiB.
+    """An image column as `struct<bytes: binary, path: string>`, chunk by chunk, so that it may exceed 2 GiB.
 
     Raises:
         ValueError: the column holds strings (addresses or paths), which are never opened, or something else.
@@ -95,7 +95,7 @@ def normalise_images(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return pa.chunked_array([pa.nulls(len(column), IMAGE_TYPE)])
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         raise ValueError(
-            "`image` of the items holds strings; strings are never opened or fetched. Give the pictures' bytes, a "
+            "`image` of the items holds strings; strings are never opened or fetched. Give the images' bytes, a "
             "{'bytes', 'path'} struct, or rows with `ImagePath(...)` values; or drop or rename the column."
         )
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
@@ -118,7 +118,7 @@ def _struct(data: pa.Array, paths: pa.Array | None, missing: pa.Array | None = N
 
 
 def image_cell(value: Any, row: int) -> dict[str, Any] | None:
-    """One picture given as a Python object, as the stored `{bytes, path}`; an unreadable file keeps only its name.
+    """One image given as a Python object, as the stored `{bytes, path}`; an unreadable file keeps only its name.
 
     Raises:
         ValueError: a plain string or another unusable type, naming the row.
@@ -133,7 +133,7 @@ def image_cell(value: Any, row: int) -> dict[str, Any] | None:
         try:
             return {"bytes": value.read_bytes(), "path": value.path.name}
         except ImageError:
-            # The item loses its picture; `Coverage.items_image_path_only` counts it.
+            # The item loses its image; `Coverage.items_image_path_only` counts it.
             return {"bytes": None, "path": value.path.name}
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {"bytes": bytes(value), "path": None}

@@ -42,7 +42,7 @@ def write_folder(
     _check_free(folder, overwrite)
     with whole_folder(folder) as staging:
         for name, table in ((INTERACTIONS, interactions), (ITEMS, items)):
-            _typed_plainly(table, pictures=False).save_to_disk(str(staging / name))
+            _typed_plainly(table, images=False).save_to_disk(str(staging / name))
         pq.write_table(quarantine, staging / QUARANTINE)
         files = {
             str(path.relative_to(staging)): path.stat().st_size
@@ -93,21 +93,21 @@ def read_folder(folder: Path) -> tuple[datasets.Dataset, datasets.Dataset, pa.Ta
     interactions, items = tables
     if not (isinstance(interactions, datasets.Dataset) and isinstance(items, datasets.Dataset)):
         raise ValueError(f"The tables in `folder` {str(folder)!r} are no plain datasets; save the dataset again.")
-    events, catalogue = _typed_plainly(interactions, pictures=False), _typed_plainly(items, pictures=True)
+    events, catalogue = _typed_plainly(interactions, images=False), _typed_plainly(items, images=True)
     return events, catalogue, pq.read_table(folder / QUARANTINE), info
 
 
-def _typed_plainly(table: datasets.Dataset, *, pictures: bool) -> datasets.Dataset:
-    """The same memory-mapped table with plain types; with `pictures` its picture column is an `Image`, not decoded.
+def _typed_plainly(table: datasets.Dataset, *, images: bool) -> datasets.Dataset:
+    """The same memory-mapped table with plain types; with `images` its image column is an `Image`, not decoded.
 
-    `datasets` opens what a cell of a column declared as picture, sound or video names without holding it: when a row
+    `datasets` opens what a cell of a column declared as image, sound or video names without holding it: when a row
     is read (a folder may come from somebody else and declare anything), and, decoding or not, when the table is saved.
     """
     import datasets
 
     plain = table.data.replace_schema_metadata()
     features = datasets.Features.from_arrow_schema(plain.schema)
-    if pictures and IMAGE in features:
+    if images and IMAGE in features:
         features[IMAGE] = datasets.Image(decode=False)
     return datasets.Dataset(plain, info=datasets.DatasetInfo(features=features), indices_table=table._indices)
 

@@ -34,7 +34,7 @@ def to_arrow(table: Any, argument: str) -> pa.Table:
     if module == "datasets" and not hasattr(table, "data") and hasattr(table, "with_format"):
         return _from_stream(table, argument)
     if module == "datasets" and hasattr(table, "with_format"):
-        # The raw Arrow data: pictures stay encoded, whatever the feature's `decode` says.
+        # The raw Arrow data: images stay encoded, whatever the feature's `decode` says.
         flat = table.flatten_indices() if table._indices is not None else table
         return flat.data.table
     if isinstance(table, Sequence) and not isinstance(table, (str, bytes)):
@@ -46,7 +46,7 @@ def to_arrow(table: Any, argument: str) -> pa.Table:
 
 
 def _from_stream(stream: Any, argument: str) -> pa.Table:
-    """All rows of a `datasets.IterableDataset`, pictures encoded, with the types that its files declare."""
+    """All rows of a `datasets.IterableDataset`, images encoded, with the types that its files declare."""
     features = stream.features
     decodes = features is None or any(getattr(feature, "decode", False) for feature in features.values())
     raw = (stream.decode(False) if decodes else stream).with_format("arrow")

@@ -52,7 +52,7 @@ class CheckedInteractions:
 def check_items(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Item rows with a unique, non-null string `item_id`, in their order, and the quarantine of the others.
 
-    Of several rows with one id the first is kept. Items without text and picture stay: heads that learn from ids
+    Of several rows with one id the first is kept. Items without text and image stay: heads that learn from ids
     alone can use them, and `Coverage` counts them.
 
     Raises:
@@ -72,7 +72,7 @@ def check_items(table: pa.Table) -> tuple[pa.Table, pa.Table]:
         _taken_out(table, repeated, "items", "duplicate_item_id", ITEM_ID),
     ]
     bad = missing | repeated
-    # `filter` works chunk by chunk, so pictures of more than 2 GiB together are no problem.
+    # `filter` works chunk by chunk, so images of more than 2 GiB together are no problem.
     return (table.filter(pa.array(~bad)) if bad.any() else table), q.concat(parts)
 
 

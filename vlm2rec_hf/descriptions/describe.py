@@ -37,7 +37,7 @@ def describe_items(
 ) -> RecDataset:
     """Write three descriptions of each item and give the dataset with them as columns.
 
-    What an item lacks is not made up: without a picture `description_image` and `description_both` are null, without
+    What an item lacks is not made up: without an image `description_image` and `description_both` are null, without
     a text `description_text` and `description_both`. An item that fails does not stop the others: its descriptions
     are null and its reason goes to the quarantine. Every chunk is on the disk before the next begins, so that the same
     call resumes where a killed one stopped.
@@ -92,7 +92,7 @@ def _describe_chunk(dataset: RecDataset, describer: Describer, rows: range) -> t
     records: list[dict[str, Any]] = [{"index": index, "problems": {}} for index in rows]
     for index, record in zip(rows, records, strict=True):
         if index in dataset.image_problems:
-            record["problems"]["image"] = f"picture: {dataset.image_problems[index]}"
+            record["problems"]["image"] = f"image: {dataset.image_problems[index]}"
     attempts = 0
     for kind in VIEWS:
         needs = [name for name in ("text", "image") if kind in (name, "both")]
@@ -118,7 +118,7 @@ def _write(describer: Describer, kind: str, items: list[dict[str, Any]], seed: i
     try:
         written = describer.write(kind, items, seed)
     except Exception as error:
-        # Whatever a picture or a text makes of a model: the reason is kept with the item, and the other items
+        # Whatever an image or a text makes of a model: the reason is kept with the item, and the other items
         # continue.
         if len(items) == 1:
             return [("", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")]

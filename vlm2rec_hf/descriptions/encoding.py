@@ -28,7 +28,7 @@ class DescriptionColumns:
 
     Attributes:
         text: description made from the text; an empty name leaves this kind out, here and below.
-        image: description made from the picture.
+        image: description made from the image.
         both: description made from both.
         fine: the original text, read token by token; None: the column `text`, else `title`.
     """
@@ -164,7 +164,7 @@ class _Encode:
 
     def __init__(self, encoder: Any, batch_size: int, bar: tqdm) -> None:
         self.encoder, self.batch_size, self.bar = encoder, batch_size, bar
-        # The library takes a bare string for a picture where it looks like one's address; a dict says what it is.
+        # The library takes a bare string for an image where it looks like one's address; a dict says what it is.
         self.typed = hasattr(encoder, "encode_document")
 
     def vectors(self, texts: Sequence[str | None]) -> np.ndarray | None:

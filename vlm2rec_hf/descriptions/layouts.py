@@ -37,7 +37,7 @@ class FamilyLayout:
     Args:
         processor: made by `VLM2RecProcessor.from_backbone`.
         config: of the model.
-        template: chat template; without one the picture and the prompt stand for themselves.
+        template: chat template; without one the image and the prompt stand for themselves.
     """
 
     def __init__(self, processor: VLM2RecProcessor, config: Any, template: str | None) -> None:
@@ -68,7 +68,7 @@ class FamilyLayout:
         return {"input_ids": ids, "attention_mask": mask, **more}
 
     def _parts(self, kind: str, prompts: Prompts) -> list[str]:
-        """The prompt as the chat template writes it, cut at the picture and at the item's text."""
+        """The prompt as the chat template writes it, cut at the image and at the item's text."""
         before, after = prompts.parts(kind)
         text = before + (_MARK if kind != "image" else "") + after
         image = self.processor.family.chat_image
@@ -107,12 +107,12 @@ class ProcessorLayout:
         """See `Layout.batch`."""
         before, after = prompts.parts(kind)
         texts = [before + self._harmless(item["text"]) + after if kind != "image" else before for item in items]
-        pictures = [[item["image"].convert("RGB")] for item in items] if kind != "text" else None
+        images = [[item["image"].convert("RGB")] for item in items] if kind != "text" else None
         if getattr(self.processor, "chat_template", None) is None:
-            tag = getattr(self.processor, "image_token", "") if pictures else ""
+            tag = getattr(self.processor, "image_token", "") if images else ""
             written = [f"{tag}\n{text}" if tag else text for text in texts]
         else:
-            content: list[dict[str, str]] = [{"type": "image"}] if pictures else []
+            content: list[dict[str, str]] = [{"type": "image"}] if images else []
             written = [
                 self.processor.apply_chat_template(
                     [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
@@ -121,7 +121,7 @@ class ProcessorLayout:
                 )
                 for text in texts
             ]
-        shown = {"images": pictures} if pictures else {}
+        shown = {"images": images} if images else {}
         return dict(self.processor(text=written, padding=True, return_tensors="pt", **shown))
 
     def _harmless(self, text: str) -> str:

@@ -18,7 +18,7 @@ class Prompts:
 
     Attributes:
         text: shown the item's text, `{text}`, only.
-        image: shown the picture only.
+        image: shown the image only.
         both: shown both.
     """
 

@@ -67,7 +67,7 @@ def evaluate_embedder(
     Args:
         model: the embedder.
         catalogue: the prepared items, in the order of `examples.sequences.item_ids`. Items with neither text nor
-            picture get zero vectors.
+            image get zero vectors.
         examples: who to rank for; histories are cut to `examples.max_history` and the processor's `max_history`.
         k: length of the top lists.
         exclude_seen: leave items of the user's past out of the candidates.
@@ -123,7 +123,7 @@ def encode_catalogue(
     vision_cache: Any | None = None,
     **options: Any,
 ) -> Encoding:
-    """Vectors of every item of the catalogue, or of those in `rows`; zero for items with neither text nor picture.
+    """Vectors of every item of the catalogue, or of those in `rows`; zero for items with neither text nor image.
 
     Args:
         model: the embedder.
@@ -151,7 +151,7 @@ def encode_users(
     vision_cache: Any | None = None,
     **options: Any,
 ) -> Encoding:
-    """Vectors of every example's history; zero where no item of it has a text or picture.
+    """Vectors of every example's history; zero where no item of it has a text or image.
 
     Args:
         model: the embedder.

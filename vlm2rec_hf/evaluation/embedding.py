@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..catalogues.item_vectors import ItemVectors
-from ..loading import ENCODERS, LoadedModel, load_with_processor
+from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor
 from .embedder import encode_catalogue
 from .evaluating import encodable_items, head_items
 from .heads import check_same_items
@@ -47,7 +47,7 @@ def embed(
         ValueError: nothing loadable, no dataset for an encoder, or a head of other items.
     """
     loaded = load_with_processor(model, revision=revision, processor=processor)
-    if loaded.model_type not in ENCODERS:
+    if loaded.model_type not in ENCODING_METHODS:
         ids = head_items(loaded.model)
         if dataset is not None:
             check_same_items("dataset", [str(item) for item in dataset.item_ids], ids)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalogues.prepared_catalogue import PreparedCatalogue
 from ..data.described_items import DescribedItems
-from ..loading import ENCODERS, LoadedModel, load_with_processor, weight_files_fingerprint
+from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor, weight_files_fingerprint
 from .embedder import evaluate_embedder
 from .floors import rank_floors
 from .generated import GenerationOptions, compare_generated
@@ -98,18 +98,18 @@ def evaluate(
     of_pixrec = {"item_columns": item_columns, "use_images": use_images, "generation": generation}
     of_encoders = {"catalogue": catalogue, "vision_cache": vision_cache}
     _refuse(kind, of_pixrec, kind == "pixrec", "PixRec models")
-    _refuse(kind, of_encoders, kind in ENCODERS, "embedders and PixRec models")
-    _refuse(kind, {"max_history": max_history}, kind in ENCODERS, "embedders and PixRec models")
+    _refuse(kind, of_encoders, kind in ENCODING_METHODS, "embedders and PixRec models")
+    _refuse(kind, {"max_history": max_history}, kind in ENCODING_METHODS, "embedders and PixRec models")
     warning = dataset_warning(loaded.training, dataset)
     if warning is not None:
         logger.warning(warning)
-    history = loaded.model.config.max_length if kind not in ENCODERS else max_history or loaded.max_history
+    history = loaded.model.config.max_length if kind not in ENCODING_METHODS else max_history or loaded.max_history
     examples = users_of(dataset, split, history, max_users)
     common: dict[str, Any] = {"ks": ks, "exclude_seen": exclude_seen, "split": split}
     origin = {} if loaded.where is None else {"model": loaded.where, **_weights(loaded.where)}
     given = {**origin, **(facts or {})}
     ranking: Ranking
-    if kind not in ENCODERS:
+    if kind not in ENCODING_METHODS:
         check_same_items("dataset", [str(item) for item in dataset.item_ids], head_items(loaded.model))
         report = start_report(dataset, examples, facts={**_head_facts(loaded.model), **given}, **common)
         ranking = rank_head(loaded.model, examples, k=max(ks), exclude_seen=exclude_seen, batch_size=batch_size or 128)
@@ -127,7 +127,7 @@ def evaluate(
         add_embedder(report, report_name or default_report_name(loaded), result, examples)
         return report
     if use_images is not None:
-        loaded.processor.pictures = use_images
+        loaded.processor.images = use_images
     if catalogue is None:
         catalogue = encodable_items(loaded, dataset, item_columns, show_progress=show_progress)
         columns: Any = catalogue.items
@@ -181,7 +181,7 @@ def encodable_items(
     items: Any = dataset.catalogue_items()
     if loaded.model_type == "pixrec":
         columns = item_columns or trained_columns(loaded.training, dataset)
-        items = DescribedItems(dataset, columns, pictures=loaded.processor.pictures)
+        items = DescribedItems(dataset, columns, images=loaded.processor.images)
     catalogue = PreparedCatalogue(items, loaded.processor)
     if not cache_features:
         return catalogue
@@ -261,7 +261,7 @@ def _report_pixrec(
         loaded.model, catalogue, examples, k=max(ks), exclude_seen=exclude_seen, batch_size=batch_size, **sharing
     )
     report = start_report(dataset, examples, facts=facts, **common)
-    view = "both" if loaded.processor.pictures else "text"
+    view = "both" if loaded.processor.images else "text"
     report.add(name, result.ranking, view=view, train_counts=examples.sequences.train_counts())
     rankings = {name: rank_targets(VectorScorer(result.users, result.items), examples, exclude_seen=False)}
     rankings |= rank_floors(examples, exclude_seen=False)

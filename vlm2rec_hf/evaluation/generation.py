@@ -36,7 +36,7 @@ def generate_next_items(
     """What the model expects the next item's text to be, after each history.
 
     No sampling: the same model and history give the same texts. Each step reads the rows anew (the families share no
-    cache), so the cost grows with `beams * max_new_tokens` rows per history; pictures should come as features.
+    cache), so the cost grows with `beams * max_new_tokens` rows per history; images should come as features.
 
     Args:
         model: the model.
@@ -135,7 +135,7 @@ def _next_scores(
 
 
 def _never_written(processor: PixRecProcessor, vocabulary: int) -> list[int]:
-    """Special tokens but the end (a text may not open a picture), and rows of the head that stand for no token."""
+    """Special tokens but the end (a text may not open an image), and rows of the head that stand for no token."""
     tokenizer = processor.tokenizer
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     nothing = set(range(vocabulary)).difference(tokenizer.get_vocab().values())

@@ -30,7 +30,7 @@ class PixRecEvaluation:
     Attributes:
         ranking: ranks and top items of every example.
         users: `(n, p)` v_U of the examples' histories.
-        items: `(n_items, p)` v_T of the catalogue, zero for items with neither text nor picture.
+        items: `(n_items, p)` v_T of the catalogue, zero for items with neither text nor image.
     """
 
     ranking: Ranking
@@ -85,14 +85,14 @@ def evaluate_pixrec(
 
 
 def method_name(processor: PixRecProcessor) -> str:
-    """What a PixRec model is called in reports: `pixrec`, or `pixrec-text` for the ablation without pictures."""
-    return "pixrec" if processor.pictures else "pixrec-text"
+    """What a PixRec model is called in reports: `pixrec`, or `pixrec-text` for the ablation without images."""
+    return "pixrec" if processor.images else "pixrec-text"
 
 
 def encode_pixrec_catalogue(
     model: PixRecModel, catalogue: PreparedCatalogue, *, across_processes: bool = False, **options: Any
 ) -> Tensor:
-    """v_T of every item: `(n_items, p)`, zero for items with neither text nor picture; `options` of `encode_items`."""
+    """v_T of every item: `(n_items, p)`, zero for items with neither text nor image; `options` of `encode_items`."""
     usable = np.array([i for i in range(len(catalogue)) if not catalogue.is_empty(i)], dtype=np.int64)
 
     def encode(rows: np.ndarray) -> Tensor:

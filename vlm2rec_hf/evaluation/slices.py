@@ -1,4 +1,4 @@
-"""Parts of the examples that deserve their own number: cold items, targets without picture, popularity, history."""
+"""Parts of the examples that deserve their own number: cold items, targets without image, popularity, history."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def make_slices(
     """Boolean masks over the examples, by name.
 
     - `cold_item`: the target has no training interaction.
-    - `no_image`: the target has no picture (only with `has_image`).
+    - `no_image`: the target has no image (only with `has_image`).
     - `popularity_q1` (head) ... `popularity_q5` (tail): `popularity_buckets` of the target.
     - `head_items`, `tail_items`: the target is among the most popular fifth of the items (`head_items`), or not.
     - `history_1-4`, ..., `history_50+`: number of interactions before the target, not cut to `max_history`.

@@ -60,6 +60,6 @@ def add_embedder(report: Report, method: str, evaluation: EmbedderEvaluation, ex
     counts = examples.sequences.train_counts()
     for view, ranking in evaluation.rankings.items():
         report.add(method, ranking, view=view, train_counts=counts)
-    # NaN (a dataset without pictures, say) has no place in JSON.
+    # NaN (a dataset without images, say) has no place in JSON.
     known = {name: value if value == value else None for name, value in evaluation.modality.items()}
     report.facts.setdefault("modality", {})[method] = known

@@ -16,7 +16,7 @@ SETTINGS = (
     "max_history_item_tokens", "end_token",
 )  # fmt: skip
 _NOT_NUMBERS = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
-_NOT_PICTURES = ("image_processor_type", "processor_class", "device")
+_NOT_IMAGES = ("image_processor_type", "processor_class", "device")
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -102,11 +102,11 @@ def _checksum(tensor: Tensor) -> tuple[int, int]:
 def settings_fingerprint(processor: Any) -> dict[str, Any]:
     """What decides an item's tokens and pixels, by name."""
     vocabulary = json.dumps(sorted(processor.tokenizer.get_vocab().items()))
-    pictures = processor.image_processor.to_dict()
-    pictures = {name: value for name, value in pictures.items() if name not in _NOT_PICTURES}
+    images = processor.image_processor.to_dict()
+    images = {name: value for name, value in images.items() if name not in _NOT_IMAGES}
     settings: dict[str, Any] = {name: getattr(processor, name) for name in SETTINGS}
     settings["tokenizer"] = hashlib.sha256(vocabulary.encode()).hexdigest()
-    settings["image_processor"] = json.loads(json.dumps(pictures, sort_keys=True, default=str))
+    settings["image_processor"] = json.loads(json.dumps(images, sort_keys=True, default=str))
     return settings
 
 

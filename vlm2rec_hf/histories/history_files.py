@@ -34,17 +34,17 @@ def save_history(state: Any, path: Any) -> Path:
     state._check_weights()
     target = _file(path)
     tensors: dict[str, Tensor] = {}
-    pictures: dict[int, int] = {}
+    images: dict[int, int] = {}
     users = []
     for user, history in zip(state.users, state._histories, strict=True):
         items = []
         for _, item in history.window:
-            if item.features is not None and id(item.features) not in pictures:
-                index = pictures[id(item.features)] = len(pictures)
+            if item.features is not None and id(item.features) not in images:
+                index = images[id(item.features)] = len(images)
                 for layer, part in enumerate((item.features.tokens, *item.features.layers)):
-                    tensors[f"picture.{index}.{layer}"] = part.cpu().contiguous()
-            picture = None if item.features is None else pictures[id(item.features)]
-            items.append({"text": item.text, "grid": item.grid and list(item.grid), "picture": picture})
+                    tensors[f"image.{index}.{layer}"] = part.cpu().contiguous()
+            image = None if item.features is None else images[id(item.features)]
+            items.append({"text": item.text, "grid": item.grid and list(item.grid), "picture": image})
         rows = {view: {"done": row.done, "fresh": row.is_fresh} for view, row in history.rows.items()}
         users.append({"user": user, "items": items, "rows": rows})
     for view, bank in state._banks.items():
@@ -143,8 +143,8 @@ def _item(
     grid, index = saved["grid"], saved["picture"]
     if index is not None and index not in features:
         layers: list[Tensor] = []
-        while f"picture.{index}.{len(layers)}" in tensors:
-            layers.append(tensors[f"picture.{index}.{len(layers)}"])
+        while f"image.{index}.{len(layers)}" in tensors:
+            layers.append(tensors[f"image.{index}.{len(layers)}"])
         features[index] = ImageFeatures(layers[0], torch.tensor([grid]), tuple(layers[1:])).to(device)
     return PreparedItem(saved["text"], grid and tuple(grid), features=features.get(index))
 

@@ -10,7 +10,7 @@ from ..modeling.family_vlm2rec import ImageFeatures
 from ..modeling.items_vlm2rec import PreparedItem
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 
-MAX_PICTURES = 64
+MAX_IMAGES = 64
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def kept_items(model: Any, processor: VLM2RecProcessor, items: Sequence[Any]) -> list[PreparedItem]:
-    """Prepare items for a history; each distinct picture passes the vision tower once.
+    """Prepare items for a history; each distinct image passes the vision tower once.
 
     Args:
         model: a `VLM2RecEmbedder`.
@@ -40,7 +40,7 @@ def kept_items(model: Any, processor: VLM2RecProcessor, items: Sequence[Any]) ->
 
     Raises:
         TypeError: something that is no item.
-        ValueError: an item without content, or with a picture of which neither pixels nor features are there.
+        ValueError: an item without content, or with an image of which neither pixels nor features are there.
     """
     made = iter(processor.prepare_items([item for item in items if not isinstance(item, PreparedItem)]))
     whole = [item if isinstance(item, PreparedItem) else next(made) for item in items]
@@ -57,8 +57,8 @@ def kept_items(model: Any, processor: VLM2RecProcessor, items: Sequence[Any]) ->
             raise ValueError("`items` holds a PreparedItem with a `grid` but neither `pixel_values` nor `features`.")
         slots.setdefault(("own", i) if item.key is None else ("shared", item.key), []).append(i)
     distinct = list(slots.values())
-    for start in range(0, len(distinct), MAX_PICTURES):
-        part = distinct[start : start + MAX_PICTURES]
+    for start in range(0, len(distinct), MAX_IMAGES):
+        part = distinct[start : start + MAX_IMAGES]
         for same, features in zip(part, _seen(model, [whole[same[0]] for same in part]), strict=True):
             for i in same:
                 kept[i].features = features
@@ -66,7 +66,7 @@ def kept_items(model: Any, processor: VLM2RecProcessor, items: Sequence[Any]) ->
 
 
 def _seen(model: Any, items: Sequence[PreparedItem]) -> list[ImageFeatures]:
-    """What the vision tower makes of pictures; each owns its memory."""
+    """What the vision tower makes of images; each owns its memory."""
     grid = torch.tensor([item.grid for item in items], device=model.device)
     pixels = torch.cat([item.pixel_values for item in items if item.pixel_values is not None]).to(model.device)
     with evaluating(model):
@@ -76,6 +76,6 @@ def _seen(model: Any, items: Sequence[PreparedItem]) -> list[ImageFeatures]:
 
 
 def joined_features(items: Sequence[PreparedItem | None], device: torch.device) -> ImageFeatures | None:
-    """Features of the items' pictures in this order, on `device`; `None` where there are none."""
+    """Features of the items' images in this order, on `device`; `None` where there are none."""
     features = [item.features.to(device) for item in items if item is not None and item.features is not None]
     return ImageFeatures.joined(features) if features else None

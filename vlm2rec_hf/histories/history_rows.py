@@ -19,13 +19,13 @@ class Piece:
     Attributes:
         item: number of the item, -1 for the instruction.
         ids: its tokens.
-        picture: the item, if a picture stands in the piece.
+        image: the item, if an image stands in the piece.
         positions: by how much the piece moves the position of what follows.
     """
 
     item: int
     ids: tuple[int, ...]
-    picture: PreparedItem | None
+    image: PreparedItem | None
     positions: int
 
     def is_same(self, other: "Piece") -> bool:
@@ -156,7 +156,7 @@ class UserHistory:
 
     @property
     def has_image(self) -> bool:
-        """Whether any kept item has a picture."""
+        """Whether any kept item has an image."""
         return any(item.grid is not None for _, item in self.window)
 
     def extend(self, items: Sequence[PreparedItem], layouts: dict[str, RowLayout], max_history: int) -> None:

@@ -28,7 +28,7 @@ class HistoryState:
     """Growing histories of some users, equal at any time to `encode_histories` of the same items (1e-5 in float32).
 
     Each view's row (instruction and items) is kept as keys and values of the
-    language model. `append` only notes an item, its picture passes the vision tower at once; `embedding` runs what is
+    language model. `append` only notes an item, its image passes the vision tower at once; `embedding` runs what is
     new and the end token behind it, which is then forgotten. The last `processor.max_history` items of each user are
     kept as token ids and vision features. Once the window slides, every title gets another number and every item
     another place, so the rows are run anew from the kept items: exact, at the cost of the language model's pass over
@@ -214,7 +214,7 @@ class HistoryState:
         cache = self._banks[view].open(places, lengths, longest)
         held = torch.arange(cache.past, device=device)[None] < torch.tensor(lengths, device=device)[:, None]
         prefix = RowPrefix(cache, held.long(), torch.tensor([row.position for row in rows], device=device))
-        images = joined_features([piece.picture for row in rows for piece in row.waiting], device)
+        images = joined_features([piece.image for row in rows for piece in row.waiting], device)
         states = self.model.family.run(self.model.vlm, ids, mask, images, prefix)
         self._vectors[view][places] = unit(last_token_pool(states, mask)).cpu()
         cache.keep(longest - 1)

@@ -309,7 +309,7 @@ class SpaceFacts:
 
 
 def _columns(features: Mapping[str, Any]) -> dict[str, str]:
-    # A plain column (`Value`) names its type, a picture or a list only its class.
+    # A plain column (`Value`) names its type, an image or a list only its class.
     names = {name: type(kind).__name__ for name, kind in features.items()}
     return {str(name): str(kind.dtype) if names[name] == "Value" else names[name] for name, kind in features.items()}
 

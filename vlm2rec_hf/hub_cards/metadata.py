@@ -32,7 +32,7 @@ def embedder_metadata(facts: EmbedderFacts) -> ModelCardData:
     """Front matter of an embedder.
 
     `pipeline_tag` is `feature-extraction`: what comes out is a vector, of an item or a history; no pipeline of the Hub
-    stands for recommendation, and the widget of `sentence-similarity` knows neither pictures nor histories.
+    stands for recommendation, and the widget of `sentence-similarity` knows neither images nor histories.
     """
     base = hub_id(facts.base[0])
     tags = [*TAGS, "feature-extraction"]

@@ -101,7 +101,7 @@ def local_name(text: str) -> str:
 
 
 def find_figures(folder: Path) -> tuple[str, ...]:
-    """Paths of the pictures of the evaluation, relative to the model folder, with forward slashes, by name."""
+    """Paths of the images of the evaluation, relative to the model folder, with forward slashes, by name."""
     return tuple(f"{EVALUATION}/{path.name}" for path in sorted((folder / EVALUATION).glob("*.png")))
 
 

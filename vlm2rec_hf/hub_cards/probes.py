@@ -11,17 +11,17 @@ Answers = dict[str, "Tensor"]
 
 
 def probe_items() -> list[Any]:
-    """A title, a picture (smooth, so that its vectors do not hang on single pixels), and both."""
+    """A title, an image (smooth, so that its vectors do not hang on single pixels), and both."""
     import numpy as np
     from PIL import Image
 
     ramp = np.linspace(0, 255, 96, dtype=np.uint8)
     pixels = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:64, None], (1, 96)), np.full((64, 96), 90, np.uint8)], -1)
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     return [
         "red tent for two",
-        picture,
-        {"text": "blue mug, 300 ml", "image": picture.transpose(Image.Transpose.ROTATE_90)},
+        image,
+        {"text": "blue mug, 300 ml", "image": image.transpose(Image.Transpose.ROTATE_90)},
     ]
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ..modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
     from ..modeling.processing_vlm2rec import VLM2RecProcessor
 
-EMPTY = "neither_text_nor_picture"
-_ROWS_AT_ONCE = 64  # pictures looked at together, so that a shard's bytes are never all in memory
+EMPTY = "neither_text_nor_image"
+_ROWS_AT_ONCE = 64  # images looked at together, so that a shard's bytes are never all in memory
 
 
 def embed_items(
@@ -41,9 +41,9 @@ def embed_items(
 
     Returns:
         The vectors, one row per item: `item_id`, `both`, `text`, `image` (float32 lists; zeros where absent),
-        `has_text`, `has_image`; and the bad rows in the form of a dataset's quarantine: pictures that do not decode
+        `has_text`, `has_image`; and the bad rows in the form of a dataset's quarantine: images that do not decode
         (`image:<reason>`, the item is embedded by its text) and items with nothing to embed
-        (`neither_text_nor_picture`, zero vectors). `number` is the place in the catalogue.
+        (`neither_text_nor_image`, zero vectors). `number` is the place in the catalogue.
 
     Raises:
         ValueError: vectors that are not finite.
@@ -87,9 +87,9 @@ def _bad_rows(dataset: RecDataset, rows: range, ids: np.ndarray, encoding: Encod
     reasons: list[tuple[int, str, str | None]] = []
     seen = encoding.has_image.numpy()
     if IMAGE in dataset.items.column_names:
-        pictures = dataset.items.select_columns([IMAGE]).with_format("arrow")
+        images = dataset.items.select_columns([IMAGE]).with_format("arrow")
         for start in range(rows.start, rows.stop, _ROWS_AT_ONCE):
-            table = pictures[start : min(start + _ROWS_AT_ONCE, rows.stop)]
+            table = images[start : min(start + _ROWS_AT_ONCE, rows.stop)]
             lost = has_image(table) & ~seen[start - rows.start : start - rows.start + table.num_rows]
             for row in np.flatnonzero(lost).tolist():
                 reason = dataset.image_problems.get(start + row)

@@ -183,12 +183,12 @@ class BackboneModel(PreTrainedModel):
         return [weight for module in self.family.vision_modules(self.vlm) for weight in module.parameters()]
 
     def freeze_vision(self) -> None:
-        """Stop training the vision tower, so that pictures need to pass it only once."""
+        """Stop training the vision tower, so that images need to pass it only once."""
         for parameter in self.vision_parameters():
             parameter.requires_grad_(False)
 
     def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor) -> ImageFeatures:
-        """Run the vision tower alone on what the image processor made of the pictures."""
+        """Run the vision tower alone on what the image processor made of the images."""
         dtype = self.family.vision_modules(self.vlm)[0].dtype
         return self.family.encode_images(self.vlm, pixel_values.to(dtype), image_grid_thw)
 
@@ -200,7 +200,7 @@ class BackboneModel(PreTrainedModel):
         tokens: Tensor | None,
         layers: Tensor | None,
     ) -> ImageFeatures | None:
-        """Features of every picture slot: distinct pictures pass the tower once and are repeated by index."""
+        """Features of every image slot: distinct images pass the tower once and are repeated by index."""
         if grid is None or (pixel_values is None and tokens is None):
             return None
         if tokens is not None:
@@ -210,7 +210,7 @@ class BackboneModel(PreTrainedModel):
         return images if index is None else self._select(images, index)
 
     def _select(self, images: ImageFeatures | None, image_index: Tensor | None) -> ImageFeatures | None:
-        """The features that stand in the slots `image_index`; `None` for rows without pictures."""
+        """The features that stand in the slots `image_index`; `None` for rows without images."""
         if images is None or image_index is None:
             return None
         return images.select(image_index, self.family.tokens_per_image(self.config.vlm_config, images.grid))

@@ -82,16 +82,16 @@ class EncodingMixin:
     ) -> Encoding:
         """Embed items one by one into the space of histories.
 
-        Text rows and picture rows are sorted by length and run in passes of like length; equal rows and equal pictures
+        Text rows and image rows are sorted by length and run in passes of like length; equal rows and equal images
         are run once. None of the options changes a vector by more than 1e-5 (in float32).
 
         Args:
-            items: a sequence of items (`as_item`); it is read chunk by chunk, so a lazy sequence of decoded pictures
+            items: a sequence of items (`as_item`); it is read chunk by chunk, so a lazy sequence of decoded images
                 works. A `PreparedItem` is taken as it is.
             processor: made for this backbone.
             batch_size: rows per pass at most; `None`: no limit but `max_tokens`.
             max_tokens: padded tokens per pass through the language model, and vision patches per pass through the
-                tower, at most (a longer row or picture passes alone); `"auto"`: what is useful and surely fits into
+                tower, at most (a longer row or image passes alone); `"auto"`: what is useful and surely fits into
                 half of the free memory, halved where an accelerator runs out all the same; `None`: no limit.
             packing: run the rows of a pass one behind the other without padding; `"auto"`: where attention is one of
                 the flash kernels. With the others it is correct, too, but slow.
@@ -104,7 +104,7 @@ class EncodingMixin:
             `Encoding` with all three views, in input order.
 
         Raises:
-            ValueError: an option out of range, or an item without text and picture. Whatever goes wrong with an item
+            ValueError: an option out of range, or an item without text and image. Whatever goes wrong with an item
                 carries a note with its number.
         """
         check_list("items", items)
@@ -176,7 +176,7 @@ class EncodingMixin:
             out.both = fuse(out.text, out.image)
         logger.info(
             f"Encoded in {encoder.passes} passes of {encoder.tokens} tokens, padding included; "
-            f"{encoder.features.passed} pictures went through the tower; waited {sum(feed.waits):.2f} s for items, "
+            f"{encoder.features.passed} images went through the tower; waited {sum(feed.waits):.2f} s for items, "
             f"{sum(feed.waits[:1]):.2f} s of it for the first."
         )
         return out
@@ -185,7 +185,7 @@ class EncodingMixin:
         """Compile the language model in place, with the arguments of `torch.compile`; of dynamic shapes by default.
 
         `forward` and encoding use it. What is around it decides by the data, and the vision tower cuts its rows by the
-        pictures' sizes: compiled, they break into many graphs and compile anew for sizes they have not seen.
+        images' sizes: compiled, they break into many graphs and compile anew for sizes they have not seen.
         """
         kwargs.setdefault("dynamic", True)
         self.family.language_model(self.vlm).compile(*args, **kwargs)
@@ -205,7 +205,7 @@ class _Chunk:
         self.alone: dict[int, PreparedItem] = {}
 
     def add(self, piece: list[list[PreparedItem]]) -> None:
-        """Run the tower on the pictures of further examples; their pixels are released."""
+        """Run the tower on the images of further examples; their pixels are released."""
         keyed = [[self._keyed(item) for item in example] for example in piece]
         self.encoder.features.add([item for example in keyed for item in example])
         self.examples += [[replace(item, pixel_values=None, features=None) for item in example] for example in keyed]
@@ -412,39 +412,39 @@ def _quiet_tokenizers() -> Iterator[None]:
 def prepare_distinct(
     processor: VLM2RecProcessor, items: Sequence[Any], known: Mapping[Any, tuple[int, ...]] | None = None
 ) -> list[PreparedItem]:
-    """Prepare items, keyed by what their pictures show; equal pictures are preprocessed once.
+    """Prepare items, keyed by what their images show; equal images are preprocessed once.
 
     Args:
         processor: prepares them.
         items: see `as_item`.
-        known: keys of pictures whose pixels are not needed any more, and their grids.
+        known: keys of images whose pixels are not needed any more, and their grids.
 
     Returns:
-        One per item; `pixel_values` are shared between equal pictures and absent for `known` ones.
+        One per item; `pixel_values` are shared between equal images and absent for `known` ones.
     """
     typed = [as_item(item) for item in items]
     texts = [i for i, item in enumerate(typed) if item["text"] is not None]
     tokens: dict[int, list[int]] = dict(
         zip(texts, processor.tokenize_texts([typed[i]["text"] for i in texts]), strict=True)
     )
-    pictures: dict[Any, PreparedItem] = {}
+    images: dict[Any, PreparedItem] = {}
     prepared = []
     for i, item in enumerate(typed):
         one = PreparedItem(text=tokens.get(i))
         if item["image"] is not None:
             image = item["image"].convert("RGB")
-            key = ("picture", picture_key(image))
+            key = ("image", image_key(image))
             if known is not None and key in known:
-                pictures[key] = PreparedItem(grid=known[key], key=key)
-            elif key not in pictures:
-                pictures[key] = processor.prepare_items([{"image": image}], keys=[key])[0]
-            one = replace(pictures[key], text=one.text)
+                images[key] = PreparedItem(grid=known[key], key=key)
+            elif key not in images:
+                images[key] = processor.prepare_items([{"image": image}], keys=[key])[0]
+            one = replace(images[key], text=one.text)
         prepared.append(one)
     return prepared
 
 
-def picture_key(image: Image.Image) -> bytes:
-    """Hash of a picture's size and RGB pixels, 20 bytes: the same picture has one key whatever file it came from."""
+def image_key(image: Image.Image) -> bytes:
+    """Hash of an image's size and RGB pixels, 20 bytes: the same image has one key whatever file it came from."""
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     digest = hashlib.blake2b(f"{rgb.width}x{rgb.height}:".encode(), digest_size=20)
     digest.update(rgb.tobytes())

@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: square pictures behind one global tag, plain rotary positions."""
+"""Idefics3 and SmolVLM: square images behind one global tag, plain rotary positions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,10 +21,10 @@ from .family_vlm2rec import (
 
 
 class Idefics3Family(BackboneFamily):
-    """Idefics3 and SmolVLM (still pictures only).
+    """Idefics3 and SmolVLM (still images only).
 
-    A picture is brought to the one square the vision tower reads (`max_image_size` of the image processor) and never
-    split into tiles (our choice: a tile costs as much as a picture, and a history holds many pictures).
+    An image is brought to the one square the vision tower reads (`max_image_size` of the image processor) and never
+    split into tiles (our choice: a tile costs as much as an image, and a history holds many images).
     """
 
     model_types = ("idefics3", "smolvlm")
@@ -45,7 +45,7 @@ class Idefics3Family(BackboneFamily):
         patches, (_, height, width) = cut_patches(pixels, patch)
         if height != width or height % scale:
             raise ValueError(
-                f"`image_processor.max_image_size` gives {pixels.shape[2]} x {pixels.shape[1]} pixels, but pictures "
+                f"`image_processor.max_image_size` gives {pixels.shape[2]} x {pixels.shape[1]} pixels, but images "
                 f"must be squares whose edge is a multiple of patch_size * scale_factor = {patch * scale}."
             )
         return patches, (1, height, width)
@@ -59,7 +59,7 @@ class Idefics3Family(BackboneFamily):
         return [around, *tag, *[pad] * (int(grid[1]) * int(grid[2]) // scale**2), around]
 
     def tokens_per_image(self, config: Any, grid: Tensor) -> Tensor:
-        """`h * w / scale_factor**2` placeholders per picture."""
+        """`h * w / scale_factor**2` placeholders per image."""
         return grid.prod(-1) // config.scale_factor**2
 
     def vision_modules(self, vlm: Any) -> list[Any]:
@@ -69,7 +69,7 @@ class Idefics3Family(BackboneFamily):
     def encode_images(self, vlm: Any, pixel_values: Tensor, grid: Tensor) -> ImageFeatures:
         """`pixel_values (n_patches, 3 * patch**2)` -> features behind the connector.
 
-        The tower is called directly: the backbone's `get_image_features` leaves out pictures that are zero throughout.
+        The tower is called directly: the backbone's `get_image_features` leaves out images that are zero throughout.
         """
         pixels = fold_patches(pixel_values, grid, vlm.config.vision_config.patch_size)
         states = vlm.vision_model(pixel_values=pixels, return_dict=True).last_hidden_state
@@ -78,7 +78,7 @@ class Idefics3Family(BackboneFamily):
     def generation_inputs(
         self, config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid: Tensor | None
     ) -> dict[str, Tensor]:
-        """Pictures as `(rows, 1, 3, height, width)`."""
+        """Images as `(rows, 1, 3, height, width)`."""
         if pixel_values is None or grid is None:
             return {}
         return {"pixel_values": fold_patches(pixel_values, grid, config.vision_config.patch_size).unsqueeze(1)}
@@ -91,7 +91,7 @@ class Idefics3Family(BackboneFamily):
         images: ImageFeatures | None,
         prefix: RowPrefix | None = None,
     ) -> Tensor:
-        """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
+        """Embed tokens, put the image features in place, run the language model; see `BackboneFamily.run`."""
         placeholders = input_ids == vlm.config.image_token_id
         embeds = place_images(vlm.get_input_embeddings()(input_ids), placeholders, images)
         arguments = padded_arguments(attention_mask, plain_positions(attention_mask), prefix)

@@ -1,4 +1,4 @@
-"""PaliGemma and PaliGemma 2: a SigLIP picture in one square, a Gemma language model, read causally."""
+"""PaliGemma and PaliGemma 2: a SigLIP image in one square, a Gemma language model, read causally."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -57,12 +57,12 @@ class PaliGemmaFamily(BackboneFamily):
         return cut_patches(pixels, patch)
 
     def image_block(self, tokenizer: Any, image_processor: Any, grid: Sequence[int]) -> list[int]:
-        """One `<image>` per patch and the `<bos>` that stands behind a picture in PaliGemma's own rows."""
+        """One `<image>` per patch and the `<bos>` that stands behind an image in PaliGemma's own rows."""
         pad, end = tokenizer.convert_tokens_to_ids(["<image>", "<bos>"])
         return [*[pad] * (int(grid[1]) * int(grid[2])), end]
 
     def tokens_per_image(self, config: Any, grid: Tensor) -> Tensor:
-        """`h * w` placeholders per picture."""
+        """`h * w` placeholders per image."""
         return grid.prod(-1)
 
     def vision_modules(self, vlm: Any) -> list[Any]:
@@ -72,7 +72,7 @@ class PaliGemmaFamily(BackboneFamily):
     def encode_images(self, vlm: Any, pixel_values: Tensor, grid: Tensor) -> ImageFeatures:
         """`pixel_values (n_patches, 3 * patch**2)` -> features behind the projector, of the size of embeddings.
 
-        Positions are interpolated where pictures are not of the size that the tower was trained with.
+        Positions are interpolated where images are not of the size that the tower was trained with.
         """
         pixels = fold_patches(pixel_values, grid, vlm.config.vision_config.patch_size)
         states = vlm.vision_tower(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
@@ -81,7 +81,7 @@ class PaliGemmaFamily(BackboneFamily):
     def generation_inputs(
         self, config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid: Tensor | None
     ) -> dict[str, Tensor]:
-        """Pictures as `(rows, 3, height, width)`, and the whole prompt marked as prefix, as it was pretrained."""
+        """Images as `(rows, 3, height, width)`, and the whole prompt marked as prefix, as it was pretrained."""
         kinds = {"token_type_ids": torch.zeros_like(input_ids)}
         if pixel_values is None or grid is None:
             return kinds
@@ -95,7 +95,7 @@ class PaliGemmaFamily(BackboneFamily):
         images: ImageFeatures | None,
         prefix: RowPrefix | None = None,
     ) -> Tensor:
-        """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
+        """Embed tokens, put the image features in place, run the language model; see `BackboneFamily.run`."""
         embeds = _embedded(vlm, input_ids, images)
         arguments = padded_arguments(attention_mask, plain_positions(attention_mask) + 1, prefix)
         model = _language_model(vlm)
@@ -126,7 +126,7 @@ def _language_model(vlm: Any) -> Any:
 
 
 def _embedded(vlm: Any, input_ids: Tensor, images: ImageFeatures | None) -> Tensor:
-    """Token embeddings (which Gemma scales as it looks them up), picture features in place of the placeholders."""
+    """Token embeddings (which Gemma scales as it looks them up), image features in place of the placeholders."""
     placeholders = input_ids == vlm.config.image_token_id
     return place_images(vlm.get_input_embeddings()(input_ids), placeholders, images)
 

@@ -19,7 +19,7 @@ from .family_vlm2rec import (
 
 
 class QwenVLFamily(BackboneFamily):
-    """The three Qwen-VL generations through one code path (still pictures only)."""
+    """The three Qwen-VL generations through one code path (still images only)."""
 
     model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
     language_model_name = "language_model"
@@ -41,7 +41,7 @@ class QwenVLFamily(BackboneFamily):
         return [start] + [pad] * length + [end]
 
     def tokens_per_image(self, config: Any, grid: Tensor) -> Tensor:
-        """`t * h * w / merge**2` placeholders per picture."""
+        """`t * h * w / merge**2` placeholders per image."""
         return grid.prod(-1) // config.vision_config.spatial_merge_size**2
 
     def encode_images(self, vlm: Any, pixel_values: Tensor, grid: Tensor) -> ImageFeatures:
@@ -60,7 +60,7 @@ class QwenVLFamily(BackboneFamily):
         return {**kinds, "pixel_values": pixel_values, "image_grid_thw": grid}
 
     def positions_taken(self, config: Any, length: int, grid: Sequence[int] | None) -> int:
-        """A text token takes one position, a picture the longer of its merged sides; see `multimodal_positions`."""
+        """A text token takes one position, an image the longer of its merged sides; see `multimodal_positions`."""
         if grid is None:
             return length
         merge = config.vision_config.spatial_merge_size
@@ -75,7 +75,7 @@ class QwenVLFamily(BackboneFamily):
         images: ImageFeatures | None,
         prefix: RowPrefix | None = None,
     ) -> Tensor:
-        """Embed tokens, put the picture features in place, run the language model; see `BackboneFamily.run`."""
+        """Embed tokens, put the image features in place, run the language model; see `BackboneFamily.run`."""
         placeholders = input_ids == vlm.config.image_token_id
         embedded = _embedded(vlm, input_ids, placeholders, images)
         positions = _positions(vlm, attention_mask, placeholders, images)
@@ -130,7 +130,7 @@ class PatchProjection(torch.nn.Conv3d):
 
 
 def _embedded(vlm: Any, input_ids: Tensor, placeholders: Tensor, images: ImageFeatures | None) -> dict[str, Any]:
-    """What the language model reads: token embeddings, picture features in place of the placeholders."""
+    """What the language model reads: token embeddings, image features in place of the placeholders."""
     embeds = place_images(vlm.get_input_embeddings()(input_ids), placeholders, images)
     if images is None or not images.layers or not len(images.grid):
         return {"inputs_embeds": embeds}
@@ -147,21 +147,21 @@ def _positions(vlm: Any, attention_mask: Tensor, placeholders: Tensor, images: I
 
 
 def _joined(features: Any) -> Tensor:
-    """One `(n_tokens, hidden)` tensor from one per picture, or (deepstack in transformers 5.17) from one for all."""
+    """One `(n_tokens, hidden)` tensor from one per image, or (deepstack in transformers 5.17) from one for all."""
     return features if isinstance(features, Tensor) else torch.cat(tuple(features))
 
 
 def multimodal_positions(attention_mask: Tensor, placeholders: Tensor, grid: Tensor | None, merge_size: int) -> Tensor:
-    """Qwen-VL's rotary positions for still pictures, for all rows at once.
+    """Qwen-VL's rotary positions for still images, for all rows at once.
 
-    A text token advances the position by one; a picture's tokens share one start and spread over height and width,
+    A text token advances the position by one; an image's tokens share one start and spread over height and width,
     and together advance by `max(height, width)` in merged patches. Same numbers as the backbones' own
     `get_rope_index` (which loops over tokens in Python, and whose signature changes between generations).
 
     Args:
         attention_mask: `(rows, length)`, 1 for real tokens.
-        placeholders: `(rows, length)` bool, picture tokens.
-        grid: `(n_images, 3)` in placeholder order, or `None` without pictures.
+        placeholders: `(rows, length)` bool, image tokens.
+        grid: `(n_images, 3)` in placeholder order, or `None` without images.
         merge_size: vision patches per merged patch and side.
 
     Returns:

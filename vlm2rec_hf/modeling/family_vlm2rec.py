@@ -1,7 +1,7 @@
 """What differs between families of vision-language backbones, chosen once at construction.
 
-A family says what a prepared picture is (`prepare_image`), which tokens stand for one in a row (`image_block`), how
-pictures become features (`encode_images`), how the language model runs over a row in which those features stand
+A family says what a prepared image is (`prepare_image`), which tokens stand for one in a row (`image_block`), how
+images become features (`encode_images`), how the language model runs over a row in which those features stand
 (`run`), where positions go on behind a piece of a row (`positions_taken`), and which parts of the backbone are which
 (`vision_modules`, `language_model_name`).
 """
@@ -16,11 +16,11 @@ from torch import Tensor
 
 @dataclass
 class ImageFeatures:
-    """Vision features of a batch of pictures, in row-major token order.
+    """Vision features of a batch of images, in row-major token order.
 
     Attributes:
-        tokens: `(n_tokens, hidden)` features that replace the picture placeholders.
-        grid: `(n_images, 3)` long; temporal, height and width of each picture in vision patches.
+        tokens: `(n_tokens, hidden)` features that replace the image placeholders.
+        grid: `(n_images, 3)` long; temporal, height and width of each image in vision patches.
         layers: deeper features added inside the language model (Qwen3-VL's deepstack), each `(n_tokens, hidden)`.
     """
 
@@ -29,7 +29,7 @@ class ImageFeatures:
     layers: tuple[Tensor, ...] = ()
 
     def select(self, index: Tensor, lengths: Tensor) -> "ImageFeatures":
-        """The features of pictures `index` (repeats allowed), in that order; `lengths` are tokens per picture."""
+        """The features of images `index` (repeats allowed), in that order; `lengths` are tokens per image."""
         starts = torch.cumsum(lengths, 0) - lengths
         chosen = lengths[index]
         offsets = torch.cumsum(chosen, 0) - chosen
@@ -38,7 +38,7 @@ class ImageFeatures:
         return ImageFeatures(self.tokens[rows], self.grid[index], tuple(layer[rows] for layer in self.layers))
 
     def split(self, lengths: Sequence[int]) -> list["ImageFeatures"]:
-        """One per picture, of `lengths` tokens each; views of these tensors."""
+        """One per image, of `lengths` tokens each; views of these tensors."""
         layers = [layer.split(lengths) for layer in self.layers]
         return [
             ImageFeatures(tokens, self.grid[i : i + 1], tuple(layer[i] for layer in layers))
@@ -47,7 +47,7 @@ class ImageFeatures:
 
     @staticmethod
     def joined(features: Sequence["ImageFeatures"]) -> "ImageFeatures":
-        """The pictures of several, which are on one device, one behind the other."""
+        """The images of several, which are on one device, one behind the other."""
         layers = zip(*(one.layers for one in features), strict=True)
         return ImageFeatures(
             torch.cat([one.tokens for one in features]),
@@ -110,7 +110,7 @@ class Sizes:
 class BackboneFamily:
     """Interface of a family; subclasses list their `model_types` and override all methods.
 
-    `positions_taken` need only be overridden where a picture's tokens do not take one position each.
+    `positions_taken` need only be overridden where an image's tokens do not take one position each.
     """
 
     model_types: tuple[str, ...] = ()
@@ -120,13 +120,13 @@ class BackboneFamily:
     """Whether `run` behind a prefix counts sliding-window attention in tokens of the row; without it, in slots of the
     cache, which is wrong where rows of different lengths share one."""
     chat_image: str = ""
-    """What stands for a picture in the text that the backbone's chat template writes."""
+    """What stands for an image in the text that the backbone's chat template writes."""
 
     def set_up_image_processor(self, image_processor: Any, config: Any) -> None:
         """Set on an image processor what it lacks of the backbone's settings; nothing by default."""
 
     def prepare_image(self, image_processor: Any, image: Any) -> tuple[Tensor, tuple[int, ...]]:
-        """Preprocess one picture.
+        """Preprocess one image.
 
         Args:
             image_processor: the backbone's.
@@ -138,7 +138,7 @@ class BackboneFamily:
         raise NotImplementedError
 
     def vision_modules(self, vlm: Any) -> list[Any]:
-        """All modules that pictures pass before they stand in a row; their dtype is that of the first."""
+        """All modules that images pass before they stand in a row; their dtype is that of the first."""
         raise NotImplementedError
 
     def language_model(self, vlm: Any) -> Any:
@@ -146,11 +146,11 @@ class BackboneFamily:
         return getattr(vlm, self.language_model_name)
 
     def image_block(self, tokenizer: Any, image_processor: Any, grid: Sequence[int]) -> list[int]:
-        """Token ids that stand for one picture of vision grid `(t, h, w)`, wrapping tokens included."""
+        """Token ids that stand for one image of vision grid `(t, h, w)`, wrapping tokens included."""
         raise NotImplementedError
 
     def tokens_per_image(self, config: Any, grid: Tensor) -> Tensor:
-        """Placeholders per picture: `(n_images, 3)` long -> `(n_images,)` long."""
+        """Placeholders per image: `(n_images, 3)` long -> `(n_images,)` long."""
         raise NotImplementedError
 
     def encode_images(self, vlm: Any, pixel_values: Tensor, grid: Tensor) -> ImageFeatures:
@@ -164,8 +164,8 @@ class BackboneFamily:
 
         Args:
             config: of the backbone.
-            input_ids: `(rows, length)`, with the tokens of `image_block` where a picture stands.
-            pixel_values: pictures as `prepare_image` gives them, one per row, or `None` without pictures.
+            input_ids: `(rows, length)`, with the tokens of `image_block` where an image stands.
+            pixel_values: images as `prepare_image` gives them, one per row, or `None` without images.
             grid: `(rows, 3)`, or `None`.
         """
         raise NotImplementedError
@@ -184,7 +184,7 @@ class BackboneFamily:
             vlm: the backbone.
             input_ids: `(rows, length)`; with a `prefix`, the tokens behind it, padded on the right.
             attention_mask: `(rows, length)`, 1 for real tokens among `input_ids`.
-            images: features of the pictures in `input_ids`, in the order of the placeholders.
+            images: features of the images in `input_ids`, in the order of the placeholders.
             prefix: what the rows begin with, where that has been run before; its cache takes up the new tokens.
         """
         raise NotImplementedError
@@ -194,8 +194,8 @@ class BackboneFamily:
 
         Args:
             config: the backbone's.
-            length: tokens of the piece, a picture's placeholders included.
-            grid: vision grid `(t, h, w)` of the one picture in the piece, or `None` without one.
+            length: tokens of the piece, an image's placeholders included.
+            grid: vision grid `(t, h, w)` of the one image in the piece, or `None` without one.
         """
         return length
 
@@ -212,12 +212,12 @@ class BackboneFamily:
 
 
 def place_images(embeds: Tensor, placeholders: Tensor, images: ImageFeatures | None) -> Tensor:
-    """Put picture features in place of their placeholders.
+    """Put image features in place of their placeholders.
 
     Args:
         embeds: `(rows, length, hidden)` token embeddings.
         placeholders: `(rows, length)` bool.
-        images: features in the order of the placeholders, or `None` without pictures.
+        images: features in the order of the placeholders, or `None` without images.
 
     Raises:
         ValueError: another number of placeholders than of features.
@@ -226,8 +226,8 @@ def place_images(embeds: Tensor, placeholders: Tensor, images: ImageFeatures | N
         return embeds
     if int(placeholders.sum()) != len(images.tokens):
         raise ValueError(
-            f"The rows hold {int(placeholders.sum())} picture placeholders but `pixel_values` gives "
-            f"{len(images.tokens)} features: was a row truncated inside a picture?"
+            f"The rows hold {int(placeholders.sum())} image placeholders but `pixel_values` gives "
+            f"{len(images.tokens)} features: was a row truncated inside an image?"
         )
     return embeds.masked_scatter(placeholders.unsqueeze(-1), images.tokens.to(embeds.dtype))
 
@@ -299,20 +299,20 @@ def read_sizes(text: Any, vision: Any) -> tuple[Sizes, ...]:
 
 
 def cut_patches(pixels: Tensor, patch: int) -> tuple[Tensor, tuple[int, int, int]]:
-    """A picture `(channels, height, width)` as `(n_patches, channels * patch**2)` rows, and its grid `(1, h, w)`."""
+    """An image `(channels, height, width)` as `(n_patches, channels * patch**2)` rows, and its grid `(1, h, w)`."""
     height, width = pixels.shape[1] // patch, pixels.shape[2] // patch
     pixels = pixels[:, : height * patch, : width * patch].reshape(-1, height, patch, width, patch)
     return pixels.permute(1, 3, 0, 2, 4).reshape(height * width, -1), (1, height, width)
 
 
 def fold_patches(pixel_values: Tensor, grid: Tensor, patch: int) -> Tensor:
-    """Pictures of one size put together again: `(n_patches, channels * patch**2)` -> `(n_images, channels, H, W)`.
+    """Images of one size put together again: `(n_patches, channels * patch**2)` -> `(n_images, channels, H, W)`.
 
     Raises:
-        ValueError: pictures of different sizes.
+        ValueError: images of different sizes.
     """
     if bool((grid != grid[0]).any()):
-        raise ValueError("`image_grid_thw` holds pictures of different sizes; prepare all with one processor.")
+        raise ValueError("`image_grid_thw` holds images of different sizes; prepare all with one processor.")
     _, height, width = grid[0].tolist()
     pixels = pixel_values.view(len(grid), height, width, -1, patch, patch).permute(0, 3, 1, 4, 2, 5)
     return pixels.reshape(len(grid), -1, height * patch, width * patch)

@@ -19,9 +19,9 @@ from .family_vlm2rec import ImageFeatures
 HISTORY_ROLE = "history"
 HISTORY_PROMPT = "[history]"
 REMEDY = "make the inputs with `as_documents(items)` or `as_queries(histories)`"
-STRING_AS_PICTURE = (
-    "A string that looks like the address or path of a picture was taken for a text, as every string is; nothing was "
-    "opened. Pass pictures as PIL.Image.Image, and texts as {'text': ...} to say so."
+STRING_AS_IMAGE = (
+    "A string that looks like the address or path of an image was taken for a text, as every string is; nothing was "
+    "opened. Pass images as PIL.Image.Image, and texts as {'text': ...} to say so."
 )
 
 
@@ -31,10 +31,10 @@ class PreparedItem:
 
     Attributes:
         text: token ids of the text, or `None` without one.
-        grid: vision grid `(t, h, w)` of the picture, or `None` without one.
-        pixel_values: what the image processor made of the picture, `(n_patches, patch_dim)`.
+        grid: vision grid `(t, h, w)` of the image, or `None` without one.
+        pixel_values: what the image processor made of the image, `(n_patches, patch_dim)`.
         features: vision features instead of pixels, where the tower's output is already known.
-        key: equal keys mean the same picture; such pictures are encoded once per batch. `None`: like no other.
+        key: equal keys mean the same image; such images are encoded once per batch. `None`: like no other.
     """
 
     text: list[int] | None = None
@@ -45,11 +45,11 @@ class PreparedItem:
 
 
 def as_item(value: Any) -> dict[str, Any]:
-    """Type an item: a string is always text, a PIL picture is always a picture, a dict holds `text` and/or `image`.
+    """Type an item: a string is always text, a PIL image is always an image, a dict holds `text` and/or `image`.
 
     Raises:
         TypeError: something else, or a dict entry of another type (strings are never opened as paths or URLs).
-        ValueError: neither text nor picture is present.
+        ValueError: neither text nor image is present.
     """
     if isinstance(value, str):
         value = {"text": value}
@@ -70,7 +70,7 @@ def as_item(value: Any) -> dict[str, Any]:
         )
     text = text if text and text.strip() else None
     if text is None and image is None:
-        raise ValueError(f"An item needs a text or a picture, got {value!r}.")
+        raise ValueError(f"An item needs a text or an image, got {value!r}.")
     return {"text": text, "image": image}
 
 
@@ -160,7 +160,7 @@ def _item(content: Any) -> dict[str, Any]:
         )
     if set(item) == {"image"} and isinstance(item["image"], str):
         # sentence-transformers calls a bare string an image if it ends like one. Nobody asked for a download.
-        warnings.warn(STRING_AS_PICTURE, stacklevel=2)
+        warnings.warn(STRING_AS_IMAGE, stacklevel=2)
         return {"text": item["image"]}
     for name, kind, title in (("text", str, "str"), ("image", Image.Image, "PIL.Image.Image")):
         if name in item and not isinstance(item[name], kind):
@@ -271,7 +271,7 @@ def _refuse_options(options: dict[str, Any]) -> None:
     unmet = {name: value for name, value in asked.items() if name not in ("padding", "truncation")}
     if unmet:
         raise ValueError(
-            f"`processing_kwargs` ask for {unmet}, but cutting a row would cut its pooled end, and pictures are "
+            f"`processing_kwargs` ask for {unmet}, but cutting a row would cut its pooled end, and images are "
             "prepared as the processor is set; set `max_item_tokens`, `max_history_item_tokens`, `max_history` or "
             "the `image_processor` of the processor."
         )

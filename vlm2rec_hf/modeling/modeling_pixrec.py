@@ -157,7 +157,7 @@ class PixRecModel(BackboneModel):
         target_mask: Tensor | None = None,
         labels: Tensor | None = None,
         items: dict[str, Tensor] | None = None,
-        **pictures: Any,
+        **images: Any,
     ) -> PixRecOutput:
         """Read rows made by `PixRecProcessor`.
 
@@ -168,7 +168,7 @@ class PixRecModel(BackboneModel):
             target_mask: `(n, length)` bool, tokens averaged to v_{T|U} (behind a history) or v_T (alone).
             labels: `(n, length)` token ids to predict, aligned with `input_ids`, -100 elsewhere.
             items: a second batch, of items alone; one call for both lets data-parallel wrappers see the whole step.
-            pictures: `pixel_values`, `image_grid_thw`, `image_index`, `image_features`, `deepstack_features` as
+            images: `pixel_values`, `image_grid_thw`, `image_index`, `image_features`, `deepstack_features` as
                 `VLM2RecProcessor.collate` describes them.
 
         Raises:
@@ -176,7 +176,7 @@ class PixRecModel(BackboneModel):
         """
         if input_ids is None or attention_mask is None:
             raise ValueError("`input_ids` and `attention_mask` are required; make batches with `PixRecProcessor`.")
-        states = self.hidden_states(input_ids, attention_mask, **_picture_arguments(pictures))
+        states = self.hidden_states(input_ids, attention_mask, **_image_arguments(images))
         output = PixRecOutput()
         if history_mask is not None:
             output.user_embeddings = self._project(self.user_projection, states, history_mask)
@@ -273,8 +273,8 @@ def _fresh(like: nn.Linear, config: PixRecConfig, weight: Tensor) -> nn.Linear:
     return layer.to(device=weight.device, dtype=weight.dtype)
 
 
-def _picture_arguments(given: dict[str, Any]) -> dict[str, Any]:
-    """Those that describe pictures; wrappers such as PEFT's pass more."""
+def _image_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Those that describe images; wrappers such as PEFT's pass more."""
     names = ("pixel_values", "image_grid_thw", "image_index", "image_features", "deepstack_features")
     return {name: given[name] for name in names if given.get(name) is not None}
 

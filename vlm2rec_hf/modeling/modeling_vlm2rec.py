@@ -26,7 +26,7 @@ class VLM2RecOutput(ModelOutput):
     Attributes:
         embeddings: `(n, d)` the fused vectors, `text_embeddings + image_embeddings` (external fusion).
         text_embeddings: `(n, d)` unit vectors, zero where the text is absent; `None` for internal fusion.
-        image_embeddings: `(n, d)` unit vectors, zero where the picture is absent; `None` for internal fusion.
+        image_embeddings: `(n, d)` unit vectors, zero where the image is absent; `None` for internal fusion.
         has_text: `(n,)` bool.
         has_image: `(n,)` bool.
     """
@@ -39,11 +39,11 @@ class VLM2RecOutput(ModelOutput):
 
 
 class VLM2RecEmbedder(EncodingMixin, BackboneModel):
-    """A vision-language model that embeds items (title and picture) and histories for recommendation.
+    """A vision-language model that embeds items (title and image) and histories for recommendation.
 
-    External fusion (arXiv 2603.17450): the text row and the picture row are encoded separately, each pooled at its
+    External fusion (arXiv 2603.17450): the text row and the image row are encoded separately, each pooled at its
     last token and normalised, and the two unit vectors are added; a missing modality contributes nothing, so
-    `encode(both) == encode(text) + encode(picture)` exactly. Scores are cosine similarities of the sums.
+    `encode(both) == encode(text) + encode(image)` exactly. Scores are cosine similarities of the sums.
     """
 
     config: VLM2RecConfig
@@ -106,8 +106,8 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
     ) -> VLM2RecOutput | tuple[VLM2RecOutput, ...]:
         """Embed a batch made by `VLM2RecProcessor`; see its `collate` for every argument's shape.
 
-        With `groups`, several batches that share their pictures (`VLM2RecProcessor.collate_groups`) are embedded in
-        one call, each distinct picture passing the vision tower once; then there is one output per group.
+        With `groups`, several batches that share their images (`VLM2RecProcessor.collate_groups`) are embedded in
+        one call, each distinct image passing the vision tower once; then there is one output per group.
         """
         if groups is not None:
             shared = self._gather_images(pixel_values, image_grid_thw, None, image_features, deepstack_features)
@@ -128,7 +128,7 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
         images: ImageFeatures | None = None,
         **kwargs: Any,
     ) -> VLM2RecOutput:
-        """Embed rows; `images` are the features of their picture slots, in row order."""
+        """Embed rows; `images` are the features of their image slots, in row order."""
         if input_ids is None or attention_mask is None:
             raise ValueError("`input_ids` and `attention_mask` are required; make batches with `VLM2RecProcessor`.")
         has_text = attention_mask.new_ones(len(input_ids), dtype=torch.bool) if has_text is None else has_text.bool()

@@ -1,6 +1,6 @@
 """Passes through the model: how states become vectors, how much fits into a pass, and which rows go together.
 
-Equal pictures and rows pass the model once, in passes of like length.
+Equal images and rows pass the model once, in passes of like length.
 """
 
 import gc
@@ -35,8 +35,8 @@ class PassBudget:
 
     Attributes:
         tokens: padded tokens of a pass (rows times the longest of them; the sum of lengths where rows are packed), and
-            vision patches of a pass through the tower; `None`: no limit. A single row or picture may exceed it.
-        rows: rows (or pictures) of a pass; `None`: no limit.
+            vision patches of a pass through the tower; `None`: no limit. A single row or image may exceed it.
+        rows: rows (or images) of a pass; `None`: no limit.
         why: where the limit comes from, for people.
     """
 
@@ -58,7 +58,7 @@ class PassBudget:
         """Call `step` on parts of `todo`, the largest first; if memory runs out, halve the limit and continue.
 
         Raises:
-            torch.OutOfMemoryError: a single row or picture does not fit.
+            torch.OutOfMemoryError: a single row or image does not fit.
         """
         todo = sorted(todo, key=size, reverse=True)
         sizes, start = [size(one) for one in todo], 0
@@ -70,7 +70,7 @@ class PassBudget:
             except torch.OutOfMemoryError as error:
                 if end - start == 1:
                     error.add_note(
-                        f"A single row or picture of {sizes[start]} tokens or patches does not fit; make pictures "
+                        f"A single row or image of {sizes[start]} tokens or patches does not fit; make images "
                         "smaller in the processor's `image_processor`, lower `max_history`, or load the model in a "
                         "smaller `dtype`."
                     )
@@ -179,7 +179,7 @@ def fuse(text: Tensor, image: Tensor) -> Tensor:
 
     Args:
         text: `(rows, d)` unit vectors, zero where the text is absent.
-        image: `(rows, d)` unit vectors, zero where the picture is absent.
+        image: `(rows, d)` unit vectors, zero where the image is absent.
     """
     return text + image
 
@@ -193,19 +193,19 @@ class Row:
 
     Attributes:
         ids: its tokens.
-        pictures: keys of the pictures that stand in it, in order.
+        images: keys of the images that stand in it, in order.
         view: which of the views its vector belongs to.
         index: of the example it belongs to.
     """
 
     ids: list[int]
-    pictures: list[Any]
+    images: list[Any]
     view: str
     index: int
 
 
-class PictureFeatures:
-    """Vision features by picture key: a picture passes the tower once while its features are kept.
+class FeaturesByKey:
+    """Vision features by image key: an image passes the tower once while its features are kept.
 
     Args:
         model: whose tower.
@@ -214,8 +214,8 @@ class PictureFeatures:
             `KEPT_FEATURE_BYTES` stay.
 
     Attributes:
-        grids: grids of the pictures whose pixels are not needed any more.
-        passed: pictures that went through the tower.
+        grids: grids of the images whose pixels are not needed any more.
+        passed: images that went through the tower.
     """
 
     def __init__(self, model: Any, budget: PassBudget, forget: bool) -> None:
@@ -291,7 +291,7 @@ class RowEncoder:
     ) -> None:
         self.model, self.processor, self.role, self.out = model, processor, role, out
         self.budget, self.packed = budget, packed
-        self.features = PictureFeatures(model, budget, role == "item" and model.config.fusion == "external")
+        self.features = FeaturesByKey(model, budget, role == "item" and model.config.fusion == "external")
         self.passes = 0
         self.tokens = 0
         self._first: dict[bytes, tuple[str, int]] = {}
@@ -299,7 +299,7 @@ class RowEncoder:
         self._vectors: list[tuple[list[Row], Tensor]] = []
 
     def encode(self, examples: Sequence[list[PreparedItem]], start: int) -> None:
-        """Fill in the vectors of examples `start`, `start + 1`, ...; their pictures' features are known."""
+        """Fill in the vectors of examples `start`, `start + 1`, ...; their images' features are known."""
         rows: list[Row] = []
         copies: dict[tuple[str, str], list[tuple[int, int]]] = {}
         for index, example in enumerate(examples, start):
@@ -339,14 +339,14 @@ class RowEncoder:
         return rows
 
     def _digest(self, row: Row) -> bytes:
-        numbers = [self._numbers.setdefault(key, len(self._numbers)) for key in row.pictures]
+        numbers = [self._numbers.setdefault(key, len(self._numbers)) for key in row.images]
         return hashlib.blake2b(array("q", [len(numbers), *numbers, *row.ids]).tobytes(), digest_size=16).digest()
 
     def _pass(self, rows: list[Row]) -> None:
         model = self.model
         ids, mask = (each.to(model.device) for each in self.processor._pad([row.ids for row in rows]))
-        pictures = [self.features[key] for row in rows for key in row.pictures]
-        images = ImageFeatures.joined(pictures) if pictures else None
+        features = [self.features[key] for row in rows for key in row.images]
+        images = ImageFeatures.joined(features) if features else None
         if self.packed:
             states = model.family.run_packed(model.vlm, ids, mask, images)
             pooled = states[torch.cumsum(mask.sum(-1), 0) - 1]

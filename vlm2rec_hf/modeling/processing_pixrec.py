@@ -1,4 +1,4 @@
-"""Lay out histories, targets and items as the rows a `PixRecModel` reads: text and pictures in one row."""
+"""Lay out histories, targets and items as the rows a `PixRecModel` reads: text and images in one row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from .items_vlm2rec import PreparedItem, as_item
-from .processing_vlm2rec import VLM2RecProcessor, _distinct_pictures
+from .processing_vlm2rec import VLM2RecProcessor, _distinct_images
 from .states_pixrec import IGNORED
 
 NEITHER, HISTORY, TARGET = 0, 1, 2
@@ -33,21 +33,21 @@ class _Row:
 class PixRecProcessor(VLM2RecProcessor):
     """Turns items and histories into batches for `PixRecModel`.
 
-    A sequence row is: the user instruction, each item of the history (number, text, picture), the bridge "the next
-    item bought is as follows", and, in training, the target (text, end token, picture). An item alone is the item
+    A sequence row is: the user instruction, each item of the history (number, text, image), the bridge "the next
+    item bought is as follows", and, in training, the target (text, end token, image). An item alone is the item
     instruction and the same tokens as a target. The wording is ours; every piece can be set.
 
-    The target's text stands *before* its picture: the tokens to generate then follow from the history alone, and not
-    from a picture that is unknown when one recommends.
+    The target's text stands *before* its image: the tokens to generate then follow from the history alone, and not
+    from an image that is unknown when one recommends.
 
     Args:
         image_processor: the backbone's image processor.
         tokenizer: the backbone's tokenizer.
-        backbone_type: `model_type` of the backbone, which decides how a picture stands in a row.
-        pictures: False leaves every picture out (the text-only ablation).
+        backbone_type: `model_type` of the backbone, which decides how an image stands in a row.
+        images: False leaves every image out (the text-only ablation).
         item_instruction: text in front of an item alone; no part of its vector.
         user_instruction: text in front of a history; no part of its vector.
-        history_template: how one item stands in a history; holds `{text}` once (the picture follows the text) and may
+        history_template: how one item stands in a history; holds `{text}` once (the image follows the text) and may
             hold `{number}` (1 = oldest of those kept) before it.
         next_item_prompt: the bridge between history and target; part of the history's vector.
         max_history: most recent items kept of a history.
@@ -55,6 +55,7 @@ class PixRecProcessor(VLM2RecProcessor):
         max_history_item_tokens: tokens kept of each text inside a history; `max_item_tokens` bounds it, too.
         end_token: what a target's text ends in; the tokenizer's end-of-sequence token by default.
         chat_template: kept for the library's loading code.
+        pictures: what `images` was called in processors saved before.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class PixRecProcessor(VLM2RecProcessor):
         image_processor: Any = None,
         tokenizer: Any = None,
         backbone_type: str = "qwen2_vl",
-        pictures: bool = True,
+        images: bool = True,
         item_instruction: str = "A product of the shop:\n",
         user_instruction: str = "A customer bought these products, the oldest first:\n",
         history_template: str = "{number}. {text}\n",
@@ -72,6 +73,7 @@ class PixRecProcessor(VLM2RecProcessor):
         max_history_item_tokens: int = 64,
         end_token: str | None = None,
         chat_template: str | None = None,
+        pictures: bool | None = None,
     ) -> None:
         super().__init__(
             image_processor,
@@ -86,8 +88,8 @@ class PixRecProcessor(VLM2RecProcessor):
             end_token=end_token,
             chat_template=chat_template,
         )
-        del self.fusion  # a choice of the other method; text and pictures always share a row here
-        self.pictures = pictures
+        del self.fusion  # a choice of the other method; text and images always share a row here
+        self.images = images if pictures is None else pictures
         self.next_item_prompt = next_item_prompt
 
     @property
@@ -99,8 +101,8 @@ class PixRecProcessor(VLM2RecProcessor):
         ]  # fmt: skip
 
     def prepare_items(self, items: Sequence[Any], keys: Sequence[Any] | None = None) -> list[PreparedItem]:
-        """As `VLM2RecProcessor.prepare_items`; with `pictures=False` an item that is a picture alone holds nothing."""
-        if self.pictures:
+        """As `VLM2RecProcessor.prepare_items`; with `images=False` an item that is an image alone holds nothing."""
+        if self.images:
             return super().prepare_items(items, keys)
         texts = [as_item(item)["text"] for item in items]
         tokens = iter(self.tokenize_texts([text for text in texts if text is not None]))
@@ -122,7 +124,7 @@ class PixRecProcessor(VLM2RecProcessor):
 
         Returns:
             `input_ids`, `attention_mask` `(n, length)`; `target_mask` (items) or `history_mask` (histories)
-            `(n, length)` bool: the tokens whose states are averaged; pictures as `VLM2RecProcessor.collate` has them.
+            `(n, length)` bool: the tokens whose states are averaged; images as `VLM2RecProcessor.collate` has them.
         """
         if not examples or any(not example for example in examples):
             raise ValueError("`histories` and `items` must not be empty; an empty history has no vector.")
@@ -176,7 +178,7 @@ class PixRecProcessor(VLM2RecProcessor):
         for number, item in enumerate(history, 1):
             row.add(self._ids(before.replace("{number}", str(number))), HISTORY)
             row.add((item.text or [])[: self.max_history_item_tokens], HISTORY)
-            row.add(self._picture(item), HISTORY)
+            row.add(self._image(item), HISTORY)
             row.add(self._ids(after), HISTORY)
         row.add(self._ids(self.next_item_prompt), HISTORY)
         return row
@@ -185,9 +187,9 @@ class PixRecProcessor(VLM2RecProcessor):
         end = [self.tokenizer.convert_tokens_to_ids(self.end_token)]
         text = (item.text or [])[: self.max_item_tokens]
         row.add([*text, *end], TARGET, predict=bool(text))
-        row.add(self._picture(item), TARGET)
+        row.add(self._image(item), TARGET)
 
-    def _picture(self, item: PreparedItem) -> list[int]:
+    def _image(self, item: PreparedItem) -> list[int]:
         if item.grid is None:
             return []
         return self.family.image_block(self.tokenizer, self.image_processor, item.grid)
@@ -202,9 +204,9 @@ class PixRecProcessor(VLM2RecProcessor):
             data["target_mask"] = _placed([row.part for row in rows], real, NEITHER) == TARGET
         if "labels" in wanted:
             data["labels"] = _placed([row.labels for row in rows], real, IGNORED)
-        with_picture = [item for item in slots if item.grid is not None]
-        if with_picture:
-            data.update(_distinct_pictures(with_picture))
+        with_image = [item for item in slots if item.grid is not None]
+        if with_image:
+            data.update(_distinct_images(with_image))
         return BatchFeature(data)
 
 

@@ -24,13 +24,13 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
     """Turns items and histories into batches for `VLM2RecEmbedder`.
 
     Rows are (our choice) the instruction, the content, one end token whose state is pooled. A history's text
-    row numbers its titles, oldest first; its picture row holds the pictures in the same order.
+    row numbers its titles, oldest first; its image row holds the images in the same order.
 
     Args:
         image_processor: the backbone's image processor.
         tokenizer: the backbone's tokenizer.
-        backbone_type: `model_type` of the backbone, which decides how a picture stands in a row.
-        fusion: `"external"` (a text row and a picture row per example) or `"internal"` (one row with both).
+        backbone_type: `model_type` of the backbone, which decides how an image stands in a row.
+        fusion: `"external"` (a text row and an image row per example) or `"internal"` (one row with both).
         item_instruction: text in front of an item.
         user_instruction: text in front of a history.
         history_template: how one text stands in a history; holds `{text}` once and may hold `{number}` (1 = oldest
@@ -106,7 +106,7 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
 
     @property
     def family(self) -> BackboneFamily:
-        """How this backbone places pictures in rows."""
+        """How this backbone places images in rows."""
         return family_of(self.backbone_type)
 
     @property
@@ -120,7 +120,7 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
     def tokenize_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of items' texts, each cut to `max_item_tokens`.
 
-        A title that spells a special token ("<|image_pad|>") stays text: it may not open a picture or end a row.
+        A title that spells a special token ("<|image_pad|>") stays text: it may not open an image or end a row.
         """
         if not texts:
             return []
@@ -128,11 +128,11 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         return [ids[: self.max_item_tokens] for ids in encoded]
 
     def prepare_items(self, items: Sequence[Any], keys: Sequence[Any] | None = None) -> list[PreparedItem]:
-        """Tokenise texts and preprocess pictures, each once.
+        """Tokenise texts and preprocess images, each once.
 
         Args:
             items: see `as_item` for what an item may be.
-            keys: one hashable per item; equal keys mean the same picture. Without keys every picture is its own.
+            keys: one hashable per item; equal keys mean the same image. Without keys every image is its own.
         """
         typed = [as_item(item) for item in items]
         texts = [(i, item["text"]) for i, item in enumerate(typed) if item["text"] is not None]
@@ -143,8 +143,8 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         for i, item in enumerate(typed):
             one = PreparedItem(text=tokens[i], key=keys[i] if keys is not None else None)
             if item["image"] is not None:
-                picture = _bounded_aspect(item["image"])
-                one.pixel_values, one.grid = self.family.prepare_image(self.image_processor, picture)
+                image = _bounded_aspect(item["image"])
+                one.pixel_values, one.grid = self.family.prepare_image(self.image_processor, image)
             prepared.append(one)
         return prepared
 
@@ -177,10 +177,10 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
 
         Returns:
             `input_ids`, `attention_mask` `(n, length)`: the text rows (`fusion="internal"`: the only rows);
-            `image_rows`, `image_rows_mask` `(n, length)`: the picture rows (absent if no example has a picture);
+            `image_rows`, `image_rows_mask` `(n, length)`: the image rows (absent if no example has an image);
             `has_text`, `has_image` `(n,)` bool; `num_images_per_sample` `(n,)`;
-            `pixel_values`, `image_grid_thw` of the distinct pictures, or `image_features` (`deepstack_features`);
-            `image_index` `(n_slots,)`: which of them stands in each picture slot, in row order.
+            `pixel_values`, `image_grid_thw` of the distinct images, or `image_features` (`deepstack_features`);
+            `image_index` `(n_slots,)`: which of them stands in each image slot, in row order.
         """
         if role not in ROLES:
             raise ValueError(f"`role` must be one of {ROLES}, got {role!r}.")
@@ -188,37 +188,37 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         return self._lay_out(examples, [(role, instruction)] * len(examples))
 
     def collate_groups(self, groups: Sequence[tuple[Sequence[Sequence[PreparedItem]], str]]) -> dict[str, Any]:
-        """Lay out several batches, such as histories and items, that share their pictures.
+        """Lay out several batches, such as histories and items, that share their images.
 
         Args:
             groups: examples and role of each batch, as for `collate`.
 
         Returns:
-            `groups`: the rows of each batch, as from `collate`, with an `image_index` into the shared pictures; and
-            those pictures, each distinct one once: `pixel_values` and `image_grid_thw`, or features (none if there
-            is no picture at all). All are arguments of `VLM2RecEmbedder.forward`.
+            `groups`: the rows of each batch, as from `collate`, with an `image_index` into the shared images; and
+            those images, each distinct one once: `pixel_values` and `image_grid_thw`, or features (none if there
+            is no image at all). All are arguments of `VLM2RecEmbedder.forward`.
         """
         laid = []
         for examples, role in groups:
             instruction = self.item_instruction if role == "item" else self.user_instruction
             laid.append(self._lay_out_rows(examples, [(role, instruction)] * len(examples)))
-        pictures = _distinct_pictures([slot for _, slots in laid for slot in slots])
-        index = pictures.pop("image_index", torch.zeros(0, dtype=torch.long)).split([len(slots) for _, slots in laid])
+        images = _distinct_images([slot for _, slots in laid for slot in slots])
+        index = images.pop("image_index", torch.zeros(0, dtype=torch.long)).split([len(slots) for _, slots in laid])
         rows = [
             {**data, **({"image_index": part} if len(part) else {})}
             for (data, _), part in zip(laid, index, strict=True)
         ]
-        return {"groups": rows, **pictures}
+        return {"groups": rows, **images}
 
     def _lay_out(self, examples: Sequence[Sequence[PreparedItem]], kinds: Sequence[tuple[str, str]]) -> BatchFeature:
-        """Rows of examples that each have a role and an instruction of their own, and their pictures."""
+        """Rows of examples that each have a role and an instruction of their own, and their images."""
         data, slots = self._lay_out_rows(examples, kinds)
-        return BatchFeature({**data, **_distinct_pictures(slots)})
+        return BatchFeature({**data, **_distinct_images(slots)})
 
     def _lay_out_rows(
         self, examples: Sequence[Sequence[PreparedItem]], kinds: Sequence[tuple[str, str]]
     ) -> tuple[dict[str, Any], list[PreparedItem]]:
-        """Rows without their pictures, and the items whose pictures stand in them, in row order."""
+        """Rows without their images, and the items whose images stand in them, in row order."""
         if not examples or any(not example for example in examples):
             raise ValueError("`histories` and `items` must not be empty; an empty history has no embedding.")
         examples = [
@@ -248,7 +248,7 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
     def row_tokens(
         self, example: Sequence[PreparedItem], role: str, instruction: str | None = None
     ) -> tuple[list[int], list[int]]:
-        """Token ids of an example's text row and picture row, unpadded; empty where it has nothing to say.
+        """Token ids of an example's text row and image row, unpadded; empty where it has nothing to say.
 
         Args:
             example: an item (a list of one) or a history of at most `max_history` items.
@@ -265,7 +265,7 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         return text, image
 
     def _bodies(self, example: Sequence[PreparedItem], role: str, first: int = 1) -> tuple[list[int], list[int]]:
-        """Content of the text row and of the picture row; for internal fusion everything is in the first.
+        """Content of the text row and of the image row; for internal fusion everything is in the first.
 
         An item's tokens depend on its number alone, so the bodies of a history's parts, `first` being each part's
         first number, together are the history's.
@@ -320,8 +320,8 @@ def _bounded_aspect(image: Image.Image) -> Image.Image:
     return padded
 
 
-def _distinct_pictures(slots: Sequence[PreparedItem]) -> dict[str, Any]:
-    """Pixels or features of the distinct pictures, and which of them stands in each slot; nothing without slots."""
+def _distinct_images(slots: Sequence[PreparedItem]) -> dict[str, Any]:
+    """Pixels or features of the distinct images, and which of them stands in each slot; nothing without slots."""
     if not slots:
         return {}
     order: dict[Any, int] = {}
@@ -344,7 +344,7 @@ def _distinct_pictures(slots: Sequence[PreparedItem]) -> dict[str, Any]:
         if joined.layers:
             data["deepstack_features"] = torch.stack(joined.layers)
     elif features:
-        raise ValueError("Some pictures of the batch come as `features` and some as pixels; prepare all in one way.")
+        raise ValueError("Some images of the batch come as `features` and some as pixels; prepare all in one way.")
     else:
         data["pixel_values"] = torch.cat([item.pixel_values for item in distinct if item.pixel_values is not None])
     return data

@@ -1,4 +1,4 @@
-"""A page of recommendations: one HTML file that needs nothing beside it, pictures included."""
+"""A page of recommendations: one HTML file that needs nothing beside it, images included."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-PICTURE_PIXELS = 180
-"""Longest side of a picture on the page."""
+IMAGE_PIXELS = 180
+"""Longest side of an image on the page."""
 
-# Titles and pictures come from data: whatever they hold, the page may neither run nor fetch anything.
+# Titles and images come from data: whatever they hold, the page may neither run nor fetch anything.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 72em; padding: 0 1em; color: #222; }
@@ -38,17 +38,17 @@ class ShownItem:
         item_id: raw id.
         title: its title, None where there is none.
         score: what it was ranked by, None in a history.
-        picture: decoded, None where there is none.
+        image: decoded, None where there is none.
     """
 
     item_id: str
     title: str | None
     score: float | None = None
-    picture: Image.Image | None = None
+    image: Image.Image | None = None
 
 
 def page(heading: str, note: str, history: Sequence[ShownItem], recommended: Sequence[ShownItem]) -> str:
-    """The page as text; every title, id and note is escaped, every picture a `data:` URI.
+    """The page as text; every title, id and note is escaped, every image a `data:` URI.
 
     Args:
         heading: of the page.
@@ -96,14 +96,14 @@ def check_new(path: Path) -> None:
 
 def _card(item: ShownItem) -> str:
     title = html.escape(item.title or "(no title)")
-    shown = f'<img src="{_data_uri(item.picture)}" alt="{title}">' if item.picture else "<span>no picture</span>"
+    shown = f'<img src="{_data_uri(item.image)}" alt="{title}">' if item.image else "<span>no image</span>"
     score = "" if item.score is None else f" &middot; {item.score:.4g}"
     return f"<li><div>{shown}</div><b>{title}</b><small>{html.escape(item.item_id)}{score}</small></li>"
 
 
-def _data_uri(picture: Image.Image) -> str:
-    small = picture.convert("RGB")
-    small.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
+def _data_uri(image: Image.Image) -> str:
+    small = image.convert("RGB")
+    small.thumbnail((IMAGE_PIXELS, IMAGE_PIXELS))
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

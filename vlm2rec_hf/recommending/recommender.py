@@ -13,7 +13,7 @@ from torch import Tensor
 from ..catalogues.item_vectors import ItemVectors, read_item_vectors
 from ..evaluation.embedding import encoded_views
 from ..evaluation.evaluating import encodable_items, head_items
-from ..loading import ENCODERS, LoadedModel, load_with_processor, model_type_of
+from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor, model_type_of
 from ..modeling.catalogue_seqrec import HeadCatalogue, Recommendation, recommend
 from ..modeling.encoding_vlm2rec import VIEWS
 
@@ -131,7 +131,7 @@ def recommender(
     _refuse_options(kind, "pixrec", "PixRec models", item_columns=item_columns)
     if view is not None and view not in VIEWS:
         raise ValueError(f"`view` must be one of {VIEWS}, got {view!r}.")
-    if kind not in ENCODERS:
+    if kind not in ENCODING_METHODS:
         head = loaded.model
         ids = head_items(head)
         if dataset is not None and not set(ids) & {str(item) for item in dataset.item_ids}:
@@ -192,7 +192,7 @@ def item_titles(dataset: RecDataset) -> list[str | None]:
 
 
 def _require_dataset(kind: str | None, dataset: RecDataset | None) -> Any:
-    if dataset is None and kind in ENCODERS:
+    if dataset is None and kind in ENCODING_METHODS:
         raise ValueError(f"`dataset` is required: the {kind} model knows no items of its own.")
     return dataset
 
@@ -211,16 +211,16 @@ def _checked(vectors: Any, loaded: LoadedModel, dataset: RecDataset, view: str) 
     """
     ids = [str(item) for item in dataset.item_ids]
     named = "" if isinstance(vectors, ItemVectors) else f" {str(vectors)!r}"
-    found = vectors.for_items(ids) if isinstance(vectors, ItemVectors) else read_item_vectors(vectors, ids, (view,))
+    known = vectors.for_items(ids) if isinstance(vectors, ItemVectors) else read_item_vectors(vectors, ids, (view,))
     version = loaded.version
-    if found.revision and version and found.revision != version:
+    if known.revision and version and known.revision != version:
         raise ValueError(
-            f"`vectors`{named} are of version {found.revision!r} of {found.model!r}, and `model` is {version!r}; "
+            f"`vectors`{named} are of version {known.revision!r} of {known.model!r}, and `model` is {version!r}; "
             f"write them again with `vlm2rec embed --model {loaded.where}`."
         )
-    if view not in found.views:
-        raise ValueError(f"`vectors`{named} hold the views {sorted(found.views)}, not {view!r}.")
-    return found.views[view]
+    if view not in known.views:
+        raise ValueError(f"`vectors`{named} hold the views {sorted(known.views)}, not {view!r}.")
+    return known.views[view]
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -17,11 +17,11 @@ TITLE_WIDTH = 60
 
 
 class ShownItems:
-    """Titles and pictures of items by raw id.
+    """Titles and images of items by raw id.
 
     Args:
         catalogue: the head's, which may know titles.
-        dataset: where titles and pictures come from, if there is one.
+        dataset: where titles and images come from, if there is one.
     """
 
     def __init__(self, catalogue: HeadCatalogue | None, dataset: RecDataset | None) -> None:
@@ -30,19 +30,19 @@ class ShownItems:
         self.titles = {} if catalogue is None else dict(zip(catalogue.ids, catalogue.titles, strict=True))
 
     def item(self, item_id: str) -> ShownItem:
-        """One item of a history, without picture."""
+        """One item of a history, without image."""
         return ShownItem(item_id, self._title(item_id))
 
-    def recommended(self, found: Recommendation) -> list[ShownItem]:
-        """The recommended items with their scores, without pictures."""
-        pairs = zip(found.item_ids, found.scores, strict=True)
+    def recommended(self, recommendation: Recommendation) -> list[ShownItem]:
+        """The recommended items with their scores, without images."""
+        pairs = zip(recommendation.item_ids, recommendation.scores, strict=True)
         return [ShownItem(item, self._title(item), score) for item, score in pairs]
 
-    def with_picture(self, item: ShownItem) -> ShownItem:
-        """The item with its picture, where the dataset has one that decodes."""
+    def with_image(self, item: ShownItem) -> ShownItem:
+        """The item with its image, where the dataset has one that decodes."""
         if self.dataset is None or item.item_id not in self.place:
             return item
-        return replace(item, picture=self.dataset.item(self.place[item.item_id])["image"])
+        return replace(item, image=self.dataset.item(self.place[item.item_id])["image"])
 
     def _title(self, item_id: str) -> str | None:
         if self.dataset is not None and item_id in self.place:
@@ -71,12 +71,12 @@ def _printable(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def note_of(found: Recommendation, n_history: int) -> str:
+def note_of(recommendation: Recommendation, n_history: int) -> str:
     """One sentence: what the list is based on."""
-    skipped = f" ({found.n_unknown} unknown ids left out)" if found.n_unknown else ""
-    if found.source == "popularity":
+    skipped = f" ({recommendation.n_unknown} unknown ids left out)" if recommendation.n_unknown else ""
+    if recommendation.source == "popularity":
         return f"No known history{skipped}: these are the most popular items; the score is how often each was seen."
-    read = n_history - found.n_unknown
+    read = n_history - recommendation.n_unknown
     return f"Ranked after a history of {read} item{'' if read == 1 else 's'}{skipped}."
 
 
@@ -107,6 +107,6 @@ def write_recommendations(
     past = [shown.item(item) for item in (history if newest is None else history[-newest:])]
     if len(past) < len(history):
         note += f" The page shows the newest {len(past)} of them."
-    images = ([*map(shown.with_picture, items)] for items in (past, shown.recommended(best)))
+    images = ([*map(shown.with_image, items)] for items in (past, shown.recommended(best)))
     write_page(Path(path), page(heading, note, *images))
     return Path(path)

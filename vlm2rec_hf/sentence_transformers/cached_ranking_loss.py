@@ -94,7 +94,7 @@ class CachedVLM2RecRankingLoss(CachedLossMixin, VLM2RecRankingLoss):
         copy_random_state: bool,
         random_state: RandContext | None = None,
     ) -> tuple[Tensor, RandContext | None]:
-        """Embed some rows of one modality of one column; the mixin's own slicing does not know picture rows."""
+        """Embed some rows of one modality of one column; the mixin's own slicing does not know image rows."""
         rows = slice_features(sentence_feature, begin, end, self.image_token_id)
         with nullcontext() if random_state is None else random_state, nullcontext() if with_grad else torch.no_grad():
             state = RandContext(*rows.values()) if copy_random_state else None

@@ -3,7 +3,7 @@
 Only the library's own `Transformer` module is named in the files, so that `SentenceTransformer(folder)` needs no flag
 where this package is imported (and `trust_remote_code=True` where it is not). The module calls the processor's
 `apply_chat_template` for every batch and takes `VLM2RecOutput.embeddings`: no pooling and no normalisation follow,
-which would break `encode(both) == encode(text) + encode(picture)`.
+which would break `encode(both) == encode(text) + encode(image)`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transform
 def as_documents(items: Sequence[Any]) -> list[dict[str, Any]]:
     """Items typed for `SentenceTransformer.encode_document` (and `encode`).
 
-    sentence-transformers looks into a bare string whether it names a picture (and asks the file system). In what this
+    sentence-transformers looks into a bare string whether it names an image (and asks the file system). In what this
     function returns a text is called a text, so nothing is guessed.
 
     Args:
@@ -39,7 +39,7 @@ def as_documents(items: Sequence[Any]) -> list[dict[str, Any]]:
         One dict per item with `text` (str) and/or `image` (PIL.Image.Image).
 
     Raises:
-        ValueError: an item without text and picture.
+        ValueError: an item without text and image.
         TypeError: something that is no item, or a lone item in place of the list.
     """
     check_list("items", items)
@@ -58,7 +58,7 @@ def as_queries(histories: Sequence[Sequence[Any]], *, max_history: int | None = 
         One conversation (list of messages) per history.
 
     Raises:
-        ValueError: an empty history, an item without text and picture, or `max_history` below 1.
+        ValueError: an empty history, an item without text and image, or `max_history` below 1.
         TypeError: something that is no history.
     """
     check_list("histories", histories)

@@ -1,4 +1,4 @@
-"""Histories and items with pictures as a dataset for `SentenceTransformerTrainer`."""
+"""Histories and items with images as a dataset for `SentenceTransformerTrainer`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ranking_dataset(
 ) -> Dataset:
     """A dataset of (history, next item) for `VLM2RecRankingLoss`, or any ranking loss of sentence-transformers.
 
-    Only row numbers of the catalogue are stored. Texts and pictures are looked up when a batch is read, so a picture
+    Only row numbers of the catalogue are stored. Texts and images are looked up when a batch is read, so an image
     exists once however many histories it stands in, and a lazy `items` is never read as a whole.
 
     Args:
@@ -99,6 +99,6 @@ class _Messages:
 
 
 def _document(item: Any) -> list[dict[str, Any]]:
-    """An item as a conversation: unlike a dict it may lack a text or a picture in a column where others have both."""
+    """An item as a conversation: unlike a dict it may lack a text or an image in a column where others have both."""
     content = [{"type": name, name: value} for name, value in as_documents([item])[0].items()]
     return [{"role": "user", "content": content}]

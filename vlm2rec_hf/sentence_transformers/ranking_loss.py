@@ -41,7 +41,7 @@ class RankingBatch:
 
 
 class VLM2RecRankingLoss(nn.Module):
-    r"""Rank a user's next item above the other items of the batch, keeping text and pictures both useful.
+    r"""Rank a user's next item above the other items of the batch, keeping text and images both useful.
 
     The loss of a `SentenceTransformerTrainer` over a dataset with the columns
 
@@ -50,11 +50,11 @@ class VLM2RecRankingLoss(nn.Module):
     3. any number of further columns: explicit negatives.
 
     Candidates of every user are the positives and negatives of the whole batch. Each column is embedded once per
-    modality, which costs the same as embedding it once: the model runs text rows and picture rows apart anyway, and
+    modality, which costs the same as embedding it once: the model runs text rows and image rows apart anyway, and
     with external fusion the vector of an input is exactly the sum of its parts' vectors.
 
     **False negatives.** A candidate that is the user's own positive in another row must not count as a negative.
-    Without labels such candidates are recognised by content: same tokens and same pictures, as the model sees them.
+    Without labels such candidates are recognised by content: same tokens and same images, as the model sees them.
     With
     an integer column `label` they are recognised by id; `label` holds, per row, the positive's item id, or a list of
     `[positive, negatives ..., history ...]`, where the history's ids (padded with -1 to one length) name further
@@ -125,7 +125,7 @@ class VLM2RecRankingLoss(nn.Module):
         ]
         terms = self._terms(vectors, batch)
         if torch.is_grad_enabled() and not any(term.requires_grad for term in terms.values()):
-            # Nothing to learn from this batch, say no item has a picture: a step of zero gradients.
+            # Nothing to learn from this batch, say no item has an image: a step of zero gradients.
             name = next(iter(terms))
             terms[name] = terms[name] + 0.0 * sum(p.float().sum() for p in self.parameters() if p.requires_grad)
         return terms
@@ -254,7 +254,7 @@ class _TellProgress(TrainerCallback):
 
 
 def _image_token_id(model: SentenceTransformer) -> int:
-    """The placeholder of a picture's patches in the model's rows.
+    """The placeholder of an image's patches in the model's rows.
 
     Raises:
         ValueError: `model` is no VLM2Rec embedder with external fusion and nothing behind it.
@@ -266,7 +266,7 @@ def _image_token_id(model: SentenceTransformer) -> int:
         raise ValueError(
             "`model` must be a SentenceTransformer of one module over a VLM2Rec embedder with fusion='external', got "
             f"modules {[type(module).__name__ for module in modules]} over model type {kind!r} with fusion "
-            f"{fusion!r}. Its vector must be the sum of the text's and the pictures'; with other models use the "
+            f"{fusion!r}. Its vector must be the sum of the text's and the images'; with other models use the "
             "library's MultipleNegativesRankingLoss."
         )
     return int(config.vlm_config.image_token_id)  # type: ignore[union-attr]

@@ -1,9 +1,9 @@
 """Feature batches of a sentence-transformers column: split by modality, cut into rows, compared by content.
 
 A batch here is what `VLM2RecProcessor` lays out for external fusion: one text row (`input_ids`, `attention_mask`) and
-one picture row (`image_rows`, `image_rows_mask`) per example, with the pictures' patches of all rows one after the
-other. Which pictures belong to which row is read off the placeholders in the picture rows, never off a count kept
-beside them: a history that was cut to its newest items holds fewer pictures than the message it was made of.
+one image row (`image_rows`, `image_rows_mask`) per example, with the images' patches of all rows one after the
+other. Which images belong to which row is read off the placeholders in the image rows, never off a count kept
+beside them: a history that was cut to its newest items holds fewer images than the message it was made of.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PICTURE_KEYS = ("image_rows", "image_rows_mask", "pixel_values", "image_grid_thw", "image_index")
+IMAGE_KEYS = ("image_rows", "image_rows_mask", "pixel_values", "image_grid_thw", "image_index")
 _ROW_KEYS = ("input_ids", "attention_mask", "has_text", "has_image")
 _GOLDEN, _FIRST, _SECOND = (number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -30,13 +30,13 @@ def check_features(name: str, features: dict[str, Any]) -> None:
 
 
 def text_part(features: dict[str, Any]) -> dict[str, Any]:
-    """The same batch without its pictures: the model's vectors of it are the text vectors."""
-    part = {key: value for key, value in features.items() if key not in PICTURE_KEYS}
+    """The same batch without its images: the model's vectors of it are the text vectors."""
+    part = {key: value for key, value in features.items() if key not in IMAGE_KEYS}
     return part | {"has_image": torch.zeros_like(features["has_image"])}
 
 
 def image_part(features: dict[str, Any]) -> dict[str, Any]:
-    """The same batch without its texts: the model's vectors of it are the picture vectors.
+    """The same batch without its texts: the model's vectors of it are the image vectors.
 
     The model never runs absent text rows, so one column of them is enough to say how many rows there are.
     """
@@ -47,11 +47,11 @@ def image_part(features: dict[str, Any]) -> dict[str, Any]:
     return part
 
 
-def picture_ends(features: dict[str, Any], image_token_id: int) -> Tensor:
-    """`(n,)` long: how many pictures (places in rows, repeats counted) stand in the rows up to and including each.
+def image_ends(features: dict[str, Any], image_token_id: int) -> Tensor:
+    """`(n,)` long: how many images (places in rows, repeats counted) stand in the rows up to and including each.
 
     Raises:
-        ValueError: the picture rows hold another number of placeholders than the pictures fill.
+        ValueError: the image rows hold another number of placeholders than the images fill.
     """
     rows = features.get("image_rows")
     if rows is None:
@@ -64,34 +64,34 @@ def picture_ends(features: dict[str, Any], image_token_id: int) -> Tensor:
     ends = torch.searchsorted(patches, placeholders * merged, right=True)
     if merged * held != total or bool((patches[(ends - 1).clamp(min=0)] * (ends > 0) != placeholders * merged).any()):
         raise ValueError(
-            f"`image_rows` hold {held} picture placeholders, which do not fit the {len(patches)} pictures of {total} "
-            "patches in `image_grid_thw`; a row was cut inside a picture. Lower `max_history` instead of truncating."
+            f"`image_rows` hold {held} image placeholders, which do not fit the {len(patches)} images of {total} "
+            "patches in `image_grid_thw`; a row was cut inside an image. Lower `max_history` instead of truncating."
         )
     return ends
 
 
 def slice_features(features: dict[str, Any], begin: int, end: int, image_token_id: int) -> dict[str, Any]:
-    """Rows `begin` to `end` of a batch, with their pictures only and without columns that are padding in all of them.
+    """Rows `begin` to `end` of a batch, with their images only and without columns that are padding in all of them.
 
-    Everything that is neither a row tensor nor about pictures is passed on as it is.
+    Everything that is neither a row tensor nor about images is passed on as it is.
 
     Args:
         features: a batch of `n` rows.
         begin: first row.
         end: one past the last row; may exceed `n`.
-        image_token_id: the placeholder of a picture's patches.
+        image_token_id: the placeholder of an image's patches.
     """
     count = len(features["input_ids"])
     end = min(end, count)
     part = {
         key: value[begin:end] if isinstance(value, Tensor) and value.ndim and len(value) == count else value
         for key, value in features.items()
-        if key not in PICTURE_KEYS
+        if key not in IMAGE_KEYS
     }
     part["input_ids"], part["attention_mask"] = _unpadded(part["input_ids"], part["attention_mask"])
     if "image_rows" not in features:
         return part
-    ends = picture_ends(features, image_token_id)
+    ends = image_ends(features, image_token_id)
     first, last = int(ends[begin - 1]) if begin else 0, int(ends[end - 1])
     if first == last:
         return part
@@ -108,7 +108,7 @@ def slice_features(features: dict[str, Any], begin: int, end: int, image_token_i
 
 
 def content_keys(features: dict[str, Any], image_token_id: int) -> Tensor:
-    """`(n,)` long: rows with the same tokens and the same pictures have the same key, on every device and process.
+    """`(n,)` long: rows with the same tokens and the same images have the same key, on every device and process.
 
     The keys are 64-bit hashes in integer arithmetic that wraps around: exact and independent of the order of
     summation, so nothing has to be copied to the CPU and no tolerance has to be chosen (our choice). Different
@@ -118,17 +118,17 @@ def content_keys(features: dict[str, Any], image_token_id: int) -> Tensor:
     keys = _mixed(torch.where(features["has_text"].bool(), text, 0) + 1)
     if "image_rows" not in features:
         return keys
-    ends = picture_ends(features, image_token_id)
-    pictures = _picture_keys(features["pixel_values"], features["image_grid_thw"])[_places(features)]
-    place = torch.arange(len(pictures), device=pictures.device)
+    ends = image_ends(features, image_token_id)
+    images = _image_keys(features["pixel_values"], features["image_grid_thw"])[_places(features)]
+    place = torch.arange(len(images), device=images.device)
     row = torch.searchsorted(ends, place, right=True)
     within = place - torch.cat([ends.new_zeros(1), ends])[row]
-    # A row without a picture keeps the key it would have in a batch without any.
-    return keys + torch.zeros_like(keys).index_add_(0, row, _mixed(pictures * _weights(within)))
+    # A row without an image keeps the key it would have in a batch without any.
+    return keys + torch.zeros_like(keys).index_add_(0, row, _mixed(images * _weights(within)))
 
 
 def _places(features: dict[str, Any]) -> Tensor:
-    """Which picture stands in each place."""
+    """Which image stands in each place."""
     grid, index = features["image_grid_thw"], features.get("image_index")
     return torch.arange(len(grid), device=grid.device) if index is None else index
 
@@ -161,15 +161,15 @@ def _token_keys(rows: Tensor, mask: Tensor) -> Tensor:
     return (_mixed(rows + 1) * _weights((mask.cumsum(dim=1) - 1).clamp(min=0)) * mask).sum(dim=1)
 
 
-def _picture_keys(pixels: Tensor, grid: Tensor) -> Tensor:
-    """Keys of the distinct pictures, from the bits of their patches."""
+def _image_keys(pixels: Tensor, grid: Tensor) -> Tensor:
+    """Keys of the distinct images, from the bits of their patches."""
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[pixels.element_size()]
     columns = _weights(torch.arange(pixels.shape[1], device=pixels.device))
     # In pieces, because the bits as 64-bit numbers take twice the memory of the pixels.
     pieces = pixels.detach().contiguous().view(bits).split(4096)
     patches = _mixed(torch.cat([(_mixed(piece.long()) * columns).sum(dim=1) for piece in pieces]))
     lengths = grid.prod(dim=-1)
-    picture = torch.arange(len(grid), device=grid.device).repeat_interleave(lengths)
-    within = torch.arange(len(patches), device=grid.device) - (lengths.cumsum(dim=0) - lengths)[picture]
-    keys = torch.zeros_like(lengths).index_add_(0, picture, patches * _weights(within))
+    image = torch.arange(len(grid), device=grid.device).repeat_interleave(lengths)
+    within = torch.arange(len(patches), device=grid.device) - (lengths.cumsum(dim=0) - lengths)[image]
+    keys = torch.zeros_like(lengths).index_add_(0, image, patches * _weights(within))
     return _mixed(keys + (grid * _weights(torch.arange(3, device=grid.device))).sum(dim=1))

@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
     "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""In the manner of Qwen-VL's; IMAGE stands for what stands for a picture."""
+"""In the manner of Qwen-VL's; IMAGE stands for what stands for an image."""
 QWEN, IDEFICS3, PALIGEMMA = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("smolvlm", "idefics3"), ("paligemma",)
 PROCESSOR_TEXTS = ["Represent this item for recommendation:\n", "Represent what this user will choose next, given "
                    "the history, oldest first:\n", "1. 2. 3. 4. 5. 6. 7. 8. 9. 10. \n"]  # fmt: skip
@@ -197,7 +197,7 @@ def _paligemma_config(
 
 
 def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
-    """An image processor that brings pictures to about (Idefics3, PaliGemma: exactly) `edge` pixels a side."""
+    """An image processor that brings images to about (Idefics3, PaliGemma: exactly) `edge` pixels a side."""
     from transformers import AutoImageProcessor  # noqa: F401 - registers the processors' lazy modules
 
     if config.model_type in IDEFICS3:
@@ -242,7 +242,7 @@ def tiny_vlm(
     Args:
         family: `qwen2_vl`, `qwen2_5_vl`, `qwen3_vl`, `smolvlm`, `idefics3` or `paligemma` (a PaliGemma 2).
         texts: what the tokenizer is trained on.
-        image_size: pictures are brought to about this many pixels a side.
+        image_size: images are brought to about this many pixels a side.
         vocab_size: size of the tokenizer at most.
         fusion: see `VLM2RecConfig`.
         seed: of the random weights; the global random state is left as it was.

@@ -39,7 +39,7 @@ class ExampleDataset(Dataset):
 
 
 def trainable_examples(examples: Examples, catalogue: PreparedCatalogue) -> Examples:
-    """Leave out targets with neither text nor picture: there is no vector to come close to, or to keep away from."""
+    """Leave out targets with neither text nor image: there is no vector to come close to, or to keep away from."""
     empty = [index for index in range(len(catalogue)) if catalogue.is_empty(index)]
     return examples.take(np.flatnonzero(~np.isin(examples.targets, empty))) if empty else examples
 
@@ -82,7 +82,7 @@ class ContrastiveCollator:
         """Collate.
 
         Returns:
-            `users`, `items` and `pictures` (see `lay_out`; an item that is the target of several users is encoded
+            `users`, `items` and `images` (see `lay_out`; an item that is the target of several users is encoded
             once), or with a `mini_batch_size` the `chunks` that `lay_out` turns into these, one at a time;
             `target_row` `(B,)`: row of each user's target among the items, `target_ids` `(B,)` and `seen_ids`
             `(B, S)` catalogue indices, padded with -1.
@@ -102,7 +102,7 @@ class ContrastiveCollator:
 
         Returns:
             `users` and `items` (left out where the chunk has none): rows, as `VLM2RecProcessor.collate` makes them,
-            whose `image_index` points into `pictures`: pixels or features of the distinct pictures of both.
+            whose `image_index` points into `images`: pixels or features of the distinct images of both.
         """
         wanted = {i for history in chunk.histories for i in history} | set(chunk.items)
         items = {i: self.catalogue[i] for i in sorted(wanted)}
@@ -110,7 +110,7 @@ class ContrastiveCollator:
         groups += [([[items[i]] for i in chunk.items], "item")] if chunk.items else []
         laid = self.catalogue.processor.collate_groups(groups)
         users, *targets = laid.pop("groups")
-        return {"users": users, **({"items": targets[0]} if targets else {}), "pictures": laid}
+        return {"users": users, **({"items": targets[0]} if targets else {}), "images": laid}
 
 
 def split(whole: Chunk, mini_batch_size: int) -> list[Chunk]:

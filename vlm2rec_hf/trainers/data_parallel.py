@@ -40,6 +40,6 @@ def zero_of(model: nn.Module) -> Tensor:
 def with_all_gradients(loss: Tensor, model: nn.Module) -> Tensor:
     """A loss whose backward pass reaches every trainable parameter where a wrapper waits for that.
 
-    A loss that reaches none, say of pictures alone where no item has one, makes a step of zero gradients.
+    A loss that reaches none, say of images alone where no item has one, makes a step of zero gradients.
     """
     return loss + zero_of(model) if not loss.requires_grad or needs_every_parameter(model) else loss

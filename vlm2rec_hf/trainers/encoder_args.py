@@ -49,7 +49,7 @@ class EncoderTrainingArguments(TrainingArguments):
         },
     )
     cache_vision_features: bool = field(
-        default=True, metadata={"help": "Run each picture through a frozen tower once and keep the features."}
+        default=True, metadata={"help": "Run each image through a frozen tower once and keep the features."}
     )
     vision_cache_dir: str | None = field(
         default=None, metadata={"help": "Folder that keeps a frozen tower's features across runs."}

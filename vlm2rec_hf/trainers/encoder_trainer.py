@@ -237,7 +237,7 @@ def _check_count(count: int, args: EncoderTrainingArguments) -> None:
     if count < 2:
         raise ValueError(
             f"`train_dataset` has {'one' if count else 'no'} training example, and a batch contrasts two or more: a "
-            "user needs two training interactions, the second one with an item that has a text or a picture."
+            "user needs two training interactions, the second one with an item that has a text or an image."
         )
     if args.dataloader_drop_last and count < args.train_batch_size:
         raise ValueError(

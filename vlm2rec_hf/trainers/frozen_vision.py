@@ -33,7 +33,7 @@ def settle_features(catalogue: PreparedCatalogue, model: Any, args: EncoderTrain
 
 
 def keeps_features(model: Any, args: EncoderTrainingArguments) -> bool:
-    """Whether pictures pass the tower once: it is frozen, and the arguments do not say otherwise.
+    """Whether images pass the tower once: it is frozen, and the arguments do not say otherwise.
 
     Raises:
         ValueError: `vision_cache_dir` for a tower that trains.
@@ -48,7 +48,7 @@ def keeps_features(model: Any, args: EncoderTrainingArguments) -> bool:
 
 
 def cache_features(catalogue: PreparedCatalogue, model: Any, args: EncoderTrainingArguments) -> PreparedCatalogue:
-    """Run the catalogue's pictures through the tower, or read what `vision_cache_dir` holds of them."""
+    """Run the catalogue's images through the tower, or read what `vision_cache_dir` holds of them."""
     cache = None
     if args.vision_cache_dir is not None:
         cache = VisionCache(args.vision_cache_dir, dtype=args.vision_cache_dtype)

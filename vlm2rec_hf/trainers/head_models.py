@@ -9,7 +9,6 @@ from transformers import set_seed
 
 from ..modeling.configuration_dmesr import DMESRConfig
 from ..modeling.configuration_seqrec import SeqRecConfig
-from ..modeling.inputs_dmesr import ItemInputs
 from ..modeling.modeling_dmesr import DMESRModel
 from ..modeling.modeling_seqrec import SequentialRecommender
 
@@ -83,7 +82,7 @@ def build_dmesr(dataset: RecDataset, encoded: EncodedItems, *, seed: int = 0, **
     """
     encoded = encoded.for_dataset(dataset)
     set_seed(seed)
-    inputs = ItemInputs(encoded.coarse, encoded.coarse_present, encoded.fine, encoded.fine_present)
+    inputs = encoded.inputs()
     model = DMESRModel(DMESRConfig(n_items=dataset.n_items, content_dims=inputs.dims, **options))
     model.set_inputs(
         inputs,

@@ -28,7 +28,7 @@ class PixRecTrainer(EncoderTrainer):
 
     It follows TRL's conventions but does not extend TRL's `SFTTrainer`, although the first term of the loss is
     supervised fine-tuning: that trainer prepares texts into flat `input_ids` and takes its loss from them, where an
-    example here is a history, a target, pictures and a second batch of items. All that was left of it was wrapping a
+    example here is a history, a target, images and a second batch of items. All that was left of it was wrapping a
     model with adapters, which `trainers/adapters.py` does by the same rules.
 
     Raises:
@@ -98,11 +98,11 @@ class PixRecTrainer(EncoderTrainer):
         return evaluate_pixrec(self.pixrec, catalogue, examples, **options).metrics()
 
     def items_of(self, dataset: RecDataset, processor: Any, like: Any = None) -> Any:
-        """The items of a dataset, described by the same columns as `like`; without pictures where none is read."""
+        """The items of a dataset, described by the same columns as `like`; without images where none is read."""
         from ..data.described_items import DescribedItems
 
         columns = None if like is None else described_by(like)
-        return DescribedItems(dataset, columns, pictures=processor.pictures)
+        return DescribedItems(dataset, columns, images=processor.images)
 
     def training_facts(self) -> dict[str, Any]:
         """What `training.json` holds: base, data, objective, arguments, versions."""

@@ -22,7 +22,7 @@ def prefetched(
 ) -> Iterator[Made]:
     """Yield `make(piece)` in order, made ahead of time.
 
-    Threads, not processes: decoding and resizing pictures release Python's global lock, and nothing has to be copied
+    Threads, not processes: decoding and resizing images release Python's global lock, and nothing has to be copied
     between processes.
 
     Args:

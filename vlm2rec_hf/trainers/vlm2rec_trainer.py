@@ -157,7 +157,7 @@ class VLM2RecTrainer(EncoderTrainer):
     def _embed(self, model: nn.Module, batch: dict[str, Any]) -> tuple[ViewVectors, ViewVectors]:
         """Views of a batch's users and items from one call of the model: they share the vision tower's pass."""
         groups = [batch[name] for name in ("users", "items") if name in batch]
-        users, *items = [views_of(output) for output in model(groups=groups, **batch["pictures"])]
+        users, *items = [views_of(output) for output in model(groups=groups, **batch["images"])]
         return users, items[0] if items else select_views(users, slice(0))
 
     def _chunks(self, chunks: list[Chunk]) -> Iterator[dict[str, Any]]:

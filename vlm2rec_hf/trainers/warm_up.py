@@ -1,6 +1,6 @@
 """A warm-up for backbones without pretrained weights: views of an item learn to match a target vector of the item.
 
-A pretrained vision-language model has read captions, so its picture states already mean something. A backbone built
+A pretrained vision-language model has read captions, so its image states already mean something. A backbone built
 from config has not, and then no loss on user sequences moves its image view (see `docs/background/log.md`). This stage
 stands in for that pretraining; it is no part of the paper (our choice).
 """
@@ -105,7 +105,7 @@ def warm_up_backbone(
 
     Args:
         model: changed in place; external fusion.
-        catalogue: the items; pictures must not be cached as features, since the tower trains.
+        catalogue: the items; images must not be cached as features, since the tower trains.
         descriptions: captions for `target="semantic"`, one per item (`None`: no caption).
         target: `"semantic"` (the default: TF-IDF + SVD of descriptions) or `"identity"` (a free vector per item;
             identification alone leaves the image view unable to learn preferences, see `docs/background/log.md`).

@@ -36,7 +36,7 @@ def read_amazon_2014(
     all_items: bool = False,
     **kwargs: Any,
 ) -> RecDataset:
-    """Read the reviews and product metadata of 2014 or 2018. Addresses of pictures in them are never fetched.
+    """Read the reviews and product metadata of 2014 or 2018. Addresses of images in them are never fetched.
 
     Metadata lines are Python literals in 2014 and JSON in 2018; both are read, neither is executed. Lines that parse
     as neither go to the quarantine.
@@ -44,7 +44,7 @@ def read_amazon_2014(
     Args:
         reviews: the review file (`.json.gz` or `.json`), or a folder with one, and `meta_*.json.gz` beside it.
         meta: the metadata file, if it lies elsewhere. Without one, items have ids only.
-        image_folder: local folder with pictures named `<asin>.jpg`.
+        image_folder: local folder with images named `<asin>.jpg`.
         all_items: keep products nobody reviewed (most of the metadata).
         **kwargs: passed to `RecDataset.from_tables`.
 

@@ -35,12 +35,12 @@ def read_amazon_2023(
     all_items: bool = False,
     **kwargs: Any,
 ) -> RecDataset:
-    """Read reviews and product metadata of 2023. Addresses of pictures in them are never fetched.
+    """Read reviews and product metadata of 2023. Addresses of images in them are never fetched.
 
     Args:
         reviews: the review file (`.jsonl.gz` or `.jsonl`), or a folder with one, and `meta_*` beside it.
         meta: the metadata file, if it lies elsewhere. Without one, items have ids only.
-        image_folder: local folder with pictures named `<parent_asin>.jpg`.
+        image_folder: local folder with images named `<parent_asin>.jpg`.
         all_items: keep products nobody reviewed.
         **kwargs: passed to `RecDataset.from_tables`.
 

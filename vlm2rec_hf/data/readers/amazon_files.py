@@ -1,4 +1,4 @@
-"""What the Amazon readers of all vintages do alike: find the files, read them, join pictures, build the dataset."""
+"""What the Amazon readers of all vintages do alike: find the files, read them, join images, build the dataset."""
 
 from __future__ import annotations
 
@@ -83,6 +83,6 @@ def first_file(folder: Path, names: list[str]) -> Path | None:
 
 
 def _with_bare_rows(items: pa.Table, reviewed: set[str]) -> pa.Table:
-    """The items, and a row without text for every reviewed id that the metadata lacks: it may have a picture."""
+    """The items, and a row without text for every reviewed id that the metadata lacks: it may have an image."""
     missing = sorted(reviewed - set(items[ITEM_ID].to_pylist()))
     return pa.concat_tables([items, pa.table({ITEM_ID: pa.array(missing, pa.string())})], promote_options="default")

@@ -10,7 +10,7 @@ from typing import Any
 def product_row(meta: Mapping[str, Any], item_id: str) -> dict[str, str | None]:
     """The item row of a product: `title` and a `text` of title, brand, category, price and description.
 
-    Fields that are missing or of another shape are left out; picture addresses are never looked at.
+    Fields that are missing or of another shape are left out; image addresses are never looked at.
 
     Args:
         meta: the parsed metadata line of any vintage.

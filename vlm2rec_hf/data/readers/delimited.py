@@ -51,7 +51,7 @@ def read_delimited(
         column_mapping: original to standard names, as in `RecDataset.from_tables`.
         separator: one character; default by ending: comma, or tab for `.tsv`.
         encoding: of CSV and TSV files.
-        image_folder: local folder with the pictures, named by item id.
+        image_folder: local folder with the images, named by item id.
         image_column: take file names inside `image_folder` from this item column (original or standard name) instead.
         **kwargs: passed to `RecDataset.from_tables`.
 

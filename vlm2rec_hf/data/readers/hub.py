@@ -44,7 +44,7 @@ def read_hub(path: str | Path, *, revision: str | None = None, token: str | None
     Of a repo somebody else laid out, the card and the list of files are read first. The `data_files` of the configs
     `interactions` and `items` must be paths (or patterns) within the repo and end in `.parquet`, `.arrow`, `.csv`,
     `.tsv`, `.json`, `.jsonl` or `.ndjson` (texts also in `.gz` or `.zst`), of one kind per config; all else is refused
-    before any of it is fetched: addresses, archives, pickles, folders of pictures. `datasets` is then handed the files
+    before any of it is fetched: addresses, archives, pickles, folders of images. `datasets` is then handed the files
     and the reader by name, so that neither the card nor a file can make it choose another one. Of a config, `data_dir`
     and, for texts, separators and the like and `features` are heeded; its splits are put together in the card's order.
 
@@ -82,7 +82,7 @@ def stream_hub(
 ) -> dict[str, datasets.IterableDataset]:
     """The tables of a dataset repo as streams: nothing is downloaded before it is asked for.
 
-    Pictures stay encoded (`{bytes, path}`, for `vlm2rec_hf.data.images.decode_image`), so that no cell of a foreign
+    Images stay encoded (`{bytes, path}`, for `vlm2rec_hf.data.images.decode_image`), so that no cell of a foreign
     repo makes this process open a file or an address. `datasets.load_dataset(path, "items", streaming=True)` decodes.
 
     Args:

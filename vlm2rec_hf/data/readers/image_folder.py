@@ -1,4 +1,4 @@
-"""Pictures of items from a local folder, by item id or by a column of file names; nothing outside it is opened."""
+"""Images of items from a local folder, by item id or by a column of file names; nothing outside it is opened."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 def with_images(items: pa.Table, folder: str | Path, *, file_column: str | None = None) -> pa.Table:
-    """Add a column `image` with the encoded pictures of a folder.
+    """Add a column `image` with the encoded images of a folder.
 
     Args:
         items: rows with a string `item_id`.
-        folder: pictures named `<item_id>.jpg` (or another of `EXTENSIONS`).
+        folder: images named `<item_id>.jpg` (or another of `EXTENSIONS`).
         file_column: take the file names of this column instead. Only their last part counts, so that a table cannot
             make other files be read.
 
     Returns:
-        `items` with pictures where a file was found; unreadable files leave their name only, and are counted by
+        `items` with images where a file was found; unreadable files leave their name only, and are counted by
         `Coverage.items_image_path_only`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pictures of a sequence of items, decoded and preprocessed, in this process or in worker processes."""
+"""Images of a sequence of items, decoded and preprocessed, in this process or in worker processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..modeling.encoding_vlm2rec import picture_key
+from ..modeling.encoding_vlm2rec import image_key
 from ..modeling.items_vlm2rec import as_item
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ReadPicture:
-    """Result of reading the picture of an item.
+class ReadImage:
+    """Result of reading the image of an item.
 
     Attributes:
         index: of the item.
-        key: of the picture (`picture_key`), or `None` without one.
+        key: of the image (`image_key`), or `None` without one.
         source: hash of its file, if the items provide it and it was not known before.
         grid: vision grid, where it was preprocessed.
-        pixel_values: `None` where the store has the picture's features.
+        pixel_values: `None` where the store has the image's features.
     """
 
     index: int
@@ -39,16 +39,16 @@ class ReadPicture:
     pixel_values: Tensor | None = None
 
 
-class PictureReader(Dataset):
-    """Reads pictures by place in `indices`; what a store has is not preprocessed, a known file not even decoded.
+class ImageReader(Dataset):
+    """Reads images by place in `indices`; what a store has is not preprocessed, a known file not even decoded.
 
     Args:
         items: as `as_item` takes them, or empty. `items.image_source(index)`, where there is such a method, gives a
-            hash of the picture's file (`None` without one).
+            hash of the image's file (`None` without one).
         indices: which items.
         processor: preprocesses.
         store: features on disk.
-        verify: a picture counts as known only if its features are still what was written.
+        verify: an image counts as known only if its features are still what was written.
     """
 
     def __init__(
@@ -65,25 +65,25 @@ class PictureReader(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: int) -> ReadPicture:
+    def __getitem__(self, place: int) -> ReadImage:
         index, source = int(self.indices[place]), None
         if self.store is not None and hasattr(self.items, "image_source"):
             source = self.items.image_source(index)
             if source is None:
-                return ReadPicture(index)
+                return ReadImage(index)
             known = self.store.key_of_source(source)
             if known is not None and self.store.has(known, verify=self.verify):
-                return ReadPicture(index, known)
+                return ReadImage(index, known)
         image = typed_or_empty(self.items[index])["image"]
         if image is None:
-            return ReadPicture(index)
-        read = ReadPicture(index, picture_key(image), source)
+            return ReadImage(index)
+        read = ReadImage(index, image_key(image), source)
         if self.store is None or not self.store.has(read.key, verify=self.verify):  # type: ignore[arg-type]
             prepared = self.processor.prepare_items([{"image": image}])[0]
             read.grid, read.pixel_values = prepared.grid, prepared.pixel_values
         return read
 
-    def batches(self, batch_size: int, workers: int) -> Iterator[list[ReadPicture]]:
+    def batches(self, batch_size: int, workers: int) -> Iterator[list[ReadImage]]:
         """Everything in order, in lists of `batch_size`, read by `workers` processes (0: by this one)."""
         loader: DataLoader = DataLoader(
             self,
@@ -97,18 +97,18 @@ class PictureReader(Dataset):
                 batch = _unpacked(*batch)
             for read in batch:
                 if workers and read.key is None:
-                    self.items[read.index]  # what is wrong with a broken picture is noted in the items of this process
+                    self.items[read.index]  # what is wrong with a broken image is noted in the items of this process
             yield batch
 
 
-def _packed(batch: list[ReadPicture]) -> tuple[list[ReadPicture], Tensor | None]:
+def _packed(batch: list[ReadImage]) -> tuple[list[ReadImage], Tensor | None]:
     """One tensor for all pixels: each tensor that a worker sends costs a file descriptor."""
     pixels = [read.pixel_values for read in batch if read.pixel_values is not None]
     return [replace(read, pixel_values=None) for read in batch], torch.cat(pixels) if pixels else None
 
 
-def _unpacked(batch: list[ReadPicture], pixels: Tensor | None) -> list[ReadPicture]:
-    """The pictures with their own pixels; one with a grid has as many rows of them as its grid has places."""
+def _unpacked(batch: list[ReadImage], pixels: Tensor | None) -> list[ReadImage]:
+    """The images with their own pixels; one with a grid has as many rows of them as its grid has places."""
     if pixels is None:
         return batch
     sizes = [math.prod(read.grid) if read.grid is not None else 0 for read in batch]

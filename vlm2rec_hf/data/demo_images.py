@@ -1,4 +1,4 @@
-"""Pictures of the demo shop's products, drawn with Pillow: a silhouette in a colour on a cluttered background."""
+"""Images of the demo shop's products, drawn with Pillow: a silhouette in a colour on a cluttered background."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def draw_product(shape: str, colour: str, rng: np.random.Generator) -> bytes:
     """Draw one product as PNG bytes, 64 x 64 pixels.
 
     The silhouette's place, size and shade vary and the background has stripes and blobs of other colours, so the
-    colour of the *product* is not the picture's mean colour: a vision tower has to look.
+    colour of the *product* is not the image's mean colour: a vision tower has to look.
 
     Args:
         shape: one of `SHAPES`.

@@ -1,4 +1,4 @@
-"""Pictures of a dataset repo: the `Image` feature for everybody, and no cell that makes a reader open something."""
+"""Images of a dataset repo: the `Image` feature for everybody, and no cell that makes a reader open something."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def for_hub(items: datasets.Dataset) -> tuple[datasets.Dataset, str | None]:
-    """The items with pictures as a decoding `Image` feature, and the column that holds names without pictures.
+    """The items with images as a decoding `Image` feature, and the column that holds names without images.
 
     Whoever decodes an `Image` cell without bytes opens what its `path` names, on a disk or on the web. A repo of ours
     must make nobody do that, so such names move to a column of plain text; `from_hub` puts them back.
@@ -32,12 +32,12 @@ def for_hub(items: datasets.Dataset) -> tuple[datasets.Dataset, str | None]:
         while label in items.column_names:
             label += "_"
         table = (items.flatten_indices() if items._indices is not None else items).data.table
-        pictures, names = [], []
+        images, names = [], []
         for chunk in table[IMAGE].chunks:
             only_named = _only_named(chunk)
             names.append(pc.if_else(only_named, pc.struct_field(chunk, "path"), pa.scalar(None, pa.string())))
-            pictures.append(pc.if_else(only_named, pa.scalar(None, IMAGE_TYPE), chunk))
-        table = _with_pictures(table, pictures).append_column(label, pa.chunked_array(names, type=pa.string()))
+            images.append(pc.if_else(only_named, pa.scalar(None, IMAGE_TYPE), chunk))
+        table = _with_images(table, images).append_column(label, pa.chunked_array(names, type=pa.string()))
         items = items_dataset(table)
     return items.cast_column(IMAGE, datasets.Image()), label
 
@@ -53,20 +53,20 @@ def from_hub(items: datasets.Dataset, label: str | None) -> datasets.Dataset:
         return items_dataset(table)
     if label not in table.column_names or IMAGE not in table.column_names:
         raise ValueError(f"The items have no column {label!r}, which `image_path_column` names; push them again.")
-    pictures = []
+    images = []
     for names, cells in zip(*_aligned(table[label], table[IMAGE]), strict=True):
         data, paths = (pc.struct_field(cells, field) for field in ("bytes", "path"))
         paths = pc.coalesce(paths, names)
         nothing = pc.and_(pc.is_null(data), pc.is_null(paths))
-        pictures.append(pa.StructArray.from_arrays([data, paths], fields=list(IMAGE_TYPE), mask=nothing))
-    return items_dataset(_with_pictures(table, pictures).drop_columns([label]))
+        images.append(pa.StructArray.from_arrays([data, paths], fields=list(IMAGE_TYPE), mask=nothing))
+    return items_dataset(_with_images(table, images).drop_columns([label]))
 
 
 def _only_named(cells: pa.Array) -> pa.Array:
     return pc.and_(pc.is_null(pc.struct_field(cells, "bytes")), pc.is_valid(pc.struct_field(cells, "path")))
 
 
-def _with_pictures(table: pa.Table, chunks: list[pa.Array]) -> pa.Table:
+def _with_images(table: pa.Table, chunks: list[pa.Array]) -> pa.Table:
     column = pa.chunked_array(chunks, type=IMAGE_TYPE)
     return table.set_column(table.column_names.index(IMAGE), IMAGE, column)
 
