@@ -89,7 +89,7 @@ def test_pushed_and_pulled_by_revision(hub, trained, capsys):
     assert "embedder's" not in card and "three descriptions" in card
     (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     exec(compile(snippet, "card", "exec"), {})
-    assert "item_ids" in capsys.readouterr().out
+    assert "[Recommendation(" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_catalogue_is_refused(hub, trained, tmp_path):

@@ -91,7 +91,7 @@ def test_the_card_names_embedder_and_data_and_its_snippet_runs(hub, split, tmp_p
     assert "license: mit" in card and "embedder's" not in card.split("## Usage")[0]
     (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     exec(compile(snippet, "card", "exec"), {})
-    assert "item_ids" in capsys.readouterr().out
+    assert "[Recommendation(" in capsys.readouterr().out
 
 
 def test_what_nobody_could_use_is_refused(hub, split, tmp_path):

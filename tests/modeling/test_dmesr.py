@@ -137,7 +137,13 @@ def test_saving_and_loading_changes_nothing(encoder, representation, tmp_path):
     model = make(encoder, item_representation=representation)
     model.save_pretrained(tmp_path / "model")
     names = {path.name for path in (tmp_path / "model").iterdir()}
-    assert {"modeling_dmesr.py", "fusion_dmesr.py", "inputs_dmesr.py", "base_seqrec.py", "catalogue.parquet"} <= names
+    assert {
+        "modeling_dmesr.py",
+        "fusion_dmesr.py",
+        "inputs_dmesr.py",
+        "modeling_seqrec.py",
+        "catalogue.parquet",
+    } <= names
     again, info = AutoModel.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert type(again) is DMESRModel and again.inputs is None and not info["unexpected_keys"]
     assert torch.equal(again.item_vectors(), model.item_vectors())

@@ -12,7 +12,8 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from . import parsing
 
@@ -80,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 2
         name = check_command(known.command)
-        _show_messages()
         parsing.keep_quiet = not debug
         command = importlib.import_module(f"vlm2rec_hf.cli.{name.replace('-', '_')}")
-        command.main(arguments[split + 1 :])
+        with _messages_shown():
+            command.main(arguments[split + 1 :])
         sys.stdout.flush()
     except SystemExit as stop:  # argparse: 0 for --help, 2 for bad usage
         return stop.code if isinstance(stop.code, int) else 2
@@ -132,12 +133,20 @@ class _Messages(logging.Handler):
         print(f"{label}{record.getMessage()}", file=sys.stderr, flush=True)
 
 
-def _show_messages() -> None:
-    logger = logging.getLogger("vlm2rec_hf")
+@contextmanager
+def _messages_shown() -> Iterator[None]:
+    """Show what the package logs while a command runs; how the encoder cuts its work up is of no interest here."""
+    logger, encoding = logging.getLogger("vlm2rec_hf"), logging.getLogger("vlm2rec_hf.modeling")
+    handler, before = _Messages(), (logger.level, encoding.level, logger.propagate)
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Messages) for handler in logger.handlers):
-        logger.addHandler(_Messages())
-        logger.propagate = False
+    encoding.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, encoding.level, logger.propagate = before
 
 
 if __name__ == "__main__":
