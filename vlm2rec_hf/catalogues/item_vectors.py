@@ -58,14 +58,8 @@ class ItemVectors:
         wanted = [str(item) for item in item_ids]
         if wanted == self.item_ids:
             return self
-        place = {item: row for row, item in enumerate(self.item_ids)}
-        absent = [item for item in wanted if item not in place]
-        if absent:
-            raise ValueError(
-                f"`vectors` {source} lack {len(absent)} of the dataset's {len(wanted)} items, such as {absent[0]!r}; "
-                "write them again with `vlm2rec embed` for this dataset."
-            )
-        rows = np.array([place[item] for item in wanted], dtype=np.int64)
+        lack, remedy = f"`vectors` {source} lack", "write them again with `vlm2rec embed` for this dataset."
+        rows = rows_of_items(wanted, self.item_ids, lack, remedy)
         return ItemVectors(
             wanted, {view: matrix[rows] for view, matrix in self.views.items()}, self.model, self.revision
         )
@@ -97,6 +91,25 @@ class ItemVectors:
         with whole_file(path) as partial:
             pq.write_table(pa.table(columns).replace_schema_metadata(facts), partial)
         return path
+
+
+def rows_of_items(wanted: Sequence[str], item_ids: Sequence[str], lack: str, remedy: str) -> np.ndarray:
+    """Where items stand in a table that may hold more of them: `(len(wanted),)` int64.
+
+    Args:
+        wanted: raw ids, such as a dataset's.
+        item_ids: the table's, each once.
+        lack: beginning of the error, such as ``"`vectors` lack"``.
+        remedy: its end.
+
+    Raises:
+        ValueError: an item that the table does not hold.
+    """
+    place = {item: row for row, item in enumerate(item_ids)}
+    absent = [item for item in wanted if item not in place]
+    if absent:
+        raise ValueError(f"{lack} {len(absent)} of the dataset's {len(wanted)} items, such as {absent[0]!r}; {remedy}")
+    return np.array([place[item] for item in wanted], dtype=np.int64)
 
 
 def view_names(text: str) -> tuple[str, ...]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from ..catalogues.item_vectors import rows_of_items
 from ..files import whole_file
 
 if TYPE_CHECKING:
@@ -71,14 +70,8 @@ class EncodedItems:
         wanted = [str(item) for item in dataset.item_ids]
         if wanted == self.item_ids:
             return self  # nothing is copied, so a memory-mapped file stays on the disk
-        place = {item: row for row, item in enumerate(self.item_ids)}
-        absent = [item for item in wanted if item not in place]
-        if absent:
-            raise ValueError(
-                f"`inputs` lack {len(absent)} of the dataset's {len(wanted)} items, such as {absent[0]!r}; encode "
-                "this dataset's descriptions again (`vlm2rec encode-descriptions`)."
-            )
-        rows = np.array([place[item] for item in wanted], dtype=np.int64)
+        remedy = "encode this dataset's descriptions again (`vlm2rec encode-descriptions`)."
+        rows = rows_of_items(wanted, self.item_ids, "`inputs` lack", remedy)
         parts = {name: getattr(self, name)[rows] for name in _TENSORS}
         return EncodedItems(wanted, **parts, facts=self.facts, fingerprint=self.fingerprint)
 
