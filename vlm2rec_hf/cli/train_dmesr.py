@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .arguments import DataArguments, HeadEncoderArguments, RankingArguments
-from .common import named_as_options, open_dataset, require, say
+from .common import named_as_options, open_dataset, say
 from .description_arguments import DescriptionArguments
 from .parsing import check_options_early, parse
 from .train import MethodArguments
 from .train_seqrec import check_test_users, train_head
+from .training_run import check_output_dir
 
 
 @dataclass
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     _, data, options, described, ranking, training = parse(
         "train", __doc__ or "", (*CHEAP, DMESRTrainingArguments), argv, USAGE
     )
-    require(training.output_dir, "--output_dir", "the folder of the trained model")
+    check_output_dir(training)
     if bool(options.inputs) == bool(described.text_encoder):
         raise ValueError("Name exactly one of `--inputs` (encoded before) and `--text_encoder` (encode now).")
     start = time.perf_counter()
@@ -64,5 +65,5 @@ def main(argv: Sequence[str]) -> None:
     with named_as_options(inputs="--inputs", text_encoder="--text_encoder"):
         encoded = EncodedItems.load(options.inputs) if options.inputs else described.encode(dataset)
         model = build_dmesr(dataset, encoded, seed=training.seed, **options.model_options())
-    train_head(DMESRTrainer(model, training, dataset), dataset, ranking, start)
+    train_head(DMESRTrainer(model, training, dataset), dataset, ranking, start, argv)
     say(f"Next: vlm2rec recommend --model {training.output_dir} --dataset {data.dataset} --history ID,ID")

@@ -14,10 +14,11 @@ from .arguments import (
     TrainModelArguments,
     WarmUpArguments,
 )
-from .common import open_dataset, require, say
+from .common import open_dataset, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
 from .train_vlm2rec import finish, starting_model, wants_lora, warm_up_options
+from .training_run import check_output_dir, run
 
 DIMENSIONS = 128
 """Length of vectors in the paper."""
@@ -64,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
     _, data, models, own, warm, ranking, training = parse(
         "train", __doc__ or "", (*CHEAP, PixRecTrainingArguments), argv, USAGE
     )
-    require(training.output_dir, "--output_dir", "the folder of the trained model")
+    check_output_dir(training)
     generation = own.generation()  # says now, and not after hours of training, that a library is missing
     if models.model is not None and warm.warm_up_backbone:
         raise ValueError("`--warm_up_backbone` is for backbones built from config (`--tiny`); `--model` has learnt.")
@@ -111,8 +112,7 @@ def main(argv: Sequence[str]) -> None:
     )
     if warm.warm_up_backbone:
         trainer.warm_up = warm.facts()
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    trainer.save_model(training.output_dir)
+    run(trainer, argv)
     report = evaluate(
         trainer.pixrec,
         dataset,

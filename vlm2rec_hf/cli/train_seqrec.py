@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import DataArguments, HeadEncoderArguments, RankingArguments, TextEncoderArguments
-from .common import named_as_options, open_dataset, require, say
+from .common import named_as_options, open_dataset, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
 from .train_vlm2rec import finish
+from .training_run import check_output_dir, run
 
 if TYPE_CHECKING:
     from ..catalogues.item_vectors import ItemVectors
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     _, data, head, texts, ranking, training = parse(
         "train", __doc__ or "", (*CHEAP, SeqRecTrainingArguments), argv, USAGE
     )
-    require(training.output_dir, "--output_dir", "the folder of the trained head")
+    check_output_dir(training)
     check_vectors(head, texts)
     start = time.perf_counter()
     dataset = open_dataset(data)
@@ -66,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
     check_test_users(dataset, head.max_length)
     options = {"item_representation": head.item_representation, "init_ids": head.init_ids, **head.sizes()}
     model = build_head(dataset, item_vectors(head, texts, dataset), seed=training.seed, **options)
-    train_head(SeqRecTrainer(model, training, dataset), dataset, ranking, start)
+    train_head(SeqRecTrainer(model, training, dataset), dataset, ranking, start, argv)
     say(f"Next: vlm2rec recommend --model {training.output_dir} --dataset {data.dataset} --history ID,ID")
 
 
@@ -144,7 +145,9 @@ def item_vectors(head: HeadArguments, texts: TextEncoderArguments, dataset: RecD
         return ItemVectors(made.item_ids, {name: made.views[name] for name in names}, made.model, made.revision)
 
 
-def train_head(trainer: Any, dataset: RecDataset, ranking: RankingArguments, start: float) -> None:
+def train_head(
+    trainer: Any, dataset: RecDataset, ranking: RankingArguments, start: float, argv: Sequence[str]
+) -> None:
     """Train a head, save it with its test report and card, and print the report.
 
     Args:
@@ -152,13 +155,13 @@ def train_head(trainer: Any, dataset: RecDataset, ranking: RankingArguments, sta
         dataset: what it is trained and tested on.
         ranking: who is tested.
         start: `time.perf_counter()` when the command began.
+        argv: the command line.
     """
     from ..evaluation.evaluating import evaluate
     from ..loading import weight_files_fingerprint
 
     training = trainer.args
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    trainer.save_model(training.output_dir)
+    run(trainer, argv)
     report = evaluate(
         trainer.head,
         dataset,

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import DataArguments, EncoderRankingArguments, TrainModelArguments, WarmUpArguments
-from .common import named_as_options, open_dataset, print_report, require, say
+from .common import named_as_options, open_dataset, print_report, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
+from .training_run import check_output_dir, run
 
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     _, data, models, warm, ranking, training = parse(
         "train", __doc__ or "", (*CHEAP, VLM2RecTrainingArguments), argv, USAGE
     )
-    require(training.output_dir, "--output_dir", "the folder of the trained model")
+    check_output_dir(training)
     start = time.perf_counter()
     dataset = open_dataset(data)
     say(repr(dataset))
@@ -61,8 +62,7 @@ def main(argv: Sequence[str]) -> None:
     )
     if warm.warm_up_backbone:
         trainer.warm_up = warm.facts()
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    trainer.save_model(training.output_dir)
+    run(trainer, argv)
     report = evaluate(
         trainer.embedder,
         dataset,

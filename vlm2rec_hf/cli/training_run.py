@@ -1,0 +1,61 @@
+"""Running a trainer from the command line: one bar, a log file, nothing written over, a way to go on."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .common import require, say
+from .parsing import option_of
+
+
+def check_output_dir(training: Any) -> None:
+    """Refuse an output folder that holds checkpoints of an earlier run, unless it is said what becomes of them.
+
+    Args:
+        training: the training arguments.
+
+    Raises:
+        ValueError: no folder named, a file in its place, or checkpoints that a fresh start would write over.
+    """
+    from ..trainers.checkpoints import complete_checkpoints
+
+    folder = Path(require(training.output_dir, "--output_dir", "the folder of the trained model"))
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`--output_dir` {str(folder)!r} is a file; name a folder.")
+    checkpoints = complete_checkpoints(folder)
+    if checkpoints and training.resume_from_checkpoint is None:
+        raise ValueError(
+            f"`--output_dir` {str(folder)!r} holds {checkpoints[-1].name} of an earlier run; go on with it "
+            "(`--resume_from_checkpoint true`), start anew over it (`--resume_from_checkpoint false`), or name "
+            "another folder."
+        )
+
+
+def run(trainer: Any, argv: Sequence[str]) -> None:
+    """Train, and save the model to the output folder.
+
+    Args:
+        trainer: of any method.
+        argv: the command line, to say how to go on after Ctrl-C.
+    """
+    from ..trainers.checkpoints import complete_checkpoints
+    from ..trainers.progress_bar import LogFile, show_only
+
+    training = trainer.args
+    # Not `training.disable_tqdm`, which the library sets where its warnings are not shown.
+    if (option_of(argv, "disable_tqdm") or "false").lower() == "false":
+        show_only(trainer, trainer.training_facts()["method"])
+    trainer.add_callback(LogFile())
+    try:
+        trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    except KeyboardInterrupt:
+        checkpoints = complete_checkpoints(training.output_dir)
+        if checkpoints and training.should_save:
+            words = [word for word in argv if not word.startswith("--resume_from_checkpoint")]
+            again = shlex.join(["vlm2rec", "train", *words, "--resume_from_checkpoint=true"])
+            say(f"\nStopped; the newest checkpoint is {checkpoints[-1]}. To go on:\n    {again}")
+        raise
+    trainer.save_model(training.output_dir)
