@@ -18,6 +18,7 @@ from vlm2rec_hf.data.readers import (
     read_hub,
     read_movielens,
     read_parquet,
+    read_recbole,
 )
 from vlm2rec_hf.data.readers.jsonl import read_json_lines
 
@@ -128,6 +129,15 @@ def test_bad_json_lines_are_kept_with_their_number(tmp_path):
     assert dataset.quarantine[0]["row"] == "not json"
 
 
+def test_blank_lines_count_in_the_numbers_of_bad_lines(tmp_path):
+    rows = [f"u,i{n},{n}\n" if n % 7 else "\r\n" for n in range(200_000)]  # more than one block of the parser
+    rows[150_001] = "broken\n"
+    (tmp_path / "interactions.csv").write_bytes("".join(["user_id,item_id,timestamp\n", *rows]).encode())
+    dataset = load_recsys(tmp_path)
+    assert dataset.n_interactions == sum(n % 7 > 0 for n in range(200_000)) - 1
+    assert bad_lines(dataset) == [("interactions.csv", 150_003)]
+
+
 def test_wrong_encoding_and_missing_files_are_explained(tmp_path):
     (tmp_path / "interactions.csv").write_bytes("user_id,item_id,timestamp\nJos\xe9,x,1\n".encode("latin-1"))
     with pytest.raises(ValueError, match="`encoding`"):
@@ -192,6 +202,126 @@ def test_ml_20m_and_latest(tmp_path):
     assert dataset.item(1)["text"] == "Ünbekannt"
     with pytest.raises(ValueError, match=r"neither ratings.dat"):
         read_movielens(tmp_path.parent)
+
+
+# ---- RecBole, MMRec
+
+
+def write_tabs(path, *lines):
+    path.write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).replace(" | ", "\t").encode() + b"\n")
+
+
+def test_recbole(tmp_path):
+    write_tabs(
+        tmp_path / "ml.inter",
+        "user_id:token | item_id:token | rating:float | timestamp:float | tags:token_seq",
+        "007 | 10 | 3.5 | 8.81250949e+08 | slow funny",
+        "",
+        "007 | 20 | good | 881250950 | ",
+        "007 | 20",
+        "",
+        "8 | 20 |  | 881250951 | ",
+        "8 | 10 | 4 | yesterday | ",
+        "8 | 99 | 4 | 881250952 | ",
+        " | 10 | 4 | 881250953 | ",
+    )
+    write_tabs(
+        tmp_path / "ml.item",
+        "item_id:token | movie_title:token_seq | year:float | class:token_seq",
+        '10 | "Brazil | 1985 | Comedy Sci-Fi',
+        "20 | Alien | 1979 | Horror",
+        "30 | Solaris | soon | Drama",
+        "20 | Aliens | 1986 | Horror",
+    )
+    dataset = load_recsys(tmp_path)
+    assert dataset.name == "ml" and dataset.split_spec == {"kind": "none"}
+    assert events_of(dataset) == [("007", "10", 881250949), ("8", "20", 881250951)]
+    assert dataset.interactions["rating"][:] == [3.5, None]
+    assert dataset.interactions["tags"][:] == ["slow funny", None]
+    assert bad_lines(dataset) == [("ml.inter", 5), ("ml.inter", 4), ("ml.inter", 8), ("ml.item", 4)]
+    assert dataset.quarantine[1]["row"] == "007\t20\tgood\t881250950\t"
+    assert dataset.coverage.quarantined == {
+        "bad_line": 4, "duplicate_item_id": 1, "null_user_id": 1, "unknown_item": 1
+    }  # fmt: skip
+    assert [dataset.item(n)["text"] for n in range(dataset.n_items)] == ['"Brazil', "Alien"]
+    assert dataset.items["year"][:] == [1985.0, 1979.0] and dataset.items["class"][0] == "Comedy Sci-Fi"
+
+
+def test_recbole_columns_are_found_by_their_types(tmp_path):
+    write_tabs(
+        tmp_path / "shops.inter",
+        "when:float | session:token | venue:token | weight:float",
+        "3 | s1 | v2 | 1",
+        "2 | s1 | v1 | 2",
+    )
+    names = "city:token | venue:token | label:token_seq"
+    write_tabs(tmp_path / "shops.item", names, "Bonn | v1 | Bar", "Ulm | v2 | Inn")
+    with pytest.raises(ValueError, match="no column `timestamp`.*'when'"):
+        load_recsys(tmp_path)  # no type tells a time from a weight
+    dataset = load_recsys(tmp_path, column_mapping={"when": "timestamp", "label": "text"})
+    assert events_of(dataset) == [("s1", "v1", 2), ("s1", "v2", 3)]
+    assert dataset.interactions["weight"][:] == [2.0, 1.0]
+    assert dataset.item(1)["text"] == "Inn" and "title" not in dataset.items.column_names
+    turned = {"interactions": {"when": "timestamp", "venue": "user_id"}}
+    with pytest.raises(ValueError, match="`items` has no column `item_id`"):
+        read_recbole(tmp_path / "shops.inter", column_mapping=turned)
+    (tmp_path / "shops.item").unlink()
+    dataset = read_recbole(tmp_path / "shops.inter", column_mapping=turned)
+    assert events_of(dataset) == [("v1", "s1", 2), ("v2", "s1", 3)]
+
+
+def mmrec(path, *labels):
+    """Events of users 0 and 1, of which those of a user have one time, except for the last."""
+    rows = [f"{n % 2} | {n} | 5.0 | {1_400_000_000 + (n > 7)} | {label}" for n, label in enumerate(labels)]
+    write_tabs(path, "userID | itemID | rating | timestamp | x_label", *rows)
+
+
+def test_mmrec_keeps_its_split_and_orders_equal_times_by_it(tmp_path):
+    mmrec(tmp_path / "baby.inter", 0, 0, 2, 1, 0, 0, 1, 1.5, "x", 2, 2)
+    dataset = load_recsys(tmp_path)
+    assert dataset.split_spec == {"kind": "given", "column": "x_label"}
+    assert dataset.coverage.splits == {"train": 4, "validation": 2, "test": 3}
+    assert dataset.coverage.quarantined == {"bad_line": 1, "bad_split": 1}
+    sequences = dataset.sequences()
+    ordered = [sequences.item_ids[i] for i in sequences.items]
+    assert ordered == ["0", "4", "6", "2", "10", "1", "5", "3", "9"]
+    assert sequences.split.tolist() == [0, 0, 1, 2, 2, 0, 0, 1, 2]
+    assert dataset.examples("test").targets.tolist() == [dataset.item_ids.tolist().index(i) for i in ("2", "10", "9")]
+
+
+def test_a_split_that_cannot_be_kept_is_refused_and_can_be_left_out(tmp_path):
+    mmrec(tmp_path / "baby.inter", 2, 0, 0, 0, 1, 0, 0, 1, 0, 2)
+    with pytest.raises(ValueError, match="`split_column` 'x_label' goes back in time, first for the user '0'.*=None"):
+        load_recsys(tmp_path)
+    dataset = load_recsys(tmp_path, split_column=None)
+    assert dataset.split_spec == {"kind": "none"} and dataset.n_interactions == 10
+    assert dataset.interactions["x_label"][:5] == [2, 0, 1, 0, 0]
+
+
+def test_another_split_column_may_hold_names(tmp_path):
+    rows = ["u | i1 | 1 | train\r", "u | i2 | 2 | validation\r", "\r", "u | i3 | 3 | late\r", "u | i4 | 4 | test\r"]
+    write_tabs(tmp_path / "a.inter", "user_id:token | item_id:token | timestamp:float | part:token\r", *rows)
+    dataset = load_recsys(tmp_path, split_column="part")
+    assert dataset.split_spec == {"kind": "given", "column": "part"}
+    assert dataset.sequences().split.tolist() == [0, 1, 2] and dataset.coverage.quarantined == {"bad_split": 1}
+
+
+def test_recbole_files_that_do_not_fit_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"must hold one .inter file, it has \[\]"):
+        read_recbole(tmp_path)
+    write_tabs(tmp_path / "a.test.inter", "user_id:token | item_id:word | timestamp:float", "u | i | 1")
+    write_tabs(tmp_path / "a.train.inter", "user_id:token | item_id:token | item_id:float", "u | i | 1")
+    with pytest.raises(ValueError, match=r"it has \['a.test.inter', 'a.train.inter'\]; name the file"):
+        load_recsys(tmp_path)
+    with pytest.raises(ValueError, match="'item_id:word'; its type must be one of token, token_seq, float, float_seq"):
+        load_recsys(tmp_path / "a.test.inter")
+    with pytest.raises(ValueError, match="a.train.inter has two columns of one name"):
+        read_recbole(tmp_path / "a.train.inter")
+    with pytest.raises(ValueError, match="There is no file"):
+        read_recbole(tmp_path / "b.inter")
+    (tmp_path / "c.inter").write_bytes("user_id:token,item_id:token,timestamp:float\nJos\xe9,i,1\n".encode("latin-1"))
+    one = read_recbole(tmp_path / "c.inter", separator=",", encoding="latin-1")
+    assert events_of(one) == [("José", "i", 1)]
 
 
 # ---- Amazon
@@ -364,7 +494,14 @@ def test_what_was_looked_for_is_listed(tmp_path):
     (tmp_path / "notes.md").write_text("nothing")
     with pytest.raises(ValueError, match="notes.md") as caught:
         load_recsys(tmp_path)
-    for word in ("interactions.parquet", "ratings.dat", "reviews_X_5.json.gz", "interactions.csv", "meta_X.jsonl.gz"):
+    for word in (
+        "interactions.parquet",
+        "ratings.dat",
+        "reviews_X_5.json.gz",
+        "interactions.csv",
+        "meta_X.jsonl.gz",
+        "NAME.inter",
+    ):
         assert word in str(caught.value)
     with pytest.raises(ValueError, match="`format` must be one of"):
         load_recsys(tmp_path, format="xml")

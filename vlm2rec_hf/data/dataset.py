@@ -42,9 +42,9 @@ class RecDataset:
     """Interactions, items and a split. Immutable: every method that changes something returns a new dataset.
 
     Users stand in ascending order of their id (as UTF-8 text), their interactions in time order; equal timestamps are
-    ordered by the column `position` where there is one, else by the rows' order in the input. Items stand in the
-    order of the item table (without one: in ascending order of id). Build one with `from_tables`, `load` or
-    `vlm2rec_hf.data.readers.load_recsys`.
+    ordered by the column `position` where there is one, then by a given split, else by the rows' order in the input.
+    Items stand in the order of the item table (without one: in ascending order of id). Build one with `from_tables`,
+    `load` or `vlm2rec_hf.data.readers.load_recsys`.
 
     Attributes:
         items: one row per item: `item_id`, and what the table had: `title`, `text`, `image` (`{bytes, path}`, not

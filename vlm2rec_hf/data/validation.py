@@ -39,7 +39,8 @@ class CheckedInteractions:
         log: the usable interactions.
         quarantine: the others.
         counts: `duplicates`, `out_of_order` (neighbours that the sort had to swap), `equal_timestamps` (an event at
-            the same time as the user's previous one) and, of these, `ties_by_row_order` (not settled by `position`).
+            the same time as the user's previous one) and, of these, `ties_by_row_order` (not settled by `position`;
+            an existing split may have).
         timestamp_unit: if the input states it.
     """
 
@@ -124,7 +125,8 @@ def check_interactions(
     user, item = pick(user), pick(item)
     user, user_ids = order_users(user, user_ids)
     keys = [pick(x.values) for x in (times, position) if x is not None]
-    order = sort_order(user, keys)
+    # Where nothing else tells events apart, an existing split does.
+    order = sort_order(user, keys if split is None else [*keys, pick(split.values)])
     out_of_order = 0
     if order is not None:
         user, item, keys = user[order], item[order], [key[order] for key in keys]
@@ -136,7 +138,7 @@ def check_interactions(
         np.full(len(user), TRAIN, dtype=np.int8) if split is None else pick_rows(split.values, rows).astype(np.int8)
     )
     log = InteractionLog(user_ids, catalogue, user, item, codes, columns)
-    _check_split(log)
+    _check_split(log, split_column)
 
     again = repeated_events(user, item, keys)
     counts["duplicates"] = int(again.sum())
@@ -228,11 +230,13 @@ def _split_codes(table: pa.Table, name: str | None) -> Parsed | None:
     return Parsed(codes, ok, None)
 
 
-def _check_split(log: InteractionLog) -> None:
-    if np.any((log.split[1:] < log.split[:-1]) & (log.user[1:] == log.user[:-1])):
+def _check_split(log: InteractionLog, split_column: str | None) -> None:
+    back = np.flatnonzero((log.split[1:] < log.split[:-1]) & (log.user[1:] == log.user[:-1]))
+    if len(back):
         raise ValueError(
-            "The existing split given by `split_column` goes back in time for some user (for instance train after "
-            "test); drop it and split the dataset again."
+            f"The existing split of `split_column` {split_column!r} goes back in time, first for the user "
+            f"{log.user_ids[log.user[back[0]]].as_py()!r} (for instance train after test): a history would hold what "
+            "came later. Pass `split_column=None` and split the dataset again."
         )
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..dataset import RecDataset
 from ..storage import INFO_FILE, is_saved_dataset
-from . import amazon_2014, amazon_2023, delimited, hub, movielens, parquet
+from . import amazon_2014, amazon_2023, delimited, hub, movielens, parquet, recbole
 from .amazon_2014 import read_amazon_2014
 from .amazon_2023 import read_amazon_2023
 from .delimited import read_delimited
 from .hub import read_hub, stream_hub
 from .movielens import read_movielens
 from .parquet import read_parquet
+from .recbole import read_recbole
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -28,6 +29,7 @@ __all__ = [
     "read_hub",
     "read_movielens",
     "read_parquet",
+    "read_recbole",
     "stream_hub",
 ]
 
@@ -44,6 +46,7 @@ FORMATS: dict[str, tuple[Callable[[Path], bool], Callable[..., RecDataset], str]
     "hub": (hub.matches, read_hub, "a dataset repo (README.md that declares the config `interactions`)"),
     "parquet": (parquet.matches, read_parquet, "interactions.parquet, or a folder interactions/ with parquet shards"),
     "movielens": (movielens.matches, read_movielens, "ratings.dat and movies.dat, or ratings.csv and movies.csv"),
+    "recbole": (recbole.matches, read_recbole, "one NAME.inter, with or without NAME.item"),
     "delimited": (delimited.matches, read_delimited, "interactions.csv, .tsv or .jsonl (each also .gz)"),
     "amazon_2014": (amazon_2014.matches, read_amazon_2014, "one reviews_X_5.json.gz or X_5.json.gz"),
     "amazon_2023": (amazon_2023.matches, read_amazon_2023, "one X.jsonl.gz with meta_X.jsonl.gz"),
@@ -115,6 +118,8 @@ def load_recsys(
                 return reader(path, **kwargs)
     elif path.name.endswith(delimited.SUFFIXES):
         return read_delimited(path, **kwargs)
+    elif path.suffix == recbole.SUFFIX:
+        return read_recbole(path, **kwargs)
     wanted = "\n".join(f"  {name}: {what}" for name, (_, _, what) in FORMATS.items())
     there = ", ".join(sorted(p.name for p in path.iterdir())[:20]) if path.is_dir() else "a file"
     raise ValueError(

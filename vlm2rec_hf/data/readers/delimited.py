@@ -172,4 +172,13 @@ def read_csv_bytes(
         raise ValueError(
             f"{name} cannot be read ({error}); check `separator` and `encoding` ({encoding!r})."
         ) from error
-    return table, q.of_lines(bad, table=name)
+    return table, q.of_lines(_with_blank_lines(data, bad), table=name)
+
+
+def _with_blank_lines(data: bytes, bad: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Bad lines by their number in the file: the parser does not count blank lines."""
+    if not bad:
+        return bad
+    texts = dict(bad)
+    filled = (number for number, line in enumerate(io.BytesIO(data), 1) if line.strip(b"\r\n"))
+    return [(number, texts[count]) for count, number in enumerate(filled, 1) if count in texts]
