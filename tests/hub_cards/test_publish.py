@@ -368,14 +368,14 @@ def test_code_of_an_earlier_version_goes_whatever_it_is_called(hub, folder, tmp_
 
 
 def test_a_repo_of_the_layout_before_keeps_none_of_its_code(hub, folder, tmp_path):
-    """`image_patches.py`, for one, bears none of the names that files of ours have today."""
+    """`picture_patches.py`, for one, bears none of the names that files of ours have today."""
     with zipfile.ZipFile(Path(__file__).parents[1] / "fixtures" / "saved_by_0aa0c80.zip") as saved:
         saved.extractall(tmp_path / "before")
     first = publish_model(tmp_path / "before" / "embedder", REPO, tag="v1.0")
     done = publish_model(folder, REPO, tag="v2.0")
     before, now = ({name for name in names if name.endswith(".py")} for names in (first.files, done.files))
-    assert len(before) == 24 and "image_patches.py" in before
-    assert set(done.removed) == before - now and {"image_patches.py", "history_state_vlm2rec.py"} <= before - now
+    assert len(before) == 24 and "picture_patches.py" in before
+    assert set(done.removed) == before - now and {"picture_patches.py", "history_state_vlm2rec.py"} <= before - now
     assert {name for name in hub.files(REPO, "v2.0") if name.endswith(".py")} == now
 
 
