@@ -146,5 +146,5 @@ def _layout(model: str, revision: str | None, config: Any) -> Layout:
     except (ImportError, ValueError, OSError) as error:
         raise ValueError(
             f"`model` {model!r} ({config.model_type}) has a processor that cannot be loaded here: {error} Some need "
-            "torchvision; Qwen-VL, SmolVLM, Idefics3, PaliGemma and LLaVA models work without."
+            "torchvision; Qwen-VL, SmolVLM, Idefics3 and PaliGemma models work without."
         ) from error

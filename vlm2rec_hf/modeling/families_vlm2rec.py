@@ -1,7 +1,6 @@
 """All families of vision-language backbones; a new one is listed here."""
 
 from .family_idefics3 import Idefics3Family
-from .family_llava import LlavaFamily
 from .family_paligemma import PaliGemmaFamily
 from .family_qwen_vl import QwenVLFamily
 from .family_vlm2rec import BackboneFamily
@@ -9,7 +8,7 @@ from .family_vlm2rec import BackboneFamily
 
 def families() -> tuple[type[BackboneFamily], ...]:
     """All families there are."""
-    return (QwenVLFamily, Idefics3Family, PaliGemmaFamily, LlavaFamily)
+    return (QwenVLFamily, Idefics3Family, PaliGemmaFamily)
 
 
 def family_of(model_type: str) -> BackboneFamily:

@@ -20,15 +20,13 @@ SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start
 IDEFICS3_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>",
                            "<global-img>", "<image>"]  # fmt: skip
 PALIGEMMA_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<bos>", "<image>"]
-LLAVA_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<image>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """In the manner of Qwen-VL's; IMAGE stands for what stands for an image."""
-QWEN, IDEFICS3 = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("smolvlm", "idefics3")
-PALIGEMMA, LLAVA = ("paligemma",), ("llava",)
+QWEN, IDEFICS3, PALIGEMMA = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("smolvlm", "idefics3"), ("paligemma",)
 PROCESSOR_TEXTS = ["Represent this item for recommendation:\n", "Represent what this user will choose next, given "
                    "the history, oldest first:\n", "1. 2. 3. 4. 5. 6. 7. 8. 9. 10. \n"]  # fmt: skip
 
@@ -72,16 +70,15 @@ def tiny_backbone_config(
     patch_size: int = 14,
     image_size: int | None = None,
 ) -> PreTrainedConfig:
-    """Configuration of a small backbone of `family` (a `model_type` of `QWEN`, `IDEFICS3`, `PALIGEMMA`, `LLAVA`).
+    """Configuration of a small backbone of `family` (a `model_type` of `QWEN`, `IDEFICS3` or `PALIGEMMA`).
 
-    `image_size` (8 patches by default) is what the towers of PaliGemma and LLaVA have positions for; their own
-    `forward` reads no other.
+    `image_size` (8 patches by default) is what PaliGemma's tower has positions for; its own `forward` reads no other.
 
     Raises:
         ValueError: an unknown `family`, or `hidden_size` not divisible by `2 * heads`.
     """
     makers = dict.fromkeys(QWEN, _qwen_config) | dict.fromkeys(IDEFICS3, _idefics3_config)
-    makers |= dict.fromkeys(PALIGEMMA, _paligemma_config) | dict.fromkeys(LLAVA, _llava_config)
+    makers |= dict.fromkeys(PALIGEMMA, _paligemma_config)
     if family not in makers:
         raise ValueError(f"`family` must be one of {sorted(makers)}, got {family!r}.")
     if hidden_size % (2 * heads):
@@ -100,7 +97,7 @@ def tiny_backbone_config(
     }
     vision: dict[str, Any] = {"patch_size": patch_size}
     if family not in QWEN:
-        vision["image_size"] = image_size if image_size and family not in IDEFICS3 else 8 * patch_size
+        vision["image_size"] = image_size if image_size and family in PALIGEMMA else 8 * patch_size
     return makers[family](family, tokenizer, text, vision, vision_hidden_size, vision_layers)
 
 
@@ -199,33 +196,8 @@ def _paligemma_config(
     return PaliGemmaConfig(**options, projection_dim=hidden_size, hidden_size=hidden_size)
 
 
-def _llava_config(
-    family: str,
-    tokenizer: PreTrainedTokenizerFast,
-    text: dict[str, Any],
-    vision: dict[str, Any],
-    vision_hidden_size: int,
-    vision_layers: int,
-) -> PreTrainedConfig:
-    """As LLaVA 1.5: CLIP, read at its last layer but one, and Llama."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
-
-    vision |= {
-        "hidden_size": vision_hidden_size,
-        "intermediate_size": 2 * vision_hidden_size,
-        "num_hidden_layers": vision_layers,
-        "num_attention_heads": text["num_attention_heads"],
-    }
-    options: dict[str, Any] = {
-        "text_config": LlamaConfig(**text),
-        "vision_config": CLIPVisionConfig(**vision),
-        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
-    }
-    return LlavaConfig(**options)
-
-
 def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
-    """An image processor that brings images to about (all but Qwen-VL: exactly) `edge` pixels a side."""
+    """An image processor that brings images to about (Idefics3, PaliGemma: exactly) `edge` pixels a side."""
     from transformers import AutoImageProcessor  # noqa: F401 - registers the processors' lazy modules
 
     if config.model_type in IDEFICS3:
@@ -240,10 +212,6 @@ def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
         from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
         made = SiglipImageProcessorPil(size={"height": edge, "width": edge})
-    elif config.model_type in LLAVA:
-        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-        made = CLIPImageProcessorPil(size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge})
     else:
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -272,8 +240,7 @@ def tiny_vlm(
     """A small random embedder and its processor, built without any download.
 
     Args:
-        family: `qwen2_vl`, `qwen2_5_vl`, `qwen3_vl`, `smolvlm`, `idefics3`, `paligemma` (a PaliGemma 2)
-            or `llava`.
+        family: `qwen2_vl`, `qwen2_5_vl`, `qwen3_vl`, `smolvlm`, `idefics3` or `paligemma` (a PaliGemma 2).
         texts: what the tokenizer is trained on.
         image_size: images are brought to about this many pixels a side.
         vocab_size: size of the tokenizer at most.
@@ -288,7 +255,6 @@ def tiny_vlm(
     import torch
 
     special = dict.fromkeys(IDEFICS3, IDEFICS3_SPECIAL_TOKENS) | dict.fromkeys(PALIGEMMA, PALIGEMMA_SPECIAL_TOKENS)
-    special |= dict.fromkeys(LLAVA, LLAVA_SPECIAL_TOKENS)
     tokenizer = train_tokenizer(texts, vocab_size, special.get(family, SPECIAL_TOKENS))
     if family == "qwen3_vl":
         sizes.setdefault("patch_size", 16)
