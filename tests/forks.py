@@ -20,3 +20,27 @@ def fork():
             if issubclass(bars, plain_tqdm):
                 bars.set_lock(lock)
     return pid
+
+
+def child(work):
+    """Run `work` in a forked process; returns its id and a pipe with what it writes to its argument."""
+    read, write = os.pipe()
+    if (pid := fork()) == 0:
+        status = 1
+        try:
+            os.close(read)
+            work(write)
+            status = 0
+        except BaseException as error:
+            os.write(write, repr(error).encode())
+        finally:
+            os._exit(status)
+    os.close(write)
+    return pid, read
+
+
+def ended(pid, read):
+    """Wait for a process; returns its exit code (minus the signal that killed it) and what it wrote."""
+    with os.fdopen(read, "rb") as pipe:
+        written = pipe.read().decode()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written

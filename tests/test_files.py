@@ -12,31 +12,7 @@ from safetensors.torch import load_file, save_file
 from vlm2rec_hf import files
 from vlm2rec_hf.files import is_being_written, remove_folder, remove_leftovers, whole_file, whole_folder
 
-from .forks import fork
-
-
-def child(work):
-    """Run `work` in a forked process; returns its id and a pipe with what it writes to its argument."""
-    read, write = os.pipe()
-    if (pid := fork()) == 0:
-        status = 1
-        try:
-            os.close(read)
-            work(write)
-            status = 0
-        except BaseException as error:
-            os.write(write, repr(error).encode())
-        finally:
-            os._exit(status)
-    os.close(write)
-    return pid, read
-
-
-def ended(pid, read):
-    """Wait for a process; returns its exit code (minus the signal that killed it) and what it wrote."""
-    with os.fdopen(read, "rb") as pipe:
-        written = pipe.read().decode()
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written
+from .forks import child, ended
 
 
 def names(folder):

@@ -18,7 +18,7 @@ from vlm2rec_hf.modeling.family_vlm2rec import ImageFeatures
 from vlm2rec_hf.tiny.backbones import tiny_vlm
 
 from ..conftest import make_image
-from ..forks import fork
+from ..forks import child, ended, fork
 
 SIZES = {"hidden_size": 16, "vision_hidden_size": 16, "image_size": 28, "layers": 1, "vision_layers": 1, "heads": 2}
 RECORD = 2 * 4 * 16 * 4  # bytes of the float32 features that `features_of` makes
@@ -177,30 +177,6 @@ def test_a_segment_lost_while_filling_is_computed_again(tmp_path, monkeypatch):
     monkeypatch.setattr(FeatureStore, "flush", losing)
     result = VisionCache(tmp_path, verify=False).fill(model, processor, items)
     assert lost and all(result.get(index)[1] is not None for index in range(3))
-
-
-def child(work):
-    """Run `work` in a forked process; returns its id and a pipe that ends when it does."""
-    read, write = os.pipe()
-    if (pid := fork()) == 0:
-        status = 1
-        try:
-            os.close(read)
-            work(write)
-            status = 0
-        except BaseException as error:
-            os.write(write, repr(error).encode())
-        finally:
-            os._exit(status)
-    os.close(write)
-    return pid, read
-
-
-def ended(pid, read):
-    """Wait for a process; returns its exit code (minus the signal that killed it) and what it wrote."""
-    with os.fdopen(read, "rb") as pipe:
-        written = pipe.read().decode()
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written
 
 
 @pytest.fixture(scope="module")

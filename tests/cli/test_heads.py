@@ -74,18 +74,7 @@ def test_the_report_holds_what_the_saved_head_ranks(by_id, dataset):
 def test_vectors_make_a_content_head_that_remembers_its_embedder(data, dataset, tmp_path):
     ids = ["spare", *reversed(dataset.item_ids.tolist())]  # another order, and an item more
     vectors = write_vectors(tmp_path / "items.parquet", ids)
-    command = [
-        "train",
-        "--method",
-        "seqrec",
-        "--dataset",
-        str(data),
-        "--vectors",
-        str(vectors),
-        "--encoder",
-        "gru4rec",
-        "--views",
-    ]
+    command = [*TRAIN, "--dataset", str(data), "--vectors", str(vectors), "--encoder", "gru4rec", "--views"]
     command += ["text,image", "--output_dir", str(tmp_path / "head"), "--max_users", "20", "--report_name", "mine"]
     assert main([*command, *TRAINING]) == 0
     head = load_model(str(tmp_path / "head"))
@@ -115,16 +104,7 @@ def test_an_embedder_is_run_on_the_spot(tiny, data, tmp_path):
     model, processor = tiny()
     model.save_pretrained(tmp_path / "embedder")
     processor.save_pretrained(tmp_path / "embedder")
-    command = [
-        "train",
-        "--method",
-        "seqrec",
-        "--dataset",
-        str(data),
-        "--embedder",
-        str(tmp_path / "embedder"),
-        "--output_dir",
-    ]
+    command = [*TRAIN, "--dataset", str(data), "--embedder", str(tmp_path / "embedder"), "--output_dir"]
     command += [str(tmp_path / "head"), "--item_representation", "content", *TRAINING]
     assert main([*command, "--max_users", "5"]) == 0
     head = load_model(str(tmp_path / "head"))
@@ -134,18 +114,7 @@ def test_an_embedder_is_run_on_the_spot(tiny, data, tmp_path):
 
 def test_a_frozen_text_encoder_is_run_on_the_spot(data, dataset, tmp_path):
     """LSA here; a SentenceTransformer takes the same way (tests/data/test_descriptions.py)."""
-    command = [
-        "train",
-        "--method",
-        "seqrec",
-        "--dataset",
-        str(data),
-        "--text_encoder",
-        "lsa",
-        "--lsa_dim",
-        "6",
-        "--output_dir",
-    ]
+    command = [*TRAIN, "--dataset", str(data), "--text_encoder", "lsa", "--lsa_dim", "6", "--output_dir"]
     assert main([*command, str(tmp_path / "head"), *TRAINING, "--max_users", "5"]) == 0
     head = load_model(str(tmp_path / "head"))
     assert head.config.content_dims == {"text": 6} and head.config.item_representation == "content+id"
@@ -233,15 +202,9 @@ def test_titles_cannot_break_out_of_the_page_or_the_table():
         ([*TRAIN, "--dataset", "DATA", "--output_dir", "x", "--vectors", "a", "--embedder", "b"], "at most one"),
         ([*TRAIN, "--dataset", "DATA", "--output_dir", "x", "--vectors", "absent.parquet"], "absent.parquet"),
         ([*TRAIN, "--dataset", "DATA", "--output_dir", "x", "--vectors", "a", "--views", "sound"], "`--views`"),
-        (
-            [*TRAIN, "--dataset", "DATA", "--output_dir", "x", "--text_encoder", "lsa", "--vectors", "a"],
-            "at most",
-        ),
+        ([*TRAIN, "--dataset", "DATA", "--output_dir", "x", "--text_encoder", "lsa", "--vectors", "a"], "at most"),
         ([*TRAIN, "--dataset", "DATA", "--output_dir", "x", "--text_encoder", "no/such"], "`--text_encoder`"),
-        (
-            [*TRAIN, "--dataset", "DATA", "--output_dir", "x", "--text_encoder", "lsa", "--views", "image"],
-            "views",
-        ),
+        ([*TRAIN, "--dataset", "DATA", "--output_dir", "x", "--text_encoder", "lsa", "--views", "image"], "views"),
         ([*TRAIN, "--dataset", "DATA", "--output_dir", "x", "--loss", "hinge"], "`loss`"),
         ([*TRAIN, "--dataset", "DATA", "--output_dir", "x", "--ks", "ten"], "`--ks`"),
         ([*TRAIN, "--dataset", "DATA", "--output_dir", "x", "--max_users", "0"], "`--max_users`"),
