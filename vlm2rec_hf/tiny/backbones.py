@@ -97,7 +97,13 @@ def tiny_backbone_config(
     }
     vision: dict[str, Any] = {"patch_size": patch_size}
     if family not in QWEN:
-        vision["image_size"] = image_size if image_size and family in PALIGEMMA else 8 * patch_size
+        vision |= {
+            "image_size": image_size if image_size and family in PALIGEMMA else 8 * patch_size,
+            "hidden_size": vision_hidden_size,
+            "intermediate_size": 2 * vision_hidden_size,
+            "num_hidden_layers": vision_layers,
+            "num_attention_heads": heads,
+        }
     return makers[family](family, tokenizer, text, vision, vision_hidden_size, vision_layers)
 
 
@@ -151,12 +157,6 @@ def _idefics3_config(
 ) -> PreTrainedConfig:
     from transformers import Idefics3Config, SmolVLMConfig
 
-    vision |= {
-        "hidden_size": vision_hidden_size,
-        "intermediate_size": 2 * vision_hidden_size,
-        "num_hidden_layers": vision_layers,
-        "num_attention_heads": text["num_attention_heads"],
-    }
     builders = {"smolvlm": SmolVLMConfig, "idefics3": Idefics3Config}
     options: dict[str, Any] = {
         "text_config": {"model_type": "llama", **text},
@@ -180,17 +180,10 @@ def _paligemma_config(
     from transformers import Gemma2Config, PaliGemmaConfig, SiglipVisionConfig
 
     hidden_size, heads = text["hidden_size"], text["num_attention_heads"]
-    vision |= {
-        "hidden_size": vision_hidden_size,
-        "intermediate_size": 2 * vision_hidden_size,
-        "num_hidden_layers": vision_layers,
-        "num_attention_heads": heads,
-        "vision_use_head": False,
-    }
     head_size = hidden_size // heads
     options: dict[str, Any] = {
         "text_config": Gemma2Config(**text, head_dim=head_size, query_pre_attn_scalar=head_size),
-        "vision_config": SiglipVisionConfig(**vision),
+        "vision_config": SiglipVisionConfig(**vision, vision_use_head=False),
         "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
     }
     return PaliGemmaConfig(**options, projection_dim=hidden_size, hidden_size=hidden_size)
