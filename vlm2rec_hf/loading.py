@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,11 @@ from .quiet import quiet_libraries
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from .modeling.backbone_vlm2rec import Origin
+
 logger = logging.getLogger(__name__)
-_origins: weakref.WeakKeyDictionary[Any, tuple[str, str | None, tuple]] = weakref.WeakKeyDictionary()
+_origins: weakref.WeakKeyDictionary[Any, tuple[Origin, int]] = weakref.WeakKeyDictionary()
+"""Model -> where its weights came from, and how many there were: an adapter put beside them adds some."""
 
 TRAINING_FILE = "training.json"
 METHODS = ("vlm2rec", "pixrec", "seqrec", "dmesr")
@@ -80,11 +83,13 @@ def load_model(where: str | Path, *, revision: str | None = None, **options: Any
         model = load_model("org/vlm2rec-demo", revision="v1.0")  # doctest: +SKIP
         ```
     """
+    from .modeling.backbone_vlm2rec import Origin
+
     where, commit = str(where), _commit(str(where), revision)
     model_class = _model_class(where, _required_type(where, commit))
     with quiet_libraries():
         model = model_class.from_pretrained(where, revision=commit or "main", **options).eval()
-    _origins[model] = (where, commit, _stamp(model))
+    _origins[model] = Origin(where, commit, model), _weight_count(model)
     return model
 
 
@@ -149,9 +154,13 @@ def load_with_processor(
 
 
 def origin_of(model: Any) -> tuple[str, str | None] | None:
-    """Folder or Hub id, and commit, of a model that `load_model` loaded; `None` once its weights have changed."""
-    where, commit, stamp = _origins.get(model, (None, None, ()))
-    return None if where is None or stamp != _stamp(model) else (where, commit)
+    """Folder or Hub id, and commit, of a model that `load_model` loaded.
+
+    `None` once its weights have changed, as `Origin` finds out, or an adapter was put beside them.
+    """
+    origin, count = _origins.get(model, (None, 0))
+    unchanged = origin is not None and count == _weight_count(model) and origin.is_origin_of(model)
+    return origin.where if origin is not None and unchanged else None
 
 
 def load_or_build(
@@ -275,9 +284,25 @@ def trained_history(facts: Mapping[str, Any], kept: int) -> int:
     return min(kept, shown or kept)
 
 
-def _stamp(model: Any) -> tuple:
-    """Changes when a parameter is trained, replaced, added or removed; the same after a move to another device."""
-    return tuple((id(weight), -1 if weight.is_inference() else weight._version) for weight in model.parameters())
+def _weight_count(model: Any) -> int:
+    return sum(1 for _ in model.parameters())
+
+
+def refuse_options(kind: str | None, owners: Sequence[str], whose: str, **options: Any) -> None:
+    """Refuse options that the kind of model at hand does not have.
+
+    Args:
+        kind: `model_type` of the model.
+        owners: the kinds that have the options.
+        whose: these in words, such as `"PixRec models"`.
+        options: name -> value, `None` where the user set none.
+
+    Raises:
+        ValueError: one of them is set.
+    """
+    for name, value in options.items():
+        if value is not None and kind not in owners:
+            raise ValueError(f"`{name}` is an option of {whose}, and `model` is a {kind} model; leave it out.")
 
 
 def _commit(where: str, revision: str | None) -> str | None:

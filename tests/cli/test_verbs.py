@@ -196,3 +196,20 @@ def test_a_changed_model_is_not_taken_for_the_saved_one(trained, dataset):
         next(model.parameters()).add_(1.0)
     assert origin_of(model) is None
     assert embed(model, dataset).revision is None
+
+
+def test_a_fused_optimizers_step_and_an_adapter_are_seen(trained):
+    import peft
+
+    from vlm2rec_hf.loading import origin_of
+
+    model = load_model(trained("seqrec"))
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    assert origin_of(model) == (trained("seqrec"), None)
+    torch.optim.AdamW(model.parameters(), lr=0.1, fused=True).step()  # moves no version counter
+    assert origin_of(model) is None
+    model = load_model(trained("vlm2rec"))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear", r=2))
+    assert origin_of(model) is None  # the weights are those of the folder, the vectors need not be
+    assert adapted.unload() is model and origin_of(model) == (trained("vlm2rec"), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,18 @@ def named_as_options(**names: str) -> Iterator[None]:
         raise (
             error if text == str(error) else ValueError(text).with_traceback(error.__traceback__)
         ) from error.__cause__
+
+
+def refuse_given(kind: str | None, owners: Sequence[str], whose: str, given: Sequence[str]) -> None:
+    """Refuse options that the user set and the kind of model at hand does not have; see `refuse_options`.
+
+    Raises:
+        ValueError: there is one.
+    """
+    from ..loading import refuse_options
+
+    with named_as_options(model="--model", **{name: f"--{name}" for name in given}):
+        refuse_options(kind, owners, whose, **dict.fromkeys(given, True))
 
 
 def item_ids(text: str) -> list[str]:

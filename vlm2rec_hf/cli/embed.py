@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import DataArguments, EncoderModelArguments, given_options
-from .common import item_ids, named_as_options, open_dataset, require
+from .common import item_ids, named_as_options, open_dataset, refuse_given, require
 from .evaluate import load
 from .parsing import check_options_early, parse
 
@@ -105,9 +105,8 @@ def embed_at_once(
     """
     from ..evaluation.embedding import embed
 
-    for option in given_options(options):
-        if option not in ("output", "embed_batch_size", "item_columns"):
-            raise ValueError(f"`--{option}` is an option of embedders, and `--model` is a {kind} model; leave it out.")
+    of_shards = [name for name in given_options(options) if name not in ("output", "embed_batch_size", "item_columns")]
+    refuse_given(kind, ("vlm2rec",), "embedders", of_shards)
     if output.exists():
         raise ValueError(f"`--output` {options.output!r} exists; name a new file or move the old one away.")
     dataset = open_dataset(data) if data.dataset else None

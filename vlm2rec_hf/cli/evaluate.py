@@ -14,7 +14,7 @@ from .arguments import (
     VisionCacheArguments,
     given_options,
 )
-from .common import named_as_options, open_dataset, print_report, require, say
+from .common import named_as_options, open_dataset, print_report, refuse_given, require, say
 from .parsing import check_options_early, parse
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     from ..loading import ENCODING_METHODS, METHODS, model_type_of
 
     kind = model_type_of(where, models.model_revision)
-    refuse_options_of_others(kind, pixrec, kind == "pixrec", "PixRec models")
+    refuse_given(kind, ("pixrec",), "PixRec models", given_options(pixrec))
     dataset = open_dataset(data)
     options: dict[str, Any] = {**ranking.ranking(), "max_history": ranking.eval_max_history}
     names = {"where": "--model", "model": "--model", "dataset": "--dataset", "max_history": "--eval_max_history"}
@@ -72,14 +72,3 @@ def load(models: EncoderModelArguments) -> LoadedModel:
         fusion = {"fusion": models.fusion}
         options = {"backbone_options": fusion, "processor_options": fusion, **models.loading()}
         return load_or_build(where, "vlm2rec", revision=models.model_revision, **options)
-
-
-def refuse_options_of_others(kind: str | None, arguments: Any, allowed: bool, whose: str) -> None:
-    """Refuse options that the kind of model at hand does not have.
-
-    Raises:
-        ValueError: one of them is set.
-    """
-    for name in given_options(arguments):
-        if not allowed:
-            raise ValueError(f"`--{name}` is an option of {whose}, and `--model` is a {kind} model; leave it out.")

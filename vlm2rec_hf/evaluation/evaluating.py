@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalogues.prepared_catalogue import PreparedCatalogue
 from ..data.described_items import DescribedItems
-from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor, weight_files_fingerprint
+from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor, refuse_options, weight_files_fingerprint
 from .embedder import evaluate_embedder
 from .floors import rank_floors
 from .generated import GenerationOptions, compare_generated
@@ -96,10 +96,9 @@ def evaluate(
     loaded = load_with_processor(model, revision=revision, processor=processor, **(loading or {}))
     kind = loaded.model_type
     of_pixrec = {"item_columns": item_columns, "use_images": use_images, "generation": generation}
-    of_encoders = {"catalogue": catalogue, "vision_cache": vision_cache}
-    _refuse(kind, of_pixrec, kind == "pixrec", "PixRec models")
-    _refuse(kind, of_encoders, kind in ENCODING_METHODS, "embedders and PixRec models")
-    _refuse(kind, {"max_history": max_history}, kind in ENCODING_METHODS, "embedders and PixRec models")
+    refuse_options(kind, ("pixrec",), "PixRec models", **of_pixrec)
+    of_encoders = {"catalogue": catalogue, "vision_cache": vision_cache, "max_history": max_history}
+    refuse_options(kind, ENCODING_METHODS, "embedders and PixRec models", **of_encoders)
     warning = dataset_warning(loaded.training, dataset)
     if warning is not None:
         logger.warning(warning)
@@ -221,12 +220,6 @@ def checked_cut_offs(ks: Sequence[int]) -> tuple[int, ...]:
     if not numbers or any(not isinstance(k, int) or k < 1 for k in numbers):
         raise ValueError(f"`ks` must be positive whole numbers, such as (10, 20), got {ks!r}.")
     return numbers
-
-
-def _refuse(kind: str, options: Mapping[str, Any], allowed: bool, whose: str) -> None:
-    for name, value in options.items():
-        if value is not None and not allowed:
-            raise ValueError(f"`{name}` is an option of {whose}, and `model` is a {kind} model; leave it out.")
 
 
 def _weights(where: str) -> dict[str, Any]:

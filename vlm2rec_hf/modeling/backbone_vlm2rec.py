@@ -41,7 +41,7 @@ class Origin:
 
     def __init__(self, where: str, commit: str | None, model: nn.Module) -> None:
         self.where = (where, commit)
-        self._marks = {name: _Mark(weight) for name, weight in model.named_parameters()}
+        self._marks = {_without_wrappers(name): _Mark(weight) for name, weight in model.named_parameters()}
 
     def is_origin_of(self, model: nn.Module) -> bool:
         """Whether `model`, adapters aside, has the weights it had."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..catalogues.item_vectors import ItemVectors, read_item_vectors
 from ..evaluation.embedding import encoded_views
 from ..evaluation.evaluating import encodable_items, head_items
-from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor, model_type_of
+from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor, model_type_of, refuse_options
 from ..modeling.catalogue_seqrec import HeadCatalogue, Recommendation, recommend
 from ..modeling.encoding_vlm2rec import VIEWS
 
@@ -127,8 +127,8 @@ def recommender(
         _require_dataset(model_type_of(model, revision), dataset)
     loaded = load_with_processor(model, revision=revision, processor=processor)
     kind = loaded.model_type
-    _refuse_options(kind, "vlm2rec", "embedders", view=view, vectors=vectors)
-    _refuse_options(kind, "pixrec", "PixRec models", item_columns=item_columns)
+    refuse_options(kind, ("vlm2rec",), "embedders", view=view, vectors=vectors)
+    refuse_options(kind, ("pixrec",), "PixRec models", item_columns=item_columns)
     if view is not None and view not in VIEWS:
         raise ValueError(f"`view` must be one of {VIEWS}, got {view!r}.")
     if kind not in ENCODING_METHODS:
@@ -195,12 +195,6 @@ def _require_dataset(kind: str | None, dataset: RecDataset | None) -> Any:
     if dataset is None and kind in ENCODING_METHODS:
         raise ValueError(f"`dataset` is required: the {kind} model knows no items of its own.")
     return dataset
-
-
-def _refuse_options(kind: str, owner: str, whose: str, **options: Any) -> None:
-    for name, value in options.items():
-        if value is not None and kind != owner:
-            raise ValueError(f"`{name}` is an option of {whose}, and `model` is a {kind} model; leave it out.")
 
 
 def _checked(vectors: Any, loaded: LoadedModel, dataset: RecDataset, view: str) -> Tensor:
