@@ -47,7 +47,6 @@ def make_trainer(options: argparse.Namespace, batch: int, scratch: str, **argume
         VLM2RecTrainingArguments(
             output_dir=scratch,
             per_device_train_batch_size=batch,
-            max_history=options.history,
             save_strategy="no",
             use_cpu=True,
             disable_tqdm=True,

@@ -33,15 +33,14 @@ def memory_mb(field: str) -> float:
 def work(options: argparse.Namespace, scratch: str) -> dict[str, Any]:
     """Two steps; memory and seconds of the second."""
     users = options.batch if options.worker == "cached" else options.plain
-    mini = options.mini_batch if options.worker == "cached" else None
+    tokens = options.tokens if options.worker == "cached" else None
     trainer = make_trainer(
         options,
         users,
         scratch,
         objective="wpcl+crtr",
         cache_vision_features=False,
-        gradient_cache_mini_batch_size=mini,
-        dataloader_drop_last=False,
+        gradient_cache_tokens=tokens,
     )
     before = memory_mb("VmRSS")
     for number in range(2):
@@ -71,7 +70,7 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--batch", type=int, default=1024, help="users with gradient caching")
     parser.add_argument("--plain", type=int, default=32, help="users of the plain step")
-    parser.add_argument("--mini-batch", type=int, default=32, help="users per forward pass with gradient caching")
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens per forward pass with gradient caching")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each side; the highest peak counts")
     parser.add_argument("--worker", choices=("cached", "plain"), help=argparse.SUPPRESS)
     options = parser.parse_args()

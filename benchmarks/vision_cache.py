@@ -39,7 +39,7 @@ def make_trainer(options: argparse.Namespace, folder: Path, dataset: Any, cached
         processor_options={"max_history": options.history},
     )
     arguments = VLM2RecTrainingArguments(
-        str(folder / "run"), per_device_train_batch_size=options.batch, max_history=options.history, use_cpu=True,
+        str(folder / "run"), per_device_train_batch_size=options.batch, use_cpu=True,
         cache_vision_features=cached, vision_cache_dir=str(folder / "cache") if cached else None, save_strategy="no",
         vision_cache_dtype=options.dtype, disable_tqdm=True,
     )  # fmt: skip

@@ -131,7 +131,7 @@ def test_what_is_no_whole_state_is_refused(tiny, items, tmp_path):
     with safe_open(file, "pt") as opened:
         head = json.loads(opened.metadata()["history"])
     tensors = load_file(file)
-    head["users"][0]["rows"]["text"]["done"] -= 1
+    head["users"][0]["rows"]["text"] -= 1
     save_file(tensors, file, metadata={"history": json.dumps(head)})
     with pytest.raises(ValueError, match="contradicts itself"):
         HistoryState.load(tmp_path, model, processor)

@@ -38,7 +38,7 @@ def vectors(model, processor):
 def train(model, processor, dataset, folder, **options):
     arguments = PixRecTrainingArguments(
         output_dir=str(folder), max_steps=2, per_device_train_batch_size=8, use_cpu=True, disable_tqdm=True,
-        save_strategy="no", learning_rate=1e-2, max_history=3,
+        save_strategy="no", learning_rate=1e-2,
     )  # fmt: skip
     run = PixRecTrainer(model, arguments, train_dataset=dataset, processing_class=processor, **options)
     run.train()

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, GemmaConfig, PaliGemmaConfig
 
 from vlm2rec_hf import HistoryState, VLM2RecConfig, VLM2RecEmbedder, VLM2RecProcessor
+from vlm2rec_hf.descriptions.generation_inputs import generation_inputs
 from vlm2rec_hf.tiny.backbones import tiny_vlm
 
 from ..conftest import make_image, needs_image_processor
@@ -210,7 +211,7 @@ def test_the_prompt_of_generate_is_read_in_both_directions(built):
             if weight.ndim > 1:
                 weight.mul_(12)
         first = [
-            whole(input_ids=ids, **model.family.generation_inputs(config, ids, None, None)).logits[:, 0]
+            whole(input_ids=ids, **generation_inputs(model.family, config, ids, None, None)).logits[:, 0]
             for ids in (row, torch.cat([row[:, :-1], row[:, :1]], dim=1))
         ]
     assert (first[0] - first[1]).abs().max() > 1e-4

@@ -35,11 +35,11 @@ def test_an_item_needs_something(value):
         as_item(value)
 
 
-def test_rows_are_instruction_content_end(tiny, items):
+def test_rows_are_the_instruction_and_every_item_with_an_end(tiny, items):
     _, processor = tiny(item_instruction="I: ", user_instruction="U: ", history_template="{number}) {text}|")
     batch = processor(histories=[["red tent", "blue mug", items[2]]])
     assert decoded(processor, batch["input_ids"][0], batch["attention_mask"][0]) == (
-        "U: 1) red tent|2) blue mug|<|endoftext|>"
+        "U: 1) red tent|<|endoftext|>2) blue mug|<|endoftext|>"
     )
     row = decoded(processor, batch["image_rows"][0], batch["image_rows_mask"][0])
     assert row.startswith("U: <|vision_start|><|image_pad|>") and row.endswith("<|vision_end|><|endoftext|>")

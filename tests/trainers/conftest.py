@@ -21,12 +21,12 @@ def trainer(tiny, demo_dataset, tmp_path):
     ):
         if model is None:
             model, processor = tiny("qwen2_vl", fusion)
+        processor.max_history = options.get("max_history", 3)
         arguments = VLM2RecTrainingArguments(
             **{
                 "output_dir": str(tmp_path / "run"),
                 "max_steps": 2,
                 "per_device_train_batch_size": 8,
-                "max_history": 3,
                 "logging_steps": 1,
                 "save_strategy": "no",
                 "disable_tqdm": True,

@@ -13,14 +13,14 @@ from vlm2rec_hf.tiny.backbones import tiny_vlm
 USERS = 12
 RUNS = {
     "plain": {"objective": "wpcl+crtr"},
-    "cached": {"objective": "wpcl+crtr", "gradient_cache_mini_batch_size": 2, "lora": True},
+    "cached": {"objective": "wpcl+crtr", "gradient_cache_tokens": 80, "lora": True},
     # Images of some items only: each process skips another number of users, and trains the tower or not.
     "skipped": {"objective": "sft+unimodal", "freeze_vision": False, "images": 36},
     "skipped-cached": {
         "objective": "sft+unimodal",
         "freeze_vision": False,
         "images": 36,
-        "gradient_cache_mini_batch_size": 2,
+        "gradient_cache_tokens": 80,
         "gradient_accumulation_steps": 2,
     },
     "alone": {"objective": "sft", "gather_negatives": False},
@@ -55,11 +55,13 @@ def train(folder, name, processes):
     """One run; `processes` share the global batch."""
     options = dict(RUNS[name])
     dataset = make_demo_shop(60, n_users=60).dataset()
-    model, processor = tiny_vlm("qwen2_vl", ["red tent"], hidden_size=32, vision_hidden_size=32)
+    model, processor = tiny_vlm(
+        "qwen2_vl", ["red tent"], processor_options={"max_history": 3}, hidden_size=32, vision_hidden_size=32
+    )
     items = FewerImages(dataset.catalogue_items(), options.pop("images", 60))
     lora = default_lora_config(2, dropout=0.0) if options.pop("lora", False) else None
     args = VLM2RecTrainingArguments(
-        output_dir=str(folder), max_steps=3, per_device_train_batch_size=USERS // processes, max_history=3,
+        output_dir=str(folder), max_steps=3, per_device_train_batch_size=USERS // processes,
         logging_steps=1, save_strategy="no", disable_tqdm=True, use_cpu=True, learning_rate=1e-3, validation_users=20,
         cache_vision_features=name == "plain", **options,
     )  # fmt: skip
@@ -71,10 +73,10 @@ def train(folder, name, processes):
 
     class Counting(type(collate)):
         def __call__(self, examples):
-            distinct.append(len({example["target"] for example in examples}))
+            distinct.append(len({int(target) for window in examples for target in window["targets"]}))
             return super().__call__(examples)
 
-    run.data_collator = Counting(collate.catalogue, collate.max_history, collate.mini_batch_size)
+    run.data_collator = Counting(**vars(collate))
     run.add_callback(watch)
     run.train()
     metrics = run.evaluate() if name == "plain" else {}
@@ -87,12 +89,12 @@ def train(folder, name, processes):
     }
 
 
-def sharded_step(rank, folder, mini_batch_size):
+def sharded_step(rank, folder, cache_tokens):
     """One training step of a model whose layers are spread over the processes (FSDP 2); whole gradients."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    run = step_trainer(folder, 2, mini_batch_size)
+    run = step_trainer(folder, 2, cache_tokens)
     mesh = init_device_mesh("cpu", (2,))
     for module in list(run.model.modules()):
         if type(module).__name__ in run.model._no_split_modules:
@@ -101,14 +103,16 @@ def sharded_step(rank, folder, mini_batch_size):
     return first_step(run, range(rank * USERS // 2, (rank + 1) * USERS // 2))
 
 
-def step_trainer(folder, processes, mini_batch_size=None):
+def step_trainer(folder, processes, cache_tokens=None):
     """A trainer over raw images, so that the tower's blocks take part."""
     dataset = make_demo_shop(60, n_users=60).dataset()
-    model, processor = tiny_vlm("qwen2_vl", ["red tent"], hidden_size=32, vision_hidden_size=32)
+    model, processor = tiny_vlm(
+        "qwen2_vl", ["red tent"], processor_options={"max_history": 3}, hidden_size=32, vision_hidden_size=32
+    )
     args = VLM2RecTrainingArguments(
-        output_dir=str(folder), max_steps=3, per_device_train_batch_size=USERS // processes, max_history=3,
+        output_dir=str(folder), max_steps=3, per_device_train_batch_size=USERS // processes,
         save_strategy="no", disable_tqdm=True, use_cpu=True, cache_vision_features=False, freeze_vision=False,
-        gradient_cache_mini_batch_size=mini_batch_size,
+        gradient_cache_tokens=cache_tokens,
     )  # fmt: skip
     return VLM2RecTrainer(model, args, train_dataset=dataset, processing_class=processor)
 

@@ -45,7 +45,7 @@ def pixrec(folder, name, processes):
     )  # fmt: skip
     items = FewerImages(DescribedItems(dataset), options.pop("images", 60))
     args = PixRecTrainingArguments(
-        output_dir=str(folder), max_steps=3, per_device_train_batch_size=USERS // processes, max_history=3,
+        output_dir=str(folder), max_steps=3, per_device_train_batch_size=USERS // processes,
         learning_rate=1e-3, validation_users=20, cache_vision_features=name == "plain", temperature=0.1, **QUIET,
         **options,
     )  # fmt: skip

@@ -38,9 +38,9 @@ def assert_equal_steps(one, other, tolerance=1e-5):
 def test_gradients_are_those_of_the_whole_batch(tiny, trainer, objective):
     """All weights trained, vision tower included, so that images pass it in every chunk."""
     steps = []
-    for size in (None, 3):
+    for size in (None, 120):
         model, processor = tiny()
-        run = trainer(model, processor, objective=objective, gradient_cache_mini_batch_size=size, freeze_vision=False)
+        run = trainer(model, processor, objective=objective, gradient_cache_tokens=size, freeze_vision=False)
         steps.append(one_step(run))
     assert_equal_steps(*steps)
 
@@ -53,13 +53,13 @@ def test_gradients_are_those_of_the_whole_batch(tiny, trainer, objective):
 def test_gradients_with_adapters_over_cached_features(tiny, trainer, options):
     family, fusion = options.pop("family", "qwen2_vl"), options.pop("fusion", "external")
     steps = []
-    for size in (None, 2):
+    for size in (None, 80):
         model, processor = tiny(family, fusion)
         run = trainer(
             model,
             processor,
             peft_config=default_lora_config(2, dropout=0.0),
-            gradient_cache_mini_batch_size=size,
+            gradient_cache_tokens=size,
             **options,
         )
         assert run.catalogue.has_cached_features
@@ -78,7 +78,7 @@ def test_the_second_pass_drops_what_the_first_one_dropped(tiny, trainer, objecti
         processor,
         objective=objective,
         peft_config=default_lora_config(2, dropout=0.4),
-        gradient_cache_mini_batch_size=3,
+        gradient_cache_tokens=120,
         gradient_checkpointing=checkpointing,
         modality_dropout=0.5,
     )
@@ -89,8 +89,7 @@ def test_the_second_pass_drops_what_the_first_one_dropped(tiny, trainer, objecti
 
     class KeepGraphs(GradientCache):
         def first_pass(self):
-            found = [self._embed(chunk) for chunk in self._chunks()]
-            return tuple(_join(parts) for parts in zip(*found, strict=True))
+            return torch.cat([self._embed(chunk) for chunk in self._chunks()])
 
         def second_pass(self, **kwargs):
             pass
@@ -103,11 +102,6 @@ def test_the_second_pass_drops_what_the_first_one_dropped(tiny, trainer, objecti
         other_draws = one_step(run, seed=1)
     assert_equal_steps(cached, kept)
     assert abs(float(kept[0] - other_draws[0])) > 1e-3  # the draws matter
-
-
-def _join(parts):
-    fields = ("text", "image", "has_text", "has_image")
-    return type(parts[0])(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
 
 
 def test_random_numbers_are_replayed_and_then_go_on():
@@ -127,7 +121,7 @@ def test_a_float16_scaler_scales_the_gradients_and_not_what_is_logged(tiny, trai
     steps = []
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=256.0)):
         model, processor = tiny()
-        run = trainer(model, processor, gradient_cache_mini_batch_size=3)
+        run = trainer(model, processor, gradient_cache_tokens=120)
         run.accelerator.scaler = scaler
         steps.append(one_step(run))
     scaled = {name: gradient / 256.0 for name, gradient in steps[1][1].items()}
@@ -136,7 +130,7 @@ def test_a_float16_scaler_scales_the_gradients_and_not_what_is_logged(tiny, trai
 
 @pytest.mark.parametrize("options", [{"gradient_accumulation_steps": 2}, {"bf16": True}], ids=["accumulate", "bf16"])
 def test_whole_runs_agree(trainer, options):
-    runs = [trainer(gradient_cache_mini_batch_size=size, max_steps=3, **options) for size in (None, 3)]
+    runs = [trainer(gradient_cache_tokens=size, max_steps=3, **options) for size in (None, 120)]
     logs = []
     for run in runs:
         run.train()
@@ -158,12 +152,12 @@ def test_a_batch_with_nothing_to_learn_is_a_step_of_zero_gradients(tiny, trainer
     model, processor = tiny()
     texts = [{"text": item["text"], "image": None} for item in demo_dataset.catalogue_items()]
     catalogue = PreparedCatalogue(texts, processor)
-    run = trainer(model, processor, catalogue=catalogue, objective="image_only", gradient_cache_mini_batch_size=3)
+    run = trainer(model, processor, catalogue=catalogue, objective="image_only", gradient_cache_tokens=120)
     run.train()
     losses = [record for record in run.state.log_history if "loss" in record]
     assert [record["loss"] for record in losses] == [0.0, 0.0] and losses[0]["grad_norm"] == 0.0
 
 
 def test_wrong_settings_are_refused(tiny, trainer, demo_dataset):
-    with pytest.raises(ValueError, match="`gradient_cache_mini_batch_size` must be at least 1 or None, got 0"):
-        trainer(gradient_cache_mini_batch_size=0)
+    with pytest.raises(ValueError, match="`gradient_cache_tokens` must be at least 1 or None, got 0"):
+        trainer(gradient_cache_tokens=0)

@@ -46,8 +46,9 @@ def trainer(tiny_pix, demo_dataset, tmp_path):
     ):
         if model is None:
             model, processor = tiny_pix(family, images=images)
+        processor.max_history = options.get("max_history", 3)
         settings = {
-            "output_dir": str(tmp_path / "run"), "max_steps": 2, "per_device_train_batch_size": 8, "max_history": 3,
+            "output_dir": str(tmp_path / "run"), "max_steps": 2, "per_device_train_batch_size": 8,
             "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "learning_rate": 1e-3,
             "validation_users": 10,
         }  # fmt: skip

@@ -103,9 +103,11 @@ class Slow(TrainerCallback):
         time.sleep(float(sys.argv[2]))
 
 dataset = make_demo_shop(60, n_users=60).dataset()
-model, processor = tiny_vlm(texts=["red tent"], hidden_size=32, vision_hidden_size=32)
+model, processor = tiny_vlm(
+    texts=["red tent"], processor_options={"max_history": 3}, hidden_size=32, vision_hidden_size=32
+)
 args = VLM2RecTrainingArguments(
-    output_dir=sys.argv[1], max_steps=8, per_device_train_batch_size=8, max_history=3, save_strategy="steps",
+    output_dir=sys.argv[1], max_steps=8, per_device_train_batch_size=8, save_strategy="steps",
     save_steps=2, logging_steps=1, disable_tqdm=True, use_cpu=True,
 )
 trainer = VLM2RecTrainer(model, args, train_dataset=dataset, processing_class=processor, callbacks=[Slow()])

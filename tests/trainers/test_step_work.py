@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from vlm2rec_hf import PreparedCatalogue
-from vlm2rec_hf.trainers.collator import Chunk, ContrastiveCollator, split
+from vlm2rec_hf.trainers.collator import ITEM, USER, ContrastiveCollator, tokens_per_item
 from vlm2rec_hf.trainers.prefetch import prefetched
+from vlm2rec_hf.trainers.step_views import assemble
 
-# Histories and targets that share items: 7 distinct ones in 12 image slots.
-EXAMPLES = [
-    {"history": np.array(history), "target": target, "seen": np.array(history)}
-    for history, target in (([1, 2, 3], 4), ([2, 3, 4], 1), ([4, 5], 6), ([6], 4))
+# Windows that share items: 6 distinct ones in 9 + 5 image slots.
+WINDOWS = [
+    {"items": np.array(items), "targets": np.array(targets), "past": np.array([], dtype=np.int64)}
+    for items, targets in (([1, 2, 3], [2, 3, 4]), ([2, 3, 4], [1]), ([4, 5], [5, 6]), ([6], [4]))
 ]
-HISTORY_ITEMS, TARGETS, DISTINCT = 9, 3, 6
+TARGETS, DISTINCT = [1, 2, 3, 4, 5, 6], 6
 
 
 class Tower:
@@ -42,53 +43,77 @@ def test_each_image_of_a_step_passes_the_tower_once(tiny, trainer, monkeypatch, 
     run = trainer(model, processor, cache_vision_features=False, freeze_vision=freeze)
     run.current_gradient_accumulation_steps = 1
     tower = Tower(model, monkeypatch)
-    run.training_step(run.model, run.data_collator(EXAMPLES))
+    run.training_step(run.model, run.data_collator(WINDOWS))
     assert (tower.calls, tower.images) == (1, DISTINCT)
 
 
 def test_with_gradient_caching_each_chunk_has_one_tower_pass_per_turn(tiny, trainer, monkeypatch):
     model, processor = tiny()
-    run = trainer(model, processor, cache_vision_features=False, gradient_cache_mini_batch_size=2)
+    run = trainer(model, processor, cache_vision_features=False, gradient_cache_tokens=60)
     run.current_gradient_accumulation_steps = 1
     tower = Tower(model, monkeypatch)
-    batch = run.data_collator(EXAMPLES)
-    distinct = [len({i for h in chunk.histories for i in h} | set(chunk.items)) for chunk in batch["chunks"]]
+    batch = run.data_collator(WINDOWS)
+    distinct = [len({i for _, _, items in chunk for i in items}) for chunk in batch["chunks"]]
+    assert len(distinct) > 2
     run.training_step(run.model, batch)
-    assert (tower.calls, tower.images) == (2 * 2, 2 * sum(distinct))
+    assert (tower.calls, tower.images) == (2 * len(distinct), 2 * sum(distinct))
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("fusion", ["external", "internal"])
-def test_sharing_images_changes_no_vector(tiny, demo_dataset, family, fusion):
+@pytest.mark.parametrize("pass_tokens", [None, 40])
+def test_passes_and_shared_images_change_no_vector(tiny, demo_dataset, family, fusion, pass_tokens):
     model, processor = tiny(family, fusion)
     catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), processor)
-    batch = ContrastiveCollator(catalogue, 3)(EXAMPLES)
-    shared = model(groups=[batch["users"], batch["items"]], **batch["images"])
-    histories = [[catalogue[int(i)] for i in example["history"]] for example in EXAMPLES]
-    alone = (processor.collate(histories, "user"), processor.collate([[catalogue[i]] for i in (1, 4, 6)], "item"))
-    for found, group in zip(shared, alone, strict=True):
-        assert (found.embeddings - model(**group).embeddings).abs().max() < 1e-5
-        assert torch.equal(found.has_image, group["has_image"])
+    batch = ContrastiveCollator(catalogue, pass_tokens)(WINDOWS)
+    assert (len(batch["groups"]) > 4) == (pass_tokens is not None)
+    outputs = model(groups=batch["groups"], **batch["images"])
+    users, items = assemble(torch.cat([output.embeddings for output in outputs]), batch["owners"], batch)
+    histories = [
+        [catalogue[int(i)] for i in window["items"][: click + 1]]
+        for window in WINDOWS
+        for click in range(len(window["items"]) - len(window["targets"]), len(window["items"]))
+    ]
+    alone = (processor.collate(histories, "user"), processor.collate([[catalogue[i]] for i in TARGETS], "item"))
+    for found, group in zip((users, items), alone, strict=True):
+        assert (found.fused - model(**group).embeddings).abs().max() < 1e-5
+        assert torch.equal(found.has_text | found.has_image, group["has_text"] | group["has_image"])
 
 
-def test_a_batch_is_cut_into_chunks_that_hold_everything_once():
-    whole = Chunk([[i, i + 1] for i in range(7)], [3, 4, 5])
-    chunks = split(whole, 3)
-    assert [len(chunk.histories) for chunk in chunks] == [3, 2, 2]
-    assert [h for chunk in chunks for h in chunk.histories] == whole.histories
-    assert [i for chunk in chunks for i in chunk.items] == whole.items
-    assert [len(chunk.items) for chunk in split(Chunk(whole.histories, [9]), 2)] == [1, 0, 0, 0]
+def test_rows_of_a_pass_are_of_like_length_and_few_tokens(tiny, demo_dataset):
+    _, processor = tiny()
+    collator = ContrastiveCollator(PreparedCatalogue(demo_dataset.catalogue_items(), processor), 200)
+    batch = collator([window for window in WINDOWS for _ in range(5)])
+    for group in batch["groups"]:
+        lengths = group["attention_mask"].sum(-1)
+        assert group["input_ids"].numel() <= 200 or len(lengths) == 1
+        assert lengths.min() >= 0.75 * lengths.max()
+    assert batch["real_tokens"] == sum(int(group["attention_mask"].sum()) for group in batch["groups"])
+    assert batch["padded_tokens"] == sum(group["input_ids"].numel() for group in batch["groups"])
+
+
+def test_a_batch_is_cut_into_chunks_that_hold_everything_once(tiny, demo_dataset):
+    _, processor = tiny()
+    catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), processor)
+    tokens = tokens_per_item(catalogue)
+    collator = ContrastiveCollator(catalogue, None, 60, tokens)
+    chunks = collator(WINDOWS)["chunks"]
+    examples = [(USER, i, tuple(window["items"].tolist())) for i, window in enumerate(WINDOWS)]
+    assert [one for chunk in chunks for one in chunk] == examples + [(ITEM, i, (t,)) for i, t in enumerate(TARGETS)]
+    sizes = [[int(tokens[list(items)].sum()) for _, _, items in chunk] for chunk in chunks]
+    assert all(sum(chunk) <= 60 or len(chunk) == 1 for chunk in sizes) and len(chunks) > 1
 
 
 def test_chunks_travel_cheaply(tiny, demo_dataset):
     """What workers send for a batch with gradient caching: indices, never pixels."""
     _, processor = tiny()
-    collator = ContrastiveCollator(PreparedCatalogue(demo_dataset.catalogue_items(), processor), 3, mini_batch_size=2)
-    light = len(pickle.dumps(collator(EXAMPLES)))
-    heavy = len(pickle.dumps(ContrastiveCollator(collator.catalogue, 3)(EXAMPLES)))
+    catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), processor)
+    collator = ContrastiveCollator(catalogue, None, 60, tokens_per_item(catalogue))
+    light = len(pickle.dumps(collator(WINDOWS)))
+    heavy = len(pickle.dumps(ContrastiveCollator(catalogue)(WINDOWS)))
     assert light < 4000 < heavy / 10
-    again = pickle.loads(pickle.dumps(collator))(EXAMPLES)
-    assert again["chunks"] == collator(EXAMPLES)["chunks"]
+    again = pickle.loads(pickle.dumps(collator))(WINDOWS)
+    assert again["chunks"] == collator(WINDOWS)["chunks"]
 
 
 class Piece:

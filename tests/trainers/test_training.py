@@ -9,7 +9,7 @@ from transformers import AutoModel
 from vlm2rec_hf import VLM2RecProcessor, VLM2RecTrainer, VLM2RecTrainingArguments, default_lora_config
 from vlm2rec_hf.losses.similarity import ViewVectors
 from vlm2rec_hf.losses.vlm2rec import OBJECTIVES
-from vlm2rec_hf.trainers.collator import ContrastiveCollator, ExampleDataset
+from vlm2rec_hf.trainers.collator import ITEM, ContrastiveCollator
 
 DIAGNOSTICS = {"margin_text", "margin_image", "gap", "weak_image_share", "temperature", "lambda", "beta"}
 
@@ -134,20 +134,19 @@ def test_accumulation_and_checkpointing_run(trainer):
     assert run.state.global_step == 2 and moved(before, run.model)
 
 
-def test_collator_encodes_each_target_once(trainer, demo_dataset):
+def test_queries_are_clicks_and_candidates_distinct_targets(trainer):
     run = trainer()
-    examples = ExampleDataset(demo_dataset.examples("train", max_history=3))
-    rows = [examples[i] for i in (0, 1, 2, 0)]
-    batch = ContrastiveCollator(run.catalogue, 2)(rows)
-    targets = [row["target"] for row in rows]
-    assert batch["target_ids"].tolist() == targets
-    distinct = sorted(set(targets))
-    assert len(batch["items"]["input_ids"]) == len(distinct)
-    assert [distinct[i] for i in batch["target_row"].tolist()] == targets
-    for row, seen in zip(rows, batch["seen_ids"].tolist(), strict=True):
-        assert [i for i in seen if i >= 0] == row["seen"].tolist()
-        assert set(row["history"]) <= set(row["seen"])
-    assert len(batch["users"]["has_text"]) == 4
+    windows = [run.train_dataset[i] for i in (0, 1, 2, 0)]
+    batch = ContrastiveCollator(run.catalogue)(windows)
+    targets = [int(target) for window in windows for target in window["targets"]]
+    assert batch["item_ids"].tolist() == sorted(set(targets))
+    assert batch["item_ids"][batch["target_row"]].tolist() == targets
+    assert batch["query_row"].tolist() == [i for i, window in enumerate(windows) for _ in window["targets"]]
+    of_items = batch["owners"][batch["owners"][:, 1] == ITEM]
+    assert len(of_items) == 2 * len(set(targets))  # a text vector and an image vector each
+    for row, click, target in zip(batch["query_row"].tolist(), batch["query_click"].tolist(), targets, strict=True):
+        window = batch["window_ids"][row].tolist()
+        assert window[: click + 1] == windows[row]["items"][: click + 1].tolist() and window[click + 1] == target
 
 
 def test_evaluation_names_views_and_cut_offs(trainer):
@@ -194,13 +193,13 @@ def test_a_trained_embedder_recommends_better_than_it_started(tiny):
     from vlm2rec_hf.evaluation import evaluate_embedder
 
     dataset = make_demo_shop(120, n_users=400).dataset()
-    model, processor = tiny()
+    model, processor = tiny(max_history=4)
     catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
     warm_up_backbone(model, catalogue, dataset.items["description"], steps=80, batch_size=64, learning_rate=3e-3)
     examples = dataset.examples("test", max_history=4)
     before = evaluate_embedder(model, catalogue, examples).metrics()
     args = VLM2RecTrainingArguments(
-        output_dir="unused", max_steps=120, per_device_train_batch_size=48, max_history=4, learning_rate=2e-3,
+        output_dir="unused", max_steps=120, per_device_train_batch_size=48, learning_rate=2e-3,
         save_strategy="no", use_cpu=True, disable_tqdm=True,
     )  # fmt: skip
     VLM2RecTrainer(model, args, train_dataset=dataset, processing_class=processor, catalogue=catalogue).train()

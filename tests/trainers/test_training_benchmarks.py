@@ -38,7 +38,7 @@ def run(name, monkeypatch, capsys, *words):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the high-water mark is read from /proc")
 def test_memory_is_of_a_process_of_its_own(monkeypatch, capsys):
-    found = run("grad_cache_memory", monkeypatch, capsys, "--batch", 12, "--plain", 4, "--mini-batch", 4, "--json")
+    found = run("grad_cache_memory", monkeypatch, capsys, "--batch", 12, "--plain", 4, "--tokens", 60, "--json")
     assert found["ratio"] == pytest.approx(found["ours"] / found["other"], abs=1e-3)
     assert found["met"] == (found["ratio"] <= found["bar"] == 1.25)
     for side, peak in (("cached", found["ours"]), ("plain", found["other"])):
@@ -50,3 +50,12 @@ def test_overhead_compares_the_two_objectives(monkeypatch, capsys):
     low, high = found["ratio_quartiles"]
     assert 0 < low <= found["ratio"] <= high and found["cpu_ratio"] > 0
     assert found["met"] == (found["ratio"] <= 1.03) and found["vision"] == "frozen, features kept"
+
+
+def test_prefix_training_compares_the_same_targets(monkeypatch, capsys):
+    found = run(
+        "prefix_training", monkeypatch, capsys, "--targets", 36, "--histories", "3,9", "--repeats", 1, "--json"
+    )
+    assert [one["targets"] for one in found["by_history"].values()] == [36, 36]
+    assert found["by_history"]["9"]["token_ratio"] > found["by_history"]["3"]["token_ratio"] > 1
+    assert found["ratio"] == found["by_history"]["9"]["ratio"] > 1 and found["ours"] < found["other"]

@@ -50,7 +50,7 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         self._tower: str | None = None
         texts = [(i, text) for i, text in enumerate(_texts_of(items)) if text is not None]
         for (i, _), ids in zip(texts, processor.tokenize_texts([text for _, text in texts]), strict=True):
-            self._texts[i] = ids
+            self._texts[i] = ids or None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -113,6 +113,10 @@ class PreparedCatalogue(Sequence[PreparedItem]):
     def has_cached_features(self) -> bool:
         """Whether images are held as vision features (in memory or in a cache on disk)."""
         return self._features is not None
+
+    def text_lengths(self) -> list[int]:
+        """Tokens of each item's text; 0 without one."""
+        return [len(text or ()) for text in self._texts]
 
     def is_empty(self, index: int) -> bool:
         """Whether an item has neither a text nor an image that decodes; decodes only where there is no text."""

@@ -10,7 +10,7 @@ import argparse
 import ast
 import difflib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,12 @@ keep_quiet = True
 
 
 def parse(
-    command: str, description: str, dataclass_types: Sequence[Any], argv: Sequence[str], usage: str = "[options]"
+    command: str,
+    description: str,
+    dataclass_types: Sequence[Any],
+    argv: Sequence[str],
+    usage: str = "[options]",
+    defaults: Mapping[str, Any] | None = None,
 ) -> tuple[Any, ...]:
     """Parse dataclasses from a command line and its `--config` file.
 
@@ -39,6 +44,7 @@ def parse(
         dataclass_types: what the options are; each is a group of the help, named by its `_argument_group_name`.
         argv: the command line without `vlm2rec COMMAND`.
         usage: the options nobody can do without, for the first line of the help.
+        defaults: of this command, in place of the dataclasses' own.
 
     Raises:
         ValueError: an unknown option, or a config file that does not exist, is no mapping, or names an unknown option.
@@ -58,6 +64,8 @@ def parse(
         epilog="Options may also stand in a YAML file given as --config FILE; the command line wins. --a-b and --a_b "
         "are the same.",
     )
+    if defaults:
+        parser.set_defaults(**defaults)
     shown = None if "--help_all" in argv else _own_options(types)
     _arrange_help(parser, types, shown)
     if "--help_all" in argv or "--help" in argv or "-h" in argv:
@@ -66,7 +74,7 @@ def parse(
     known = {option for action in parser._actions for option in action.option_strings} | {"--config"}
     refuse_unknown(argv, known)
     refuse_unknown([f"--{name}" for name in config], known, "`--config` names")
-    parser.set_defaults_with_config(**config)
+    parser.set_defaults_with_config(**{**(defaults or {}), **config})
     return tuple(parser.parse_args_into_dataclasses(args=_without_config(argv)))
 
 

@@ -131,7 +131,6 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
         processor_options={
             "item_instruction": "Item: ",
             "user_instruction": "History: ",
-            "history_template": "{text}, ",
             "max_history": HISTORY,
         },
     )

@@ -18,7 +18,7 @@ from .common import open_dataset, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
 from .train_vlm2rec import finish, starting_model, wants_lora, warm_up_options
-from .training_run import check_output_dir, run
+from .training_run import best_by_validation, check_output_dir, run
 
 DIMENSIONS = 128
 """Length of vectors in the paper."""
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     from ..trainers.warm_up import captions_of, warm_up_backbone
 
     _, data, models, own, warm, ranking, training = parse(
-        "train", __doc__ or "", (*CHEAP, PixRecTrainingArguments), argv, USAGE
+        "train", __doc__ or "", (*CHEAP, PixRecTrainingArguments), argv, USAGE, best_by_validation(argv)
     )
     check_output_dir(training)
     generation = own.generation()  # says now, and not after hours of training, that a library is missing
@@ -82,7 +82,8 @@ def main(argv: Sequence[str]) -> None:
         if warm.warm_up_backbone:
             catalogue = PreparedCatalogue(dataset.catalogue_items(), processor)
             warm_up_backbone(model, catalogue, captions_of(dataset), seed=training.seed, **warm_up_options(warm))
-        options = {**models.processor_options(), "max_history": training.max_history, **options}
+        history = {} if training.max_history is None else {"max_history": training.max_history}
+        options = {**models.processor_options(), **history, **options}
         model, processor = pixrec_from_embedder(
             model, processor, seed=training.seed, processor_options=options, projection_dim=size
         )

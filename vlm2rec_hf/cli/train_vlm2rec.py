@@ -11,7 +11,7 @@ from .arguments import DataArguments, EncoderRankingArguments, TrainModelArgumen
 from .common import named_as_options, open_dataset, print_report, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
-from .training_run import check_output_dir, run
+from .training_run import best_by_validation, check_output_dir, run
 
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     from ..trainers.warm_up import captions_of, warm_up_backbone
 
     _, data, models, warm, ranking, training = parse(
-        "train", __doc__ or "", (*CHEAP, VLM2RecTrainingArguments), argv, USAGE
+        "train", __doc__ or "", (*CHEAP, VLM2RecTrainingArguments), argv, USAGE, best_by_validation(argv)
     )
     check_output_dir(training)
     start = time.perf_counter()
@@ -94,7 +94,7 @@ TRAINING_MODULES = (
 def starting_model(
     models: TrainModelArguments,
     dataset: RecDataset,
-    max_history: int,
+    max_history: int | None,
     seed: int,
     method: str = "vlm2rec",
     new: Mapping[str, Any] | None = None,
@@ -104,7 +104,7 @@ def starting_model(
     Args:
         models: the arguments.
         dataset: a tiny backbone's tokenizer is trained on its texts.
-        max_history: items of a history that the processor keeps.
+        max_history: items of a history that the processor keeps; `None`: its own number.
         seed: of a tiny backbone's weights.
         method: `"vlm2rec"` or `"pixrec"`.
         new: options of a model made around a raw backbone.
@@ -117,7 +117,7 @@ def starting_model(
 
     if (models.model is None) == (models.tiny is None):
         raise ValueError("Name exactly one of `--model` (folder or Hub id) and `--tiny` (build one from config).")
-    options = {**models.processor_options(), "max_history": max_history}
+    options = {**models.processor_options(), **({} if max_history is None else {"max_history": max_history})}
     if models.tiny is not None:
         texts = [text for text in dataset.item_texts() if text]
         model, processor = tiny_vlm(models.tiny, texts, seed=seed, processor_options=options, **models.tiny_options())

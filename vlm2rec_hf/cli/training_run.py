@@ -10,6 +10,23 @@ from typing import Any
 from .common import require, say
 from .parsing import option_of
 
+BEST_BY_VALIDATION: dict[str, Any] = {
+    "eval_strategy": "steps",
+    "eval_steps": 0.1,
+    "save_strategy": "steps",
+    "save_steps": 0.1,
+    "load_best_model_at_end": True,
+}
+"""Unless said otherwise, training is validated and saved after each tenth, and ends with the best of these."""
+
+
+def best_by_validation(argv: Sequence[str]) -> dict[str, Any]:
+    """Defaults that keep the best checkpoint; none where the command line or its config file says when to save."""
+    named = (*BEST_BY_VALIDATION, "early_stopping_patience", "save_only_model")
+    if any(option_of(argv, name) is not None for name in named):
+        return {}
+    return {**BEST_BY_VALIDATION, "validation_users": 2000}
+
 
 def check_output_dir(training: Any) -> None:
     """Refuse an output folder that holds checkpoints of an earlier run, unless it is said what becomes of them.

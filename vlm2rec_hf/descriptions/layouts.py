@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from ..modeling.hub_loading import repo_file
+from .generation_inputs import generation_inputs
 
 if TYPE_CHECKING:
     from ..modeling.processing_vlm2rec import VLM2RecProcessor
@@ -64,7 +65,7 @@ class FamilyLayout:
         ids, mask = left_padded(rows, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
         pixels = [item.pixel_values for item in prepared if item.pixel_values is not None]
         grid = torch.tensor([item.grid for item in prepared]) if pixels else None
-        more = family.generation_inputs(self.config, ids, torch.cat(pixels) if pixels else None, grid)
+        more = generation_inputs(family, self.config, ids, torch.cat(pixels) if pixels else None, grid)
         return {"input_ids": ids, "attention_mask": mask, **more}
 
     def _parts(self, kind: str, prompts: Prompts) -> list[str]:

@@ -17,7 +17,7 @@ from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from .history_checks import architecture_fingerprint, parameters_fingerprint, settings_fingerprint
 
 STATE_FILE = "history_state.safetensors"
-STATE_FORMAT = "vlm2rec-history-1"
+STATE_FORMAT = "vlm2rec-history-2"
 Start = Callable[[Any, VLM2RecProcessor, list[Any], list[str]], Any]
 
 
@@ -45,7 +45,7 @@ def save_history(state: Any, path: Any) -> Path:
                     tensors[f"image.{index}.{layer}"] = part.cpu().contiguous()
             image = None if item.features is None else images[id(item.features)]
             items.append({"text": item.text, "grid": item.grid and list(item.grid), "picture": image})
-        rows = {view: {"done": row.done, "fresh": row.is_fresh} for view, row in history.rows.items()}
+        rows = {view: row.done for view, row in history.rows.items()}
         users.append({"user": user, "items": items, "rows": rows})
     for view, bank in state._banks.items():
         tensors[f"vectors.{view}"] = state._vectors[view]
@@ -127,8 +127,7 @@ def _restored(
         for view, layout in state._layouts.items():
             row = history.rows[view]
             layout.extend(row, history.window, 0)
-            row.keep(user["rows"][view]["done"])
-            row.is_fresh = user["rows"][view]["fresh"]
+            row.keep(user["rows"][view])
     for view, bank in state._banks.items():
         state._vectors[view] = tensors[f"vectors.{view}"]
         count = sum(name.startswith(f"keys.{view}.") for name in tensors)

@@ -14,7 +14,7 @@ NumberedItem = tuple[int, PreparedItem]
 
 @dataclass(frozen=True)
 class Piece:
-    """Part of a row: the instruction, or what one item puts there.
+    """Part of a row: the instruction, or an item with its end token.
 
     Attributes:
         item: number of the item, -1 for the instruction.
@@ -38,20 +38,16 @@ class HistoryRow:
     """One row of one user.
 
     Attributes:
-        pieces: the row, without the end token.
-        items: items that take part in the row, those without tokens included; a row without any is absent.
+        pieces: the row; without any it is absent.
         done: leading pieces whose keys and values are in the cache.
         length: tokens of the pieces that are done.
         position: position of the token behind them.
-        is_fresh: whether the row's vector has been computed since the row last changed.
     """
 
     pieces: list[Piece] = field(default_factory=list)
-    items: int = 0
     done: int = 0
     length: int = 0
     position: int = 0
-    is_fresh: bool = True
 
     @property
     def waiting(self) -> list[Piece]:
@@ -82,21 +78,10 @@ class RowLayout:
         self.view = view
         self.is_internal = processor.fusion == "internal"
 
-    def takes(self, item: PreparedItem) -> bool:
-        """Whether an item takes part in this view."""
-        return self.view == "both" or (item.text if self.view == "text" else item.grid) is not None
-
     def extend(self, row: HistoryRow, appended: Sequence[NumberedItem], before: int) -> None:
         """Put items behind a row of which nothing was dropped; `before` is how many items the history had."""
-        for offset, (number, item) in enumerate(appended):
-            if not self.takes(item):
-                continue
-            # Internal fusion's text and image views are what the model makes of the history without the other
-            # modality, so they number what is left; external rows keep the item's place in the history.
-            place = row.items if self.is_internal else before + offset
-            row.items += 1
-            row.is_fresh = False
-            piece = self._piece(number, item, place + 1)
+        for place, (number, item) in enumerate(appended, before + 1):
+            piece = self._piece(number, item, place)
             if piece is not None:
                 if not row.pieces:
                     row.pieces.append(self._instruction())
@@ -111,9 +96,7 @@ class RowLayout:
             if not old_piece.is_same(new_piece):
                 break
             same += 1
-        changed = same < len(row.pieces) or same < len(new.pieces) or new.items != row.items
-        row.is_fresh = row.is_fresh and not changed
-        row.pieces, row.items = new.pieces, new.items
+        row.pieces = new.pieces
         row.keep(same)
 
     def _instruction(self) -> Piece:
@@ -126,7 +109,7 @@ class RowLayout:
             item = replace(item, grid=None, features=None)
         elif self.is_internal and self.view == "image":
             item = replace(item, text=None)
-        text, image = self.processor._bodies([item], "user", first=place)
+        text, image = self.processor.item_tokens(item, "user", place)
         ids = tuple(image if self.view == "image" and not self.is_internal else text)
         if not ids:
             return None

@@ -27,12 +27,11 @@ MAX_TOKENS = 16_384
 class HistoryState:
     """Growing histories of some users, equal at any time to `encode_histories` of the same items (1e-5 in float32).
 
-    Each view's row (instruction and items) is kept as keys and values of the
-    language model. `append` only notes an item, its image passes the vision tower at once; `embedding` runs what is
-    new and the end token behind it, which is then forgotten. The last `processor.max_history` items of each user are
-    kept as token ids and vision features. Once the window slides, every title gets another number and every item
-    another place, so the rows are run anew from the kept items: exact, at the cost of the language model's pass over
-    the window, never of the vision tower's.
+    Each view's row (instruction, items, an end token behind each) is kept as keys and values of the language model: a
+    row is the beginning of the next click's row. `append` only notes an item, its image passes the vision tower at
+    once; `embedding` runs what is new. The last `processor.max_history` items of each user are kept as token ids and
+    vision features. Once the window slides, every item stands in another place, so the rows are run anew from the
+    kept items: exact, at the cost of the language model's pass over the window, never of the vision tower's.
 
     The state belongs to the weights at hand: once they change (or adapters are switched), its methods raise.
     Gradients do not flow, and dropout is off whatever mode the model is in.
@@ -190,24 +189,21 @@ class HistoryState:
         lengths = {}
         for place in places:
             row = self._histories[place].rows[view]
-            if row.is_fresh:
-                continue
-            if row.items:
-                lengths[place] = 1 + sum(len(piece.ids) for piece in row.waiting)
-            else:
+            if row.waiting:
+                lengths[place] = sum(len(piece.ids) for piece in row.waiting)
+            elif not row.pieces:
                 self._vectors[view][place] = 0
-                row.is_fresh = True
         for group in groups_of_like_length(lengths, MAX_TOKENS):
             self._run(view, group)
 
     def _run(self, view: str, places: list[int]) -> None:
-        """Run the pending pieces of some rows, and the end token behind them; only the pieces are kept."""
+        """Run and keep the pending pieces of some rows; the last one ends in the token whose state is the vector."""
         rows = [self._histories[place].rows[view] for place in places]
-        end = self.processor.tokenizer.convert_tokens_to_ids(self.processor.end_token)
-        tokens = [[token for piece in row.waiting for token in piece.ids] + [end] for row in rows]
+        tokens = [[token for piece in row.waiting for token in piece.ids] for row in rows]
         longest = max(len(row) for row in tokens)
+        pad = tokens[0][-1]
         device = self.model.device
-        ids = torch.tensor([row + [end] * (longest - len(row)) for row in tokens], device=device)
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in tokens], device=device)
         sizes = torch.tensor([len(row) for row in tokens], device=device)
         mask = (torch.arange(longest, device=device)[None] < sizes[:, None]).long()
         lengths = [row.length for row in rows]
@@ -217,10 +213,9 @@ class HistoryState:
         images = joined_features([piece.image for row in rows for piece in row.waiting], device)
         states = self.model.family.run(self.model.vlm, ids, mask, images, prefix)
         self._vectors[view][places] = unit(last_token_pool(states, mask)).cpu()
-        cache.keep(longest - 1)
+        cache.keep(longest)
         for row in rows:
             row.keep(len(row.pieces))
-            row.is_fresh = True
 
     def add(self, users: Iterable[User]) -> None:
         """Add users without items, after the present ones.

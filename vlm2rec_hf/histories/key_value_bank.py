@@ -15,9 +15,9 @@ SPARE_SHARE = 4
 class KeyValueBank:
     """Keys and values per layer, `(rows, heads, capacity, head_dim)`; row `r` fills the slots `0..lengths[r]`.
 
-    What lies behind a row's length is scratch: tokens that are only looked at once (the end token) are run there, and
-    cutting a row back means to use a smaller length. Who owns the bank keeps the lengths. Capacity grows by a quarter
-    at least, so that appending tokens one by one copies each only a few times, and wastes a fifth at most.
+    What lies behind a row's length is scratch, and cutting a row back means to use a smaller length. Who owns the bank
+    keeps the lengths. Capacity grows by a quarter at least, so that appending tokens one by one copies each only a few
+    times, and wastes a fifth at most.
 
     Args:
         rows: how many rows.

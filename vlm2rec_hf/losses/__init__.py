@@ -2,7 +2,14 @@
 
 from .crtr import crtr, crtr_candidates
 from .dmesr import alignment_loss
-from .gather import average_over_processes, gather_candidates, gather_pairs, gather_sizes, gather_with_grad
+from .gather import (
+    average_over_processes,
+    distinct_candidates,
+    gather_candidates,
+    gather_pairs,
+    gather_sizes,
+    gather_with_grad,
+)
 from .info_nce import info_nce, mean_over_users, unimodal_info_nce
 from .masks import check_positives, negative_mask
 from .next_item import LOSSES, NextItemLoss, gbce, next_item_cross_entropy, sampled_softmax
@@ -29,6 +36,7 @@ __all__ = [
     "check_positives",
     "crtr",
     "crtr_candidates",
+    "distinct_candidates",
     "gather_candidates",
     "gather_pairs",
     "gather_sizes",

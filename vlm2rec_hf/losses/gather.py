@@ -91,6 +91,29 @@ def gather_candidates(
     return gathered, ids, positive + sum(sizes[: dist.get_rank()])
 
 
+def distinct_candidates(
+    candidates: ViewVectors, candidate_ids: Tensor, positive: Tensor
+) -> tuple[ViewVectors, Tensor, Tensor]:
+    """Keep each item once, so that two processes that share a target have the candidates of one process.
+
+    Args:
+        candidates: `C` candidates, as from `gather_candidates`.
+        candidate_ids: `(C,)` long, item ids; repeated ones have equal vectors.
+        positive: `(B,)` long, columns of the targets.
+
+    Returns:
+        The first candidate of each item, ascending by id; their ids; and `positive` counted among them.
+    """
+    ordered, order = candidate_ids.sort(stable=True)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    first = order[new]
+    kept = ViewVectors(
+        candidates.text[first], candidates.image[first], candidates.has_text[first], candidates.has_image[first]
+    )
+    return kept, candidate_ids[first], torch.searchsorted(candidate_ids[first], candidate_ids[positive])
+
+
 def gather_pairs(
     vectors: Sequence[Tensor], ids: Tensor, history_ids: Tensor | None = None
 ) -> tuple[list[Tensor], Tensor, Tensor | None]:
@@ -126,6 +149,20 @@ def average_over_processes(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def largest_of_processes(number: int, device: torch.device | str) -> int:
+    """The largest of all processes' numbers.
+
+    Args:
+        number: this process's.
+        device: where the collective runs.
+    """
+    if not is_distributed():
+        return number
+    largest = torch.tensor([number], device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 class _GatherRows(torch.autograd.Function):

@@ -98,14 +98,25 @@ def mean_over_users(per_user: Tensor, counted: Tensor, across_processes: bool = 
     Args:
         per_user: `(B,)` losses.
         counted: `(B,)` bool.
+        across_processes: see `mean_of_sum`.
+    """
+    return mean_of_sum(torch.where(counted, per_user, 0.0).sum(), counted.sum(), across_processes)
+
+
+def mean_of_sum(total: Tensor, count: Tensor, across_processes: bool = False) -> Tensor:
+    """A mean from its sum and the number of its summands; 0 if there are none.
+
+    Args:
+        total: scalar.
+        count: scalar.
         across_processes: divide by the mean number of counted users per process instead of this process's own.
             The average of the processes' results, which is what data-parallel training follows, is then the mean over
             all users. A collective: every process has to take part.
     """
-    count = counted.sum().to(per_user.dtype)
+    count = count.to(total.dtype)
     if across_processes:
         count = average_over_processes(count)
-    return torch.where(counted, per_user, 0.0).sum() / torch.where(count > 0, count, 1.0)
+    return total / torch.where(count > 0, count, 1.0)
 
 
 def scaled(similarity: Tensor, temperature: float) -> Tensor:

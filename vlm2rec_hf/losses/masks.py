@@ -18,6 +18,7 @@ def negative_mask(
     positive: Tensor,
     history_ids: Tensor | None = None,
     candidate_valid: Tensor | None = None,
+    past: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Mark the candidates that are true negatives of each user.
 
@@ -31,6 +32,8 @@ def negative_mask(
         positive: `(B,)` long, column of each user's target among the candidates.
         history_ids: `(B, H)` long, items to spare; negative values are padding.
         candidate_valid: `(C,)` bool, False for columns that are no candidates at all (padding after a gather).
+        past: more items to spare that several users share: `(R, P)` long, padded with negative values, and `(B,)`
+            long, which of the `R` rows is each user's.
 
     Returns:
         `(B, C)` bool, True where candidate `j` is a negative of user `u`.
@@ -46,6 +49,8 @@ def negative_mask(
     negatives.scatter_(1, positive[:, None], False)
     if history_ids is not None and history_ids.numel() and candidate_ids.numel():
         negatives &= ~seen_candidates(candidate_ids, history_ids)
+    if past is not None and past[0].numel() and candidate_ids.numel():
+        negatives &= ~seen_candidates(candidate_ids, past[0])[past[1]]
     if candidate_valid is not None:
         negatives &= candidate_valid[None, :]
     return negatives

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..columns import VIEWS
 from .crtr import STOP_GRADIENTS, crtr, crtr_candidates
-from .diagnostics import margin_diagnostics, mask_diagnostics
-from .info_nce import info_nce, mean_over_users, unimodal_info_nce
+from .diagnostics import Summed, margin_diagnostics, mask_diagnostics, masked_sum, means_of
+from .info_nce import info_nce, mean_of_sum, unimodal_info_nce
 from .masks import check_positives, negative_mask
 from .schedules import Schedule
 from .similarity import ViewSimilarities, ViewVectors, view_similarities
@@ -157,6 +158,8 @@ class VLM2RecLoss(nn.Module):
         history_ids: Tensor | None = None,
         progress: float = 0.0,
         candidate_valid: Tensor | None = None,
+        past: tuple[Tensor, Tensor] | None = None,
+        block: int | None = None,
     ) -> LossOutput:
         """Compute the terms of the objective.
 
@@ -169,6 +172,9 @@ class VLM2RecLoss(nn.Module):
             history_ids: `(B, H)` long, items that are no negatives of the user; padded with -1.
             progress: share of training done, in [0, 1], for schedules.
             candidate_valid: `(C,)` bool, False for columns to ignore.
+            past: more items that are no negatives, shared by users: see `negative_mask`.
+            block: users whose `(users, C)` matrices are held at once; they are computed again for the gradient, so
+                memory grows with `block * C`. The result is the same. `None`: all.
 
         Returns:
             Weighted terms and detached diagnostics (see docs/guides/losses.md for every name).
@@ -185,31 +191,65 @@ class VLM2RecLoss(nn.Module):
         if not self._positives_checked:
             check_positives(target_ids, candidate_ids, positive)
             self._positives_checked = True
-        negatives = negative_mask(target_ids, candidate_ids, positive, history_ids, candidate_valid)
+        size = max(len(users), 1) if block is None else block
+        parts = []
+        for start in range(0, max(len(users), 1), size):
+            rows = slice(start, start + size)
+            given = (
+                _rows(users, rows), candidates, target_ids[rows], candidate_ids, positive[rows],
+                None if history_ids is None else history_ids[rows], candidate_valid,
+                None if past is None else (past[0], past[1][rows]), progress,
+            )  # fmt: skip
+            alone = block is None or not torch.is_grad_enabled()
+            parts.append(self._block(*given) if alone else checkpoint(self._block, *given, use_reentrant=False))
+        weights = self._weights(progress)
+        terms = {}
+        for name in self._term_names:
+            total = torch.stack([sums[name][0] for sums, _ in parts]).sum() if len(parts) > 1 else parts[0][0][name][0]
+            count = torch.stack([sums[name][1] for sums, _ in parts]).sum()
+            terms[name] = weights[name] * mean_of_sum(total, count, across_processes=self.sync_counts)
+        with torch.no_grad():
+            number = next(iter(terms.values())).new_full
+            diagnostics = {
+                **means_of([summed for _, summed in parts]),
+                "temperature": number((), self.temperature(progress)),
+                "lambda": number((), self.wpcl_lambda(progress) if "wpcl" in weights else 0.0),
+                "beta": number((), weights.get("crtr", 0.0)),
+            }
+        return LossOutput(terms, diagnostics)
+
+    def _block(
+        self,
+        users: ViewVectors,
+        candidates: ViewVectors,
+        target_ids: Tensor,
+        candidate_ids: Tensor,
+        positive: Tensor,
+        history_ids: Tensor | None,
+        candidate_valid: Tensor | None,
+        past: tuple[Tensor, Tensor] | None,
+        progress: float,
+    ) -> tuple[dict[str, Summed], dict[str, Summed]]:
+        """Terms, not weighted, and diagnostics of some users, as sums and counts."""
+        negatives = negative_mask(target_ids, candidate_ids, positive, history_ids, candidate_valid, past)
         views = view_similarities(users, candidates, self._views_with_gradient)
         batch = _Batch(views, positive, negatives, self.temperature(progress))
-
         penalised = self._penalise(batch, progress)
         margins = penalised.margins if self.scope == "user" else self._margins(batch, self.margin)
-        weights = self._weights(progress)
-        terms: dict[str, Tensor] = {}
+        sums = {}
         counted_anywhere = torch.zeros_like(target_ids, dtype=torch.bool)
         for name in self._term_names:
             per_user, counted = self._per_user(name, batch, penalised, margins, progress)
-            terms[name] = weights[name] * mean_over_users(per_user, counted, across_processes=self.sync_counts)
+            sums[name] = masked_sum(per_user, counted)
             counted_anywhere = counted_anywhere | counted
-
         with torch.no_grad():
             mean_margins = margins if self.margin == "mean" else self._margins(batch, "mean")
             weighted = negatives if self.scope == "pair" else negatives.any(dim=1)
             diagnostics = {
                 **margin_diagnostics(mean_margins, penalised.margins, penalised.gap, penalised.log_omega, weighted),
                 **mask_diagnostics(negatives, candidate_valid, counted_anywhere),
-                "temperature": views.both.new_full((), batch.temperature),
-                "lambda": views.both.new_full((), self.wpcl_lambda(progress) if "wpcl" in weights else 0.0),
-                "beta": views.both.new_full((), weights.get("crtr", 0.0)),
             }
-        return LossOutput(terms, diagnostics)
+        return sums, diagnostics
 
     def _weights(self, progress: float) -> dict[str, float]:
         """Weight of each term of the objective."""
@@ -293,6 +333,10 @@ class VLM2RecLoss(nn.Module):
     def extra_repr(self) -> str:
         """Constructor arguments, for `print`."""
         return ", ".join(f"{name}={value!r}" for name, value in self.get_config_dict().items())
+
+
+def _rows(vectors: ViewVectors, rows: slice) -> ViewVectors:
+    return ViewVectors(vectors.text[rows], vectors.image[rows], vectors.has_text[rows], vectors.has_image[rows])
 
 
 def _schedule(

@@ -36,6 +36,7 @@ class Encoding:
         image: `(n, d)`, zero where absent.
         has_text: `(n,)` bool.
         has_image: `(n,)` bool.
+        offsets: with `every_click`, `(histories + 1,)` long: rows `offsets[i]` to `offsets[i + 1]` are history `i`'s.
     """
 
     both: Tensor
@@ -43,6 +44,7 @@ class Encoding:
     image: Tensor
     has_text: Tensor
     has_image: Tensor
+    offsets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.both)
@@ -108,8 +110,8 @@ class EncodingMixin:
                 carries a note with its number.
         """
         check_list("items", items)
-        bar = "Items" if show_progress else None
-        return self._encode(items, "item", processor, batch_size, max_tokens, packing, workers, vision_cache, bar)
+        options = (batch_size, max_tokens, packing, workers, vision_cache, show_progress)
+        return self._encode(items, "item", processor, *options)
 
     @torch.no_grad()
     def encode_histories(
@@ -123,11 +125,16 @@ class EncodingMixin:
         workers: int = 0,
         vision_cache: Any | None = None,
         show_progress: bool = False,
+        every_click: bool = False,
     ) -> Encoding:
-        """Embed user histories (lists of items, oldest first); see `encode_items` for the arguments."""
+        """Embed user histories (lists of items, oldest first); see `encode_items` for the other arguments.
+
+        The last `processor.max_history` items of each history are read. With `every_click` there is a vector after
+        each of them, what the history that ends there would give, from the same pass; see `Encoding.offsets`.
+        """
         check_list("histories", histories)
-        bar = "Histories" if show_progress else None
-        return self._encode(histories, "user", processor, batch_size, max_tokens, packing, workers, vision_cache, bar)
+        options = (batch_size, max_tokens, packing, workers, vision_cache, show_progress, every_click)
+        return self._encode(histories, "user", processor, *options)
 
     def _encode(
         self,
@@ -139,13 +146,19 @@ class EncodingMixin:
         packing: bool | str,
         workers: int,
         vision_cache: Any | None,
-        progress: str | None,
+        show_progress: bool,
+        every_click: bool = False,
     ) -> Encoding:
         budget = pass_budget(self, batch_size, max_tokens)
-        out = _empty(len(source), self.config.hidden_size)
+        counts = [min(len(one), processor.max_history) for one in source] if every_click else []
+        total = sum(counts) if every_click else len(source)
+        vectors = [torch.zeros(total, self.config.hidden_size) for _ in VIEWS]
+        out = Encoding(*vectors, *(torch.zeros(total, dtype=torch.bool) for _ in range(2)))
+        out.offsets = torch.tensor([0, *counts]).cumsum(0) if every_click else None
         external = self.config.fusion == "external"
-        views = {view: out.view(view) for view in (("text", "image") if external else VIEWS)}
-        encoder = RowEncoder(self, processor, role, views, budget, _packs(self, packing))
+        views = {"text": out.text, "image": out.image, "both": out.both}
+        present = {"text": out.has_text, "image": out.has_image}
+        encoder = RowEncoder(self, processor, role, views, present, budget, _packs(self, packing))
         grids = encoder.features.grids
 
         def prepare(raw: list[Any]) -> list[PreparedItem]:
@@ -160,9 +173,10 @@ class EncodingMixin:
         was_training = self.training
         self.train(False)
         try:
-            with tqdm(total=len(source), desc=progress, disable=progress is None, leave=False) as bar:
+            name = "Items" if role == "item" else "Histories"
+            with tqdm(total=len(source), desc=name, disable=not show_progress, leave=False) as bar:
                 bar.set_postfix({"max_tokens": budget.tokens})
-                chunk = _Chunk(encoder, out)
+                chunk = _Chunk(encoder, out, every_click)
                 for piece in feed:
                     chunk.add(piece)
                     bar.update(len(piece))
@@ -194,8 +208,8 @@ class EncodingMixin:
 class _Chunk:
     """Examples whose rows are sorted together."""
 
-    def __init__(self, encoder: RowEncoder, out: Encoding) -> None:
-        self.encoder, self.out = encoder, out
+    def __init__(self, encoder: RowEncoder, out: Encoding, every_click: bool) -> None:
+        self.encoder, self.out, self.every_click = encoder, out, every_click
         self.start = 0
         self._clear()
 
@@ -220,22 +234,9 @@ class _Chunk:
 
     def finish(self) -> None:
         """Encode the rows of all examples so far."""
-        self.encoder.encode(self.examples, self.start)
+        self.start = self.encoder.encode(self.examples, self.start, self.every_click)
         self.encoder.features.end_chunk()
-        end = self.start + len(self.examples)
-        self.out.has_text[self.start : end] = torch.tensor(
-            [any(item.text is not None for item in example) for example in self.examples], dtype=torch.bool
-        )
-        self.out.has_image[self.start : end] = torch.tensor(
-            [any(item.grid is not None for item in example) for example in self.examples], dtype=torch.bool
-        )
-        self.start = end
         self._clear()
-
-
-def _empty(count: int, width: int) -> Encoding:
-    vectors = [torch.zeros(count, width) for _ in VIEWS]
-    return Encoding(*vectors, *(torch.zeros(count, dtype=torch.bool) for _ in range(2)))
 
 
 def _packs(model: Any, packing: bool | str) -> bool:
@@ -430,7 +431,7 @@ def prepare_distinct(
     images: dict[Any, PreparedItem] = {}
     prepared = []
     for i, item in enumerate(typed):
-        one = PreparedItem(text=tokens.get(i))
+        one = PreparedItem(text=tokens.get(i) or None)
         if item["image"] is not None:
             image = item["image"].convert("RGB")
             key = ("image", image_key(image))

@@ -75,14 +75,6 @@ class Idefics3Family(BackboneFamily):
         states = vlm.vision_model(pixel_values=pixels, return_dict=True).last_hidden_state
         return ImageFeatures(vlm.connector(states).flatten(0, 1), grid)
 
-    def generation_inputs(
-        self, config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Images as `(rows, 1, 3, height, width)`."""
-        if pixel_values is None or grid is None:
-            return {}
-        return {"pixel_values": fold_patches(pixel_values, grid, config.vision_config.patch_size).unsqueeze(1)}
-
     def run(
         self,
         vlm: Any,

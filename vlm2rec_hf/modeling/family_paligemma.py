@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
@@ -77,15 +76,6 @@ class PaliGemmaFamily(BackboneFamily):
         pixels = fold_patches(pixel_values, grid, vlm.config.vision_config.patch_size)
         states = vlm.vision_tower(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
         return ImageFeatures(vlm.multi_modal_projector(states).flatten(0, 1), grid)
-
-    def generation_inputs(
-        self, config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Images as `(rows, 3, height, width)`, and the whole prompt marked as prefix, as it was pretrained."""
-        kinds = {"token_type_ids": torch.zeros_like(input_ids)}
-        if pixel_values is None or grid is None:
-            return kinds
-        return {**kinds, "pixel_values": fold_patches(pixel_values, grid, config.vision_config.patch_size)}
 
     def run(
         self,

@@ -50,15 +50,6 @@ class QwenVLFamily(BackboneFamily):
         layers = getattr(output, "deepstack_features", None) or ()
         return ImageFeatures(_joined(output.pooler_output), grid, tuple(_joined(layer) for layer in layers))
 
-    def generation_inputs(
-        self, config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Patches, grid and, without which positions are wrong, the kind of every token."""
-        kinds = {"mm_token_type_ids": (input_ids == config.image_token_id).int()}
-        if pixel_values is None or grid is None:
-            return kinds
-        return {**kinds, "pixel_values": pixel_values, "image_grid_thw": grid}
-
     def positions_taken(self, config: Any, length: int, grid: Sequence[int] | None) -> int:
         """A text token takes one position, an image the longer of its merged sides; see `multimodal_positions`."""
         if grid is None:

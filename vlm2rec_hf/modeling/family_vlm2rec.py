@@ -157,19 +157,6 @@ class BackboneFamily:
         """Run the vision tower: `pixel_values` as the family's image processor makes them."""
         raise NotImplementedError
 
-    def generation_inputs(
-        self, config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Keyword arguments besides `input_ids` and `attention_mask` for the backbone's own `generate`.
-
-        Args:
-            config: of the backbone.
-            input_ids: `(rows, length)`, with the tokens of `image_block` where an image stands.
-            pixel_values: images as `prepare_image` gives them, one per row, or `None` without images.
-            grid: `(rows, 3)`, or `None`.
-        """
-        raise NotImplementedError
-
     def run(
         self,
         vlm: Any,

@@ -106,8 +106,9 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
     ) -> VLM2RecOutput | tuple[VLM2RecOutput, ...]:
         """Embed a batch made by `VLM2RecProcessor`; see its `collate` for every argument's shape.
 
-        With `groups`, several batches that share their images (`VLM2RecProcessor.collate_groups`) are embedded in
-        one call, each distinct image passing the vision tower once; then there is one output per group.
+        With `groups`, several passes that share their images (`VLM2RecProcessor.collate_passes`) are embedded in one
+        call, each distinct image passing the vision tower once; then there is one output per pass, which holds the
+        unit vectors at its `ends` as `embeddings`.
         """
         if groups is not None:
             shared = self._gather_images(pixel_values, image_grid_thw, None, image_features, deepstack_features)
@@ -126,11 +127,15 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
         has_text: Tensor | None = None,
         has_image: Tensor | None = None,
         images: ImageFeatures | None = None,
+        ends: Tensor | None = None,
         **kwargs: Any,
     ) -> VLM2RecOutput:
         """Embed rows; `images` are the features of their image slots, in row order."""
         if input_ids is None or attention_mask is None:
             raise ValueError("`input_ids` and `attention_mask` are required; make batches with `VLM2RecProcessor`.")
+        if ends is not None:
+            states = self.family.run(self.vlm, input_ids, attention_mask, images)
+            return VLM2RecOutput(embeddings=unit(states.flatten(0, 1)[ends]))
         has_text = attention_mask.new_ones(len(input_ids), dtype=torch.bool) if has_text is None else has_text.bool()
         if has_image is None:
             rows = image_rows if image_rows is not None else input_ids

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .family_vlm2rec import ImageFeatures, Sizes
 from .items_vlm2rec import PreparedItem
-from .processing_vlm2rec import VLM2RecProcessor
+from .processing_vlm2rec import Row, VLM2RecProcessor
 
 T = TypeVar("T")
 
@@ -188,20 +188,20 @@ KEPT_FEATURE_BYTES = 2**30
 
 
 @dataclass
-class Row:
-    """One sequence for the language model.
+class Work:
+    """A row to run, and where its vectors go.
 
     Attributes:
-        ids: its tokens.
-        images: keys of the images that stand in it, in order.
-        view: which of the views its vector belongs to.
-        index: of the example it belongs to.
+        row: the row.
+        view: of its vectors.
+        out: rows of the view's output.
+        ends: for each of them, the place in the row of the end token whose vector it gets.
     """
 
-    ids: list[int]
-    images: list[Any]
+    row: Row
     view: str
-    index: int
+    out: list[int]
+    ends: list[int]
 
 
 class FeaturesByKey:
@@ -272,6 +272,7 @@ class RowEncoder:
         processor: lays out and pads.
         role: `"item"` or `"user"`.
         out: view -> `(n, d)` float32 on the CPU, filled in.
+        present: `"text"` and `"image"` -> `(n,)` bool on the CPU, whether there is a row of that view; filled in.
         budget: limits of a pass.
         packed: run rows one behind the other, without padding.
 
@@ -286,72 +287,78 @@ class RowEncoder:
         processor: VLM2RecProcessor,
         role: str,
         out: dict[str, Tensor],
+        present: dict[str, Tensor],
         budget: PassBudget,
         packed: bool,
     ) -> None:
-        self.model, self.processor, self.role, self.out = model, processor, role, out
+        self.model, self.processor, self.role, self.out, self.present = model, processor, role, out, present
         self.budget, self.packed = budget, packed
         self.features = FeaturesByKey(model, budget, role == "item" and model.config.fusion == "external")
         self.passes = 0
         self.tokens = 0
-        self._first: dict[bytes, tuple[str, int]] = {}
+        self._first: dict[bytes, Work] = {}
         self._numbers: dict[Any, int] = {}
-        self._vectors: list[tuple[list[Row], Tensor]] = []
+        self._vectors: list[tuple[list[Work], Tensor]] = []
 
-    def encode(self, examples: Sequence[list[PreparedItem]], start: int) -> None:
-        """Fill in the vectors of examples `start`, `start + 1`, ...; their images' features are known."""
-        rows: list[Row] = []
-        copies: dict[tuple[str, str], list[tuple[int, int]]] = {}
-        for index, example in enumerate(examples, start):
-            for row in self._rows(example, index):
-                view, first = self._first.setdefault(self._digest(row), (row.view, index))
-                if (view, first) == (row.view, index):
-                    rows.append(row)
+    def encode(self, examples: Sequence[list[PreparedItem]], start: int, every_click: bool = False) -> int:
+        """Fill in the vectors of examples from output `start` on; returns where they end. Features are known."""
+        todo: list[Work] = []
+        copies: list[tuple[Work, Work]] = []
+        for example in examples:
+            for work in self._rows(example, start, every_click):
+                first = self._first.setdefault(self._digest(work), work)
+                if first is work:
+                    todo.append(work)
                 else:
-                    copies.setdefault((row.view, view), []).append((index, first))
-        self.budget.run(rows, lambda row: len(row.ids), not self.packed, self._pass)
+                    copies.append((work, first))
+                if work.view in self.present:
+                    self.present[work.view][work.out] = True
+            start += len(example) if every_click else 1
+        self.budget.run(todo, lambda work: len(work.row.ids), not self.packed, self._pass)
         for done, vectors in self._vectors:
-            vectors = vectors.cpu()
-            for name, out in self.out.items():
-                here = [i for i, row in enumerate(done) if row.view == name]
-                out[[done[i].index for i in here]] = vectors[here]
+            parts = vectors.cpu().split([len(work.out) for work in done])
+            for work, part in zip(done, parts, strict=True):
+                self.out[work.view][work.out] = part
         self._vectors = []
-        for (view, source), pairs in copies.items():
-            to, where = zip(*pairs, strict=True)
-            self.out[view][list(to)] = self.out[source][list(where)]
+        for work, source in copies:
+            self.out[work.view][work.out] = self.out[source.view][source.out]
+        return start
 
-    def _rows(self, example: list[PreparedItem], index: int) -> list[Row]:
-        def keys(items: Sequence[PreparedItem]) -> list[Any]:
-            return [item.key for item in items if item.grid is not None]
+    def _rows(self, example: list[PreparedItem], start: int, every_click: bool) -> list[Work]:
+        rows = dict(zip(("text", "image"), self.processor.rows(example, self.role), strict=True))
+        if self.model.config.fusion == "internal":
+            # No separate branches: a view is what the model makes of the input without the other modality.
+            alone = {
+                "text": [replace(item, grid=None) for item in example],
+                "image": [replace(item, text=None) for item in example],
+            }
+            rows = {"both": rows["text"], **{v: self.processor.rows(part, self.role)[0] for v, part in alone.items()}}
+        made = []
+        for view, row in rows.items():
+            newest = row.newest(len(example)) if every_click else [len(row.ends) - 1]
+            out = [start + click for click, end in enumerate(newest) if end >= 0]
+            if out:
+                made.append(Work(row, view, out, [row.ends[end] for end in newest if end >= 0]))
+        return made
 
-        text, image = self.processor.row_tokens(example, self.role)
-        if self.model.config.fusion == "external":
-            rows = [Row(text, [], "text", index), Row(image, keys(example), "image", index)]
-            return [row for row in rows if row.ids]
-        # Internal fusion has no separate branches: a view is what the model makes of the input without the other.
-        rows = [Row(text, keys(example), "both", index)]
-        for view, alone in (
-            ("text", [PreparedItem(text=item.text) for item in example if item.text is not None]),
-            ("image", [replace(item, text=None) for item in example if item.grid is not None]),
-        ):
-            if alone:
-                rows.append(Row(self.processor.row_tokens(alone, self.role)[0], keys(alone), view, index))
-        return rows
+    def _digest(self, work: Work) -> bytes:
+        numbers = [self._numbers.setdefault(item.key, len(self._numbers)) for item in work.row.images]
+        parts = [len(numbers), *numbers, len(work.ends), *work.ends, *work.row.ids]
+        return hashlib.blake2b(array("q", parts).tobytes(), digest_size=16).digest()
 
-    def _digest(self, row: Row) -> bytes:
-        numbers = [self._numbers.setdefault(key, len(self._numbers)) for key in row.images]
-        return hashlib.blake2b(array("q", [len(numbers), *numbers, *row.ids]).tobytes(), digest_size=16).digest()
-
-    def _pass(self, rows: list[Row]) -> None:
+    def _pass(self, todo: list[Work]) -> None:
         model = self.model
+        rows = [work.row for work in todo]
         ids, mask = (each.to(model.device) for each in self.processor._pad([row.ids for row in rows]))
-        features = [self.features[key] for row in rows for key in row.images]
+        features = [self.features[item.key] for row in rows for item in row.images]
         images = ImageFeatures.joined(features) if features else None
         if self.packed:
             states = model.family.run_packed(model.vlm, ids, mask, images)
-            pooled = states[torch.cumsum(mask.sum(-1), 0) - 1]
+            starts = torch.cumsum(mask.sum(-1), 0) - mask.sum(-1)
         else:
-            pooled = last_token_pool(model.family.run(model.vlm, ids, mask, images), mask)
-        self._vectors.append((rows, unit(pooled)))
+            states = model.family.run(model.vlm, ids, mask, images).flatten(0, 1)
+            starts = torch.arange(len(rows), device=ids.device) * ids.shape[1] + mask.argmax(-1)
+        ends = [start + end for work, start in zip(todo, starts.tolist(), strict=True) for end in work.ends]
+        self._vectors.append((todo, unit(states[torch.tensor(ends, device=states.device)])))
         self.passes += 1
         self.tokens += sum(len(row.ids) for row in rows) if self.packed else ids.numel()

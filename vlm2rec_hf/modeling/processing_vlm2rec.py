@@ -4,7 +4,9 @@ Every text is tokenised on its own and rows are put together from token ids, so 
 wherever it stands (alone, or anywhere in a history) and can be computed once per item.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -20,11 +22,34 @@ ROLES = ("item", "user")
 MAX_ASPECT = 100
 
 
+@dataclass
+class Row:
+    """One sequence for the language model.
+
+    Attributes:
+        ids: its tokens.
+        ends: places of the end tokens in it, one per item that takes part.
+        items: for each end token, the number of its item within the example.
+        images: the items whose images stand in it, in order.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    items: list[int] = field(default_factory=list)
+    images: list[PreparedItem] = field(default_factory=list)
+
+    def newest(self, clicks: int) -> list[int]:
+        """For each of the first `clicks` items of the example, which of `ends` is the newest then; -1: none yet."""
+        return [bisect_right(self.items, click) - 1 for click in range(clicks)]
+
+
 class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
     """Turns items and histories into batches for `VLM2RecEmbedder`.
 
-    Rows are (our choice) the instruction, the content, one end token whose state is pooled. A history's text
-    row numbers its titles, oldest first; its image row holds the images in the same order.
+    Rows are (our choice) the instruction, then every item, oldest first, with an end token behind it. The state of an
+    end token is the vector after that item, so a history's row begins with the row of every earlier history, and the
+    last state is what is pooled. The text row holds the titles, the image row the images; an item that lacks one of
+    them is skipped in that row.
 
     Args:
         image_processor: the backbone's image processor.
@@ -38,7 +63,7 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         max_history: most recent items kept of a history.
         max_item_tokens: tokens kept of an item's text.
         max_history_item_tokens: tokens kept of each text inside a history; `max_item_tokens` bounds it, too.
-        end_token: the token whose state is pooled; the tokenizer's end-of-sequence token by default.
+        end_token: stands behind every item; the tokenizer's end-of-sequence token by default.
         chat_template: kept for the library's loading code.
     """
 
@@ -50,7 +75,7 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         fusion: str = "external",
         item_instruction: str = "Represent this item for recommendation:\n",
         user_instruction: str = "Represent what this user will choose next, given the history, oldest first:\n",
-        history_template: str = "{number}. {text}\n",
+        history_template: str = "{text}",
         max_history: int = 10,
         max_item_tokens: int = 128,
         max_history_item_tokens: int = 32,
@@ -138,7 +163,7 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         texts = [(i, item["text"]) for i, item in enumerate(typed) if item["text"] is not None]
         tokens: list[list[int] | None] = [None] * len(typed)
         for (i, _), ids in zip(texts, self.tokenize_texts([text for _, text in texts]), strict=True):
-            tokens[i] = ids
+            tokens[i] = ids or None
         prepared = []
         for i, item in enumerate(typed):
             one = PreparedItem(text=tokens[i], key=keys[i] if keys is not None else None)
@@ -184,56 +209,50 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         """
         if role not in ROLES:
             raise ValueError(f"`role` must be one of {ROLES}, got {role!r}.")
-        instruction = self.item_instruction if role == "item" else self.user_instruction
-        return self._lay_out(examples, [(role, instruction)] * len(examples))
+        return self._lay_out(examples, [(role, None)] * len(examples))
 
-    def collate_groups(self, groups: Sequence[tuple[Sequence[Sequence[PreparedItem]], str]]) -> dict[str, Any]:
-        """Lay out several batches, such as histories and items, that share their images.
+    def collate_passes(self, passes: Sequence[Sequence[Row]]) -> dict[str, Any]:
+        """Pad rows that run together; all passes share their images.
 
         Args:
-            groups: examples and role of each batch, as for `collate`.
+            passes: the rows of each.
 
         Returns:
-            `groups`: the rows of each batch, as from `collate`, with an `image_index` into the shared images; and
-            those images, each distinct one once: `pixel_values` and `image_grid_thw`, or features (none if there
-            is no image at all). All are arguments of `VLM2RecEmbedder.forward`.
+            `groups`: per pass `input_ids`, `attention_mask` `(n, length)`, `ends` `(m,)`, the flat places of its rows'
+            end tokens in row order, and `image_index` into the shared images; and those images, each distinct one
+            once: `pixel_values` and `image_grid_thw`, or features (none if there is no image at all). All are
+            arguments of `VLM2RecEmbedder.forward`.
         """
-        laid = []
-        for examples, role in groups:
-            instruction = self.item_instruction if role == "item" else self.user_instruction
-            laid.append(self._lay_out_rows(examples, [(role, instruction)] * len(examples)))
-        images = _distinct_images([slot for _, slots in laid for slot in slots])
-        index = images.pop("image_index", torch.zeros(0, dtype=torch.long)).split([len(slots) for _, slots in laid])
-        rows = [
-            {**data, **({"image_index": part} if len(part) else {})}
-            for (data, _), part in zip(laid, index, strict=True)
-        ]
-        return {"groups": rows, **images}
+        slots = [[item for row in rows for item in row.images] for rows in passes]
+        images = _distinct_images([item for part in slots for item in part])
+        index = images.pop("image_index", torch.zeros(0, dtype=torch.long)).split([len(part) for part in slots])
+        groups = []
+        for rows, part in zip(passes, index, strict=True):
+            ids, mask = self._pad([row.ids for row in rows])
+            starts = (torch.arange(len(rows)) * ids.shape[1] + mask.argmax(-1)).tolist()
+            ends = [start + end for row, start in zip(rows, starts, strict=True) for end in row.ends]
+            groups.append({"input_ids": ids, "attention_mask": mask, "ends": torch.tensor(ends)})
+            groups[-1].update({"image_index": part} if len(part) else {})
+        return {"groups": groups, **images}
 
-    def _lay_out(self, examples: Sequence[Sequence[PreparedItem]], kinds: Sequence[tuple[str, str]]) -> BatchFeature:
-        """Rows of examples that each have a role and an instruction of their own, and their images."""
-        data, slots = self._lay_out_rows(examples, kinds)
-        return BatchFeature({**data, **_distinct_images(slots)})
-
-    def _lay_out_rows(
-        self, examples: Sequence[Sequence[PreparedItem]], kinds: Sequence[tuple[str, str]]
-    ) -> tuple[dict[str, Any], list[PreparedItem]]:
-        """Rows without their images, and the items whose images stand in them, in row order."""
+    def _lay_out(
+        self, examples: Sequence[Sequence[PreparedItem]], kinds: Sequence[tuple[str, str | None]]
+    ) -> BatchFeature:
+        """Rows of examples that each have a role and an instruction (`None`: the role's own), and their images."""
         if not examples or any(not example for example in examples):
             raise ValueError("`histories` and `items` must not be empty; an empty history has no embedding.")
         examples = [
             example[-self.max_history :] if role == "user" else example
             for example, (role, _) in zip(examples, kinds, strict=True)
         ]
-        end = [self.tokenizer.convert_tokens_to_ids(self.end_token)]
         text_rows: list[list[int]] = []
         image_rows: list[list[int]] = []
         slots: list[PreparedItem] = []
         for example, (role, instruction) in zip(examples, kinds, strict=True):
-            text, image = self.row_tokens(example, role, instruction)
-            text_rows.append(text or end)
-            image_rows.append(image or end)
-            slots.extend(item for item in example if item.grid is not None)
+            text, image = self.rows(example, role, instruction)
+            text_rows.append(text.ids or [self.end_id])
+            image_rows.append(image.ids or [self.end_id])
+            slots.extend(text.images + image.images)
         counts = torch.tensor([sum(item.grid is not None for item in example) for example in examples])
         data: dict[str, Any] = {
             "has_text": torch.tensor([any(item.text is not None for item in example) for example in examples]),
@@ -243,12 +262,10 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         data["input_ids"], data["attention_mask"] = self._pad(text_rows)
         if slots and self.fusion == "external":
             data["image_rows"], data["image_rows_mask"] = self._pad(image_rows)
-        return data, slots
+        return BatchFeature({**data, **_distinct_images(slots)})
 
-    def row_tokens(
-        self, example: Sequence[PreparedItem], role: str, instruction: str | None = None
-    ) -> tuple[list[int], list[int]]:
-        """Token ids of an example's text row and image row, unpadded; empty where it has nothing to say.
+    def rows(self, example: Sequence[PreparedItem], role: str, instruction: str | None = None) -> tuple[Row, Row]:
+        """An example's text row and image row, unpadded; empty where it has nothing to say.
 
         Args:
             example: an item (a list of one) or a history of at most `max_history` items.
@@ -260,33 +277,42 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         """
         if instruction is None:
             instruction = self.item_instruction if role == "item" else self.user_instruction
-        end = [self.tokenizer.convert_tokens_to_ids(self.end_token)]
-        text, image = (self._ids(instruction) + body + end if body else [] for body in self._bodies(example, role))
-        return text, image
+        rows = Row(), Row()
+        for number, item in enumerate(example):
+            shown = [[item] if item.grid is not None else [], []]
+            shown = shown if self.fusion == "internal" else shown[::-1]
+            for row, tokens, images in zip(rows, self.item_tokens(item, role, number + 1), shown, strict=True):
+                if tokens:
+                    row.ids += [*([] if row.ends else self._ids(instruction)), *tokens]
+                    row.ends.append(len(row.ids) - 1)
+                    row.items.append(number)
+                    row.images += images
+        return rows
 
-    def _bodies(self, example: Sequence[PreparedItem], role: str, first: int = 1) -> tuple[list[int], list[int]]:
-        """Content of the text row and of the image row; for internal fusion everything is in the first.
+    @property
+    def end_id(self) -> int:
+        """Id of the end token."""
+        return self.tokenizer.convert_tokens_to_ids(self.end_token)
 
-        An item's tokens depend on its number alone, so the bodies of a history's parts, `first` being each part's
-        first number, together are the history's.
+    def item_tokens(self, item: PreparedItem, role: str, number: int = 1) -> tuple[list[int], list[int]]:
+        """What an item puts into the text row and the image row, its end token included; nothing where it is absent.
+
+        Args:
+            item: the item.
+            role: of the row, `"item"` or `"user"`.
+            number: its place in the history, from 1.
         """
-        before, after = self.history_template.split("{text}")
         limit = self.max_item_tokens if role == "item" else self.max_history_item_tokens
-        text: list[int] = []
+        text = item.text[:limit] if item.text is not None else []
         image: list[int] = []
-        for number, item in enumerate(example, start=first):
-            block = []
-            if item.grid is not None:
-                block = self.family.image_block(self.tokenizer, self.image_processor, item.grid)
-            written = item.text[:limit] if item.text is not None else []
-            if self.fusion == "internal":
-                written, block = written + block, []
-            image += block
-            if role == "item" or not written:
-                text += written
-            else:
-                text += self._ids(before.replace("{number}", str(number))) + written + self._ids(after)
-        return text, image
+        if item.grid is not None:
+            image = self.family.image_block(self.tokenizer, self.image_processor, item.grid)
+        if self.fusion == "internal":
+            text, image = text + image, []
+        if role == "user" and text:
+            before, after = self.history_template.split("{text}")
+            text = [*self._ids(before.replace("{number}", str(number))), *text, *self._ids(after)]
+        return text and [*text, self.end_id], image and [*image, self.end_id]
 
     def _ids(self, text: str) -> list[int]:
         """Token ids of a fixed piece of the layout, remembered."""
@@ -299,7 +325,7 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         """Pad on the tokenizer's side: `(n, longest)` ids and mask."""
         longest = max(len(row) for row in rows)
         pad = self.tokenizer.pad_token_id
-        pad = pad if pad is not None else self.tokenizer.convert_tokens_to_ids(self.end_token)
+        pad = pad if pad is not None else self.end_id
         ids = torch.full((len(rows), longest), pad)
         mask = torch.zeros((len(rows), longest), dtype=torch.long)
         for i, row in enumerate(rows):

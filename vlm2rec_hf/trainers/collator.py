@@ -1,4 +1,4 @@
-"""From (history, target) examples to the batches of the contrastive trainers."""
+"""From windows of user sequences to the batches of `VLM2RecTrainer`."""
 
 from __future__ import annotations
 
@@ -9,121 +9,170 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+
+from ..modeling.processing_vlm2rec import Row
 
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
-    from ..data.sequences import Examples
 
-
-class ExampleDataset(Dataset):
-    """`Examples` as a map-style dataset of plain dicts.
-
-    Each element holds `history` (catalogue indices, oldest first), `target` (catalogue index) and `seen` (everything
-    before the target, at most `max_seen` most recent: what must not serve as a negative).
-    """
-
-    def __init__(self, examples: Examples, max_seen: int = 200) -> None:
-        self.examples = examples
-        self.max_seen = max_seen
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {
-            "history": self.examples.history(index),
-            "target": self.examples.targets_at(index),
-            "seen": self.examples.seen(index)[-self.max_seen :],
-        }
-
-
-def trainable_examples(examples: Examples, catalogue: PreparedCatalogue) -> Examples:
-    """Leave out targets with neither text nor image: there is no vector to come close to, or to keep away from."""
-    empty = [index for index in range(len(catalogue)) if catalogue.is_empty(index)]
-    return examples.take(np.flatnonzero(~np.isin(examples.targets, empty))) if empty else examples
-
-
-def padded_seen(examples: Sequence[dict[str, Any]]) -> Tensor:
-    """What the users of a batch have seen: `(B, S)` catalogue indices, padded with -1."""
-    longest = max(max(len(example["seen"]) for example in examples), 1)
-    seen = torch.full((len(examples), longest), -1)
-    for row, example in enumerate(examples):
-        seen[row, : len(example["seen"])] = torch.as_tensor(example["seen"], dtype=torch.long)
-    return seen
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Catalogue indices of some users' histories and some items of a batch: what is embedded in one forward pass.
-
-    It is what travels from the data loader's workers instead of pixels; `ContrastiveCollator.lay_out` makes tensors.
-    """
-
-    histories: list[list[int]]
-    items: list[int]
+USER, ITEM = 0, 1
+"""Whose rows: a window's, or an item's alone."""
+ROLES = ("user", "item")
+ROW_VIEWS = ("text", "image")
+"""Views that have rows of their own; internal fusion's single row stands in the place of the text."""
+LIKE = 0.75
+"""Rows shorter than this part of the longest row of a pass go into another one (our choice)."""
+Example = tuple[int, int, tuple[int, ...]]
+"""`USER` or `ITEM`, its number in the batch, and the catalogue indices of its items."""
 
 
 @dataclass
 class ContrastiveCollator:
-    """Lays out the histories and the distinct targets of a batch.
+    """Lays out the rows of a batch's windows and of its distinct targets.
 
     Attributes:
         catalogue: the prepared items.
-        max_history: most recent items of a history that are encoded.
-        mini_batch_size: users per forward pass with gradient caching; `None`: the whole batch is laid out at once.
+        pass_tokens: padded tokens of one pass of the language model, at most; rows of a pass are of like length.
+            `None`: one pass per view.
+        cache_tokens: with gradient caching, tokens of a chunk's rows, about; `None`: the batch is laid out at once.
+        item_tokens: `(n_items,)` tokens of each item in a row, about; needed with `cache_tokens`.
+        views: rows of these views are laid out.
     """
 
     catalogue: PreparedCatalogue
-    max_history: int = 10
-    mini_batch_size: int | None = None
+    pass_tokens: int | None = None
+    cache_tokens: int | None = None
+    item_tokens: np.ndarray | None = None
+    views: tuple[str, ...] = ROW_VIEWS
 
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, windows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Collate.
 
-        Returns:
-            `users`, `items` and `images` (see `lay_out`; an item that is the target of several users is encoded
-            once), or with a `mini_batch_size` the `chunks` that `lay_out` turns into these, one at a time;
-            `target_row` `(B,)`: row of each user's target among the items, `target_ids` `(B,)` and `seen_ids`
-            `(B, S)` catalogue indices, padded with -1.
-        """
-        targets = torch.tensor([example["target"] for example in examples])
-        distinct, target_row = torch.unique(targets, return_inverse=True)
-        facts = {"target_row": target_row, "target_ids": targets, "seen_ids": padded_seen(examples)}
-        whole = Chunk(
-            [[int(i) for i in example["history"][-self.max_history :]] for example in examples], distinct.tolist()
-        )
-        if self.mini_batch_size is None:
-            return {**self.lay_out(whole), **facts}
-        return {"chunks": split(whole, self.mini_batch_size), **facts}
-
-    def lay_out(self, chunk: Chunk) -> dict[str, Any]:
-        """Read and lay out the items of a chunk, each distinct one once.
+        Args:
+            windows: `R` windows as `ClickWindows` gives them.
 
         Returns:
-            `users` and `items` (left out where the chunk has none): rows, as `VLM2RecProcessor.collate` makes them,
-            whose `image_index` points into `images`: pixels or features of the distinct images of both.
+            What `lay_out` makes of the rows of the windows and of the `C` distinct targets, or with `cache_tokens`
+            the `chunks` that it takes one at a time; and of the `Q` clicks that have a target: `query_row`,
+            `query_click` `(Q,)`, the window and the item in it; `target_row` `(Q,)`, which of the distinct targets
+            comes next; `item_ids` `(C,)`; `window_ids` `(R, W)`, the items of each window with its last target, and
+            `past_ids` `(R, P)`, what came before it: catalogue indices, padded with -1.
         """
-        wanted = {i for history in chunk.histories for i in history} | set(chunk.items)
-        items = {i: self.catalogue[i] for i in sorted(wanted)}
-        groups = [([[items[i] for i in history] for history in chunk.histories], "user")]
-        groups += [([[items[i]] for i in chunk.items], "item")] if chunk.items else []
-        laid = self.catalogue.processor.collate_groups(groups)
-        users, *targets = laid.pop("groups")
-        return {"users": users, **({"items": targets[0]} if targets else {}), "images": laid}
+        rows, clicks, targets = [], [], []
+        for row, window in enumerate(windows):
+            first = len(window["items"]) - len(window["targets"])
+            trained = np.flatnonzero(window["targets"] >= 0)
+            rows += [row] * len(trained)
+            clicks += (trained + first).tolist()
+            targets += window["targets"][trained].tolist()
+        distinct, target_row = torch.unique(torch.tensor(targets, dtype=torch.long), return_inverse=True)
+        examples: list[Example] = [(USER, i, _indices(window["items"])) for i, window in enumerate(windows)]
+        examples += [(ITEM, i, (item,)) for i, item in enumerate(distinct.tolist())]
+        facts = {
+            "query_row": torch.tensor(rows, dtype=torch.long),
+            "query_click": torch.tensor(clicks, dtype=torch.long),
+            "target_row": target_row,
+            "item_ids": distinct,
+            "window_ids": _padded([np.append(window["items"], window["targets"][-1:]) for window in windows]),
+            "past_ids": _padded([window["past"] for window in windows]),
+        }
+        if self.cache_tokens is None:
+            return {**self.lay_out(examples), **facts}
+        return {"chunks": self._chunks(examples, self.cache_tokens), **facts}
+
+    def lay_out(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Read and lay out the items of some examples, each distinct one once.
+
+        Returns:
+            `groups` and `images`: the passes (`VLM2RecProcessor.collate_passes`); `owners` `(n, 4)` long: for every
+            vector that comes out of them, in order, its view, whose it is, the example's number and the item's
+            within it; `real_tokens` and `padded_tokens` of all passes.
+        """
+        items = {i: self.catalogue[i] for i in sorted({i for _, _, indices in examples for i in indices})}
+        by_view: list[list[tuple[Row, Example]]] = [[] for _ in ROW_VIEWS]
+        for example in examples:
+            rows = self.catalogue.processor.rows([items[i] for i in example[2]], ROLES[example[0]])
+            for view, row in enumerate(rows):
+                if row.ids and ROW_VIEWS[view] in self.views:
+                    by_view[view].append((row, example))
+        passes: list[list[Row]] = []
+        owners: list[tuple[int, int, int, int]] = []
+        for view, made in enumerate(by_view):
+            for part in self._passes(made):
+                passes.append([row for row, _ in part])
+                owners += [(view, who, number, item) for row, (who, number, _) in part for item in row.items]
+        if not passes:  # every process runs its model in every step: a row that is nobody's
+            passes.append([Row([self.catalogue.processor.end_id], [0])])
+            owners.append((-1, -1, -1, -1))
+        laid = self.catalogue.processor.collate_passes(passes)
+        groups = laid.pop("groups")
+        return {
+            "groups": groups,
+            "images": laid,
+            "owners": torch.tensor(owners, dtype=torch.long).view(-1, 4),
+            "real_tokens": sum(len(row.ids) for rows in passes for row in rows),
+            "padded_tokens": sum(group["input_ids"].numel() for group in groups),
+        }
+
+    def _passes(self, rows: list[tuple[Row, Example]]) -> list[list[tuple[Row, Example]]]:
+        """Rows cut into passes: of at most `pass_tokens` padded tokens each, and of like length."""
+        if self.pass_tokens is None:
+            return [rows] if rows else []
+        parts: list[list[tuple[Row, Example]]] = []
+        longest = 0
+        for row in sorted(rows, key=lambda made: len(made[0].ids), reverse=True):
+            length = len(row[0].ids)
+            full = parts and longest * (len(parts[-1]) + 1) > self.pass_tokens
+            if not parts or full or length < LIKE * longest:
+                parts.append([])
+                longest = length
+            parts[-1].append(row)
+        return parts
+
+    def _chunks(self, examples: list[Example], budget: int) -> list[list[Example]]:
+        """Examples in order, cut where their tokens exceed the budget; no chunk is empty."""
+        assert self.item_tokens is not None
+        chunks: list[list[Example]] = [[]]
+        used = 0
+        for example in examples:
+            size = int(self.item_tokens[list(example[2])].sum())
+            if chunks[-1] and used + size > budget:
+                chunks.append([])
+                used = 0
+            chunks[-1].append(example)
+            used += size
+        return chunks
 
 
-def split(whole: Chunk, mini_batch_size: int) -> list[Chunk]:
-    """Cut a batch into chunks of at most `mini_batch_size` users, with its (never more) items spread evenly over them.
+def tokens_per_item(catalogue: PreparedCatalogue, views: Sequence[str] = ROW_VIEWS) -> np.ndarray:
+    """Tokens that each item puts into the rows of a history, all views together, about: `(n_items,)` int64.
 
-    The number of chunks depends on the number of users alone, so processes with equal batches make equal calls.
+    Images that are not cached as features are taken to be as long as the first one found.
     """
-    count = -(-len(whole.histories) // mini_batch_size)
-    return [
-        Chunk([whole.histories[i] for i in users], [whole.items[i] for i in items])
-        for users, items in zip(
-            np.array_split(np.arange(len(whole.histories)), count),
-            np.array_split(np.arange(len(whole.items)), count),
-            strict=True,
-        )
-    ]
+    processor, known = catalogue.processor, catalogue.has_cached_features
+    limit = processor.max_history_item_tokens
+    found = next((item for item in (catalogue[i] for i in range(min(len(catalogue), 32))) if item.grid), None)
+    sizes = np.zeros(len(catalogue), dtype=np.int64)
+    blocks: dict[Any, int] = {}
+    for i, length in enumerate(catalogue.text_lengths()):
+        if length and "text" in views:
+            sizes[i] += min(length, limit) + 1
+        one = catalogue[i] if known else found
+        if one is not None and one.grid is not None and "image" in views:
+            if one.grid not in blocks:
+                image = processor.family.image_block(processor.tokenizer, processor.image_processor, one.grid)
+                blocks[one.grid] = len(image) + 1
+            sizes[i] += blocks[one.grid]
+    return np.maximum(sizes, 1)
+
+
+def _indices(items: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(i) for i in items)
+
+
+def _padded(rows: Sequence[np.ndarray]) -> Tensor:
+    """`(n, longest)` long, padded with -1; at least one wide."""
+    out = torch.full((len(rows), max(1, max(len(row) for row in rows))), -1)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.as_tensor(np.asarray(row, dtype=np.int64))
+    return out

@@ -36,8 +36,11 @@ class EncoderTrainingArguments(TrainingArguments):
         default=True, metadata={"help": "A resumed run keeps counting its patience."}
     )
 
-    max_history: int = field(default=10, metadata={"help": "Most recent items of a history that are encoded."})
-    mask_seen: bool = field(default=True, metadata={"help": "The newest 200 seen items are no negatives."})
+    max_history: int | None = field(
+        default=None,
+        metadata={"help": "Most recent items of a history that are encoded; the processor's own number by default."},
+    )
+    mask_seen: bool = field(default=True, metadata={"help": "Items that the user has seen are no negatives."})
     gather_negatives: bool = field(
         default=True, metadata={"help": "With several processes, the targets of all of them are candidates."}
     )
@@ -94,7 +97,7 @@ class EncoderTrainingArguments(TrainingArguments):
             )
         if isinstance(self.model_init_kwargs, str):
             raise ValueError(f"`model_init_kwargs` must be a dict or a JSON object, got {self.model_init_kwargs!r}.")
-        if self.max_history < 1:
+        if self.max_history is not None and self.max_history < 1:
             raise ValueError(f"`max_history` must be at least 1, got {self.max_history}.")
         for name in ("validation_users", "early_stopping_patience"):
             value = getattr(self, name)

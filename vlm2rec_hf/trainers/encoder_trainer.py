@@ -16,7 +16,6 @@ from ..modeling.hub_loading import hub_arguments
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from .adapters import continue_adapter, inner_model, is_peft, prepare_adapter_training, wrap_with_adapter
 from .base_trainer import RecommendationTrainer, require_dataset
-from .collator import ExampleDataset, trainable_examples
 from .encoder_args import EncoderTrainingArguments
 from .frozen_vision import evaluated_catalogue, settle_features, unfreeze_vision
 from .training_facts import adapter_facts
@@ -82,6 +81,7 @@ class EncoderTrainer(RecommendationTrainer):
         inner = inner_model(model, self._model_class)
         self.check_model(inner, args)
         model = self._with_adapters(model, inner, args, peft_config)
+        settle_history(args, processor)
         self.catalogue = self._prepared(catalogue, dataset, processor)
         settle_features(self.catalogue, inner, args)
         self.loss = args.make_loss()
@@ -89,14 +89,13 @@ class EncoderTrainer(RecommendationTrainer):
         self.evaluator = evaluator
         self.recommendation_eval = eval_dataset if eval_dataset is not None else dataset
         self._catalogues = EvaluationCatalogues(dataset, self.catalogue, self._other_catalogue)
-        examples = trainable_examples(dataset.examples("train", max_history=args.max_history), self.catalogue)
-        _check_count(len(examples), args)
+        training = self.make_train_dataset(dataset, args)
         super().__init__(
             model,
             args,
             dataset,
             data_collator=data_collator or self.make_collator(args),
-            train_dataset=ExampleDataset(examples),
+            train_dataset=training,
             # The base class only asks whether there is one; `evaluate` ranks the validation split itself.
             eval_dataset=self.recommendation_eval,
             processing_class=processor,
@@ -116,6 +115,15 @@ class EncoderTrainer(RecommendationTrainer):
 
     def finish_setup(self) -> None:
         """End the constructor with what a method needs; here nothing."""
+
+    def make_train_dataset(self, dataset: RecDataset, args: Any) -> Any:
+        """What training batches are made of; subclasses make it.
+
+        Args:
+            dataset: whose training split.
+            args: the training arguments.
+        """
+        raise NotImplementedError
 
     def make_collator(self, args: Any) -> Callable[[list[Any]], dict[str, Any]]:
         """The collator of training batches, over `self.catalogue`; subclasses make it."""
@@ -228,19 +236,29 @@ def _settings(processor: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(processor).items() if isinstance(value, (str, int, bool, type(None)))}
 
 
-def _check_count(count: int, args: EncoderTrainingArguments) -> None:
+def settle_history(args: EncoderTrainingArguments, processor: Any) -> None:
+    """Give training the processor's `max_history`: what is trained and what the saved processor lays out are one.
+
+    Raises:
+        ValueError: the arguments name another number.
+    """
+    if args.max_history not in (None, processor.max_history):
+        raise ValueError(
+            f"`max_history` of the arguments is {args.max_history}, but the processor, which is saved with the model, "
+            f"keeps {processor.max_history} items of a history; make the processor with `max_history="
+            f"{args.max_history}`, or leave it out of the arguments."
+        )
+    args.max_history = processor.max_history
+
+
+def check_count(count: int) -> None:
     """Refuse a dataset that gives no batch.
 
     Raises:
-        ValueError: too few training examples.
+        ValueError: fewer than two training examples.
     """
     if count < 2:
         raise ValueError(
             f"`train_dataset` has {'one' if count else 'no'} training example, and a batch contrasts two or more: a "
             "user needs two training interactions, the second one with an item that has a text or an image."
-        )
-    if args.dataloader_drop_last and count < args.train_batch_size:
-        raise ValueError(
-            f"`per_device_train_batch_size` must be at most the number of training examples, {count}, got "
-            f"{args.train_batch_size}: with `dataloader_drop_last` there would be no batch at all."
         )

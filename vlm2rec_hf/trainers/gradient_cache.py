@@ -15,10 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..losses.similarity import ViewVectors
-
-Views = tuple[ViewVectors, ...]
-
 
 class RandomState:
     """The state of the random number generators of the CPU and of one device, to be replayed.
@@ -54,32 +50,32 @@ class GradientCache:
 
     Args:
         chunks: called once per pass, yields the chunks in the same order both times.
-        embed: the views of a chunk, one `ViewVectors` per group of rows (users, items); every chunk has all groups.
+        embed: a chunk's vectors `(n, d)`.
         device: where `embed` runs.
     """
 
     def __init__(
-        self, chunks: Callable[[], Iterable[Any]], embed: Callable[[Any], Views], device: torch.device
+        self, chunks: Callable[[], Iterable[Any]], embed: Callable[[Any], Tensor], device: torch.device
     ) -> None:
         self._chunks, self._embed, self._device = chunks, embed, device
         self._states: list[RandomState] = []
-        self._sizes: list[list[int]] = []
-        self._leaves: Views = ()
+        self._sizes: list[int] = []
+        self._leaf = torch.zeros(0)
 
-    def first_pass(self) -> Views:
+    def first_pass(self) -> Tensor:
         """Embed all chunks without a graph.
 
         Returns:
-            One `ViewVectors` per group, whole; their vectors are leaves that collect the gradients of the loss.
+            The vectors of all chunks `(n, d)`; a leaf that collects the gradients of the loss.
         """
-        chunk_views: list[Views] = []
+        vectors = []
         with torch.no_grad():
             for chunk in self._chunks():
                 self._states.append(RandomState(self._device))
-                chunk_views.append(self._embed(chunk))
-        self._sizes = [[len(group) for group in views] for views in chunk_views]
-        self._leaves = tuple(_joined(parts) for parts in zip(*chunk_views, strict=True))
-        return self._leaves
+                vectors.append(self._embed(chunk))
+        self._sizes = [len(part) for part in vectors]
+        self._leaf = torch.cat(vectors).requires_grad_()
+        return self._leaf
 
     def second_pass(
         self,
@@ -98,42 +94,19 @@ class GradientCache:
             at_the_end: called after the last forward pass with whether any gradient reached the model, its result (a
                 scalar) is propagated back with the last chunk.
         """
-        starts = [0] * len(self._leaves)
+        gradients = [None] * len(self._sizes) if self._leaf.grad is None else self._leaf.grad.split(self._sizes)
         reached = False
-        for number, (chunk, state, sizes) in enumerate(zip(self._chunks(), self._states, self._sizes, strict=True)):
+        for number, (chunk, state, gradient) in enumerate(zip(self._chunks(), self._states, gradients, strict=True)):
             last = number == len(self._states) - 1
             with nullcontext() if last else accumulate():
                 with context(), state.replayed():
-                    views = self._embed(chunk)
-                rows = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-                starts = [where.stop for where in rows]
-                pairs = _with_gradients(views, self._leaves, rows)
+                    vectors = self._embed(chunk)
+                pairs = []
+                if vectors.requires_grad and gradient is not None:
+                    pairs.append((vectors, gradient.to(vectors.dtype)))
                 reached = reached or bool(pairs)
                 end = at_the_end(reached) if last else None
                 if end is not None:
                     pairs.append((end, torch.ones_like(end)))
                 if pairs:
-                    torch.autograd.backward([vector for vector, _ in pairs], [gradient for _, gradient in pairs])
-
-
-def _joined(parts: tuple[ViewVectors, ...]) -> ViewVectors:
-    """One group's views over all chunks; the vectors are leaves, where any row has the view."""
-    text, image, has_text, has_image = (
-        torch.cat([getattr(part, name) for part in parts]) for name in ("text", "image", "has_text", "has_image")
-    )
-    return ViewVectors(
-        text.detach().requires_grad_(bool(has_text.any())),
-        image.detach().requires_grad_(bool(has_image.any())),
-        has_text,
-        has_image,
-    )
-
-
-def _with_gradients(views: Views, leaves: Views, rows: list[slice]) -> list[tuple[Tensor, Tensor]]:
-    """Vectors of a chunk beside the gradients kept for them, where there are both a graph and a gradient."""
-    return [
-        (vector, leaf.grad[where].to(vector.dtype))
-        for group, whole, where in zip(views, leaves, rows, strict=True)
-        for vector, leaf in ((group.text, whole.text), (group.image, whole.image))
-        if vector.requires_grad and leaf.grad is not None
-    ]
+                    torch.autograd.backward([vector for vector, _ in pairs], [given for _, given in pairs])

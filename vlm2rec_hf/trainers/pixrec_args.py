@@ -12,13 +12,12 @@ from .encoder_args import EncoderTrainingArguments
 class PixRecTrainingArguments(EncoderTrainingArguments):
     """`EncoderTrainingArguments` plus the objective of PixRec (arXiv 2601.06458).
 
-    Defaults that differ: `per_device_train_batch_size=32`, `max_history=5` (the paper's) and
+    Defaults that differ: `per_device_train_batch_size=32` and
     `metric_for_best_model="eval_ndcg@10"`. The base class names those that differ from `TrainingArguments`.
     """
 
     output_dir: str | None = field(default="pixrec-output", metadata={"help": "Folder of checkpoints and logs."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Users per batch = in-batch candidates."})
-    max_history: int = field(default=5, metadata={"help": "Most recent items of a history that are encoded."})
     metric_for_best_model: str | None = field(
         default="eval_ndcg@10", metadata={"help": "Validation metric that picks the best checkpoint."}
     )

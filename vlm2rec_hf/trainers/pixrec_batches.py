@@ -9,13 +9,50 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
-
-from .collator import padded_seen
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
 
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.sequences import Examples
     from ..modeling.processing_pixrec import PixRecProcessor
+
+
+class ExampleDataset(Dataset):
+    """`Examples` as a map-style dataset of plain dicts.
+
+    Each element holds `history` (catalogue indices, oldest first), `target` (catalogue index) and `seen` (everything
+    before the target, at most `max_seen` most recent: what must not serve as a negative).
+    """
+
+    def __init__(self, examples: Examples, max_seen: int = 200) -> None:
+        self.examples = examples
+        self.max_seen = max_seen
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {
+            "history": self.examples.history(index),
+            "target": self.examples.targets_at(index),
+            "seen": self.examples.seen(index)[-self.max_seen :],
+        }
+
+
+def trainable_examples(examples: Examples, catalogue: PreparedCatalogue) -> Examples:
+    """Leave out targets with neither text nor image: there is no vector to come close to, or to keep away from."""
+    empty = [index for index in range(len(catalogue)) if catalogue.is_empty(index)]
+    return examples.take(np.flatnonzero(~np.isin(examples.targets, empty))) if empty else examples
+
+
+def padded_seen(examples: Sequence[dict[str, Any]]) -> Tensor:
+    """What the users of a batch have seen: `(B, S)` catalogue indices, padded with -1."""
+    longest = max(max(len(example["seen"]) for example in examples), 1)
+    seen = torch.full((len(examples), longest), -1)
+    for row, example in enumerate(examples):
+        seen[row, : len(example["seen"])] = torch.as_tensor(example["seen"], dtype=torch.long)
+    return seen
 
 
 class DistinctTargetSampler(Sampler[int]):

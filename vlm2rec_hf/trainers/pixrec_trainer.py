@@ -13,9 +13,9 @@ from ..losses.gather import gather_pairs
 from ..modeling.modeling_pixrec import PixRecModel
 from ..modeling.processing_pixrec import PixRecProcessor
 from .data_parallel import with_all_gradients
-from .encoder_trainer import EncoderTrainer
+from .encoder_trainer import EncoderTrainer, check_count
 from .pixrec_args import PixRecTrainingArguments
-from .pixrec_batches import DistinctTargetSampler, PixRecCollator
+from .pixrec_batches import DistinctTargetSampler, ExampleDataset, PixRecCollator, trainable_examples
 
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
@@ -79,6 +79,22 @@ class PixRecTrainer(EncoderTrainer):
             self.record_loss(output)
             total = with_all_gradients(total, model)
         return (total, states) if return_outputs else total
+
+    def make_train_dataset(self, dataset: RecDataset, args: PixRecTrainingArguments) -> ExampleDataset:
+        """Histories and targets.
+
+        Raises:
+            ValueError: fewer than two, or fewer than a batch where the last, shorter one is dropped.
+        """
+        examples = trainable_examples(dataset.examples("train", max_history=args.max_history), self.catalogue)
+        count = len(examples)
+        check_count(count)
+        if args.dataloader_drop_last and count < args.train_batch_size:
+            raise ValueError(
+                f"`per_device_train_batch_size` must be at most the number of training examples, {count}, got "
+                f"{args.train_batch_size}: with `dataloader_drop_last` there would be no batch at all."
+            )
+        return ExampleDataset(examples)
 
     def make_collator(self, args: PixRecTrainingArguments) -> Callable[[list[Any]], dict[str, Any]]:
         """A `PixRecCollator`."""

@@ -18,7 +18,7 @@ SHOWN = {"loss": "loss", "margin_text": "text", "margin_image": "image"}
 
 
 class StepBar(TrainerCallback):
-    """Shows steps, elapsed and remaining time, training examples per second, loss and both margins.
+    """Shows steps, elapsed and remaining time, targets (or examples) per second, loss and both margins.
 
     Args:
         label: text in front of the bar.
@@ -45,7 +45,10 @@ class StepBar(TrainerCallback):
         if self.bar is not None and shown:
             per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
             rate = (state.global_step - self.first) * per_step / (time.perf_counter() - self.start)
-            self.bar.set_postfix({"examples/s": f"{rate:.0f}", **shown})
+            speed = {"examples/s": f"{rate:.0f}"}
+            if logs and "targets_per_second" in logs:
+                speed = {"targets/s": f"{logs['targets_per_second']:.0f}"}
+            self.bar.set_postfix({**speed, **shown})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar."""

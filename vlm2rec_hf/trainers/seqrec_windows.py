@@ -126,6 +126,7 @@ class LengthBatches(Sampler[list[int]]):
         n_processes: int = 1,
     ) -> None:
         self.lengths, self.seed, self.bucketed = lengths, seed, bucketed
+        self.weights: np.ndarray | None = None  # what batches hold equal numbers of, in place of entries
         self.process, self.n_processes = process, n_processes
         if len(lengths) < n_processes:
             raise ValueError(f"`lengths` has {len(lengths)} rows, too few for {n_processes} processes; use fewer.")
@@ -145,7 +146,7 @@ class LengthBatches(Sampler[list[int]]):
         order = rng.permutation(len(self.lengths))
         if self.bucketed:
             order = order[np.argsort(self.lengths[order], kind="stable")]
-        sizes = self.lengths[order].astype(np.float64)
+        sizes = (self.lengths if self.weights is None else self.weights)[order].astype(np.float64)
         middle = np.cumsum(sizes) - sizes / 2
         batch = np.minimum((middle / sizes.sum() * self.n_batches).astype(np.int64), self.n_batches - 1)
         groups = list(np.split(order, np.flatnonzero(np.diff(batch)) + 1))

@@ -1,4 +1,4 @@
-"""The loss's view of what the embedder returns, and what one step keeps of it."""
+"""From the vectors at end tokens to the views that the loss compares, and what one step keeps of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..losses.similarity import ViewVectors
-from ..modeling.modeling_vlm2rec import VLM2RecOutput
+from .collator import ITEM, ROW_VIEWS, USER
 from .gradient_cache import GradientCache
 
 STEP = "step"
@@ -31,29 +31,49 @@ class ContrastiveStep:
     squares: dict[str, Tensor] = field(default_factory=dict)
 
 
-def views_of(output: VLM2RecOutput) -> ViewVectors:
-    """Both views; internal fusion's single vector stands in the place of the text."""
-    if output.text_embeddings is None:
-        whole: Any = output.embeddings
-        present = torch.ones(len(whole), dtype=torch.bool, device=whole.device)
-        return ViewVectors(whole, torch.zeros_like(whole), present, ~present)
-    parts: Any = (output.text_embeddings, output.image_embeddings, output.has_text, output.has_image)
-    return ViewVectors(*parts)
+def assemble(vectors: Tensor, owners: Tensor, batch: dict[str, Any]) -> tuple[ViewVectors, ViewVectors]:
+    """The views of a batch's clicks and of its distinct targets.
+
+    A click's vector in a view is that of the newest item up to it that the view's row holds; before the first one the
+    view is absent.
+
+    Args:
+        vectors: `(n, d)` unit vectors at the end tokens of all rows.
+        owners: `(n, 4)` as `ContrastiveCollator.lay_out` gives them.
+        batch: the collator's facts.
+
+    Returns:
+        Views of the `Q` clicks and of the `C` items.
+    """
+    clicks, items = [], []
+    for view in range(len(ROW_VIEWS)):
+        places = newest(owners, view, USER, batch["window_ids"].shape)
+        clicks.append(places[batch["query_row"], batch["query_click"]])
+        items.append(newest(owners, view, ITEM, (len(batch["item_ids"]), 1))[:, 0])
+    return _views(vectors, *clicks), _views(vectors, *items)
 
 
-def select_views(views: ViewVectors, rows: Tensor | slice) -> ViewVectors:
-    """Both views of some of the users or items."""
-    return ViewVectors(views.text[rows], views.image[rows], views.has_text[rows], views.has_image[rows])
+def newest(owners: Tensor, view: int, who: int, shape: tuple[int, ...]) -> Tensor:
+    """For each example and each of its items, the newest vector of a view then: `shape` long, -1 where there is none.
+
+    An example's vectors lie behind one another, so the newest one has the largest number.
+    """
+    table = owners.new_full(shape, -1)
+    own = ((owners[:, 0] == view) & (owners[:, 1] == who)).nonzero()[:, 0]
+    table[owners[own, 2], owners[own, 3]] = own
+    return table.cummax(dim=1).values
+
+
+def _views(vectors: Tensor, text: Tensor, image: Tensor) -> ViewVectors:
+    return ViewVectors(vectors[text.clamp(min=0)], vectors[image.clamp(min=0)], text >= 0, image >= 0)
 
 
 def watch_gradients(*views: ViewVectors) -> dict[str, Tensor]:
     """Sums of squares of d L / d z_text and d L / d z_image, filled during the backward pass."""
     squares: dict[str, Tensor] = {}
     for name in ("text", "image"):
-        watched = [vector for vector in (getattr(part, name) for part in views) if vector.requires_grad]
-        if watched:
-            squares[name] = torch.zeros((), device=watched[0].device)
-        for vector in watched:
+        squares[name] = torch.zeros((), device=views[0].text.device)
+        for vector in (vector for vector in (getattr(part, name) for part in views) if vector.requires_grad):
             vector.register_hook(lambda grad, total=squares[name]: _add_square(total, grad))
     return squares
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..losses.vlm2rec import OBJECTIVES, VLM2RecLoss
+from .click_windows import TARGETS_PER_ROW
 from .encoder_args import EncoderTrainingArguments
 
 
@@ -39,10 +40,17 @@ class VLM2RecTrainingArguments(EncoderTrainingArguments):
     modality_dropout: float = field(
         default=0.3, metadata={"help": "Chance that one view of an example is dropped (objective modality_dropout)."}
     )
-    gradient_cache_mini_batch_size: int | None = field(
+    targets_per_row: str = field(
+        default="all",
+        metadata={"help": "all: every click of a window is trained; last: one target per row, every prefix a row."},
+    )
+    mask_row_targets: bool = field(
+        default=True, metadata={"help": "The other targets of a row are no negatives of its clicks."}
+    )
+    gradient_cache_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Users per forward pass with gradient caching: large batches in the memory of this many; off by "
+            "help": "Tokens per forward pass with gradient caching: large batches in the memory of this many; off by "
             "default, as every row is embedded twice."
         },
     )
@@ -51,11 +59,10 @@ class VLM2RecTrainingArguments(EncoderTrainingArguments):
         super().__post_init__()
         if not 0.0 <= self.modality_dropout < 1.0:
             raise ValueError(f"`modality_dropout` must lie in [0, 1), got {self.modality_dropout}.")
-        if self.gradient_cache_mini_batch_size is not None and self.gradient_cache_mini_batch_size < 1:
-            raise ValueError(
-                f"`gradient_cache_mini_batch_size` must be at least 1 or None, got "
-                f"{self.gradient_cache_mini_batch_size}."
-            )
+        if self.targets_per_row not in TARGETS_PER_ROW:
+            raise ValueError(f"`targets_per_row` must be one of {TARGETS_PER_ROW}, got {self.targets_per_row!r}.")
+        if self.gradient_cache_tokens is not None and self.gradient_cache_tokens < 1:
+            raise ValueError(f"`gradient_cache_tokens` must be at least 1 or None, got {self.gradient_cache_tokens}.")
 
     def make_loss(self) -> VLM2RecLoss:
         """The loss these arguments describe.

@@ -6,33 +6,52 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from ..losses.gather import gather_candidates
+from ..catalogues.vision_tower import is_sharded
+from ..losses.gather import (
+    average_over_processes,
+    distinct_candidates,
+    gather_candidates,
+    largest_of_processes,
+)
 from ..losses.similarity import ViewVectors
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
+from ..modeling.passes_vlm2rec import USEFUL_TOKENS, USEFUL_TOKENS_OF_ACCELERATORS, free_memory
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from ..sentence_transformers.model_files import suits_sentence_transformers, write_sentence_transformer_files
-from .collator import Chunk, ContrastiveCollator
+from .click_windows import ClickWindows, WindowBatches, WindowLoader
+from .collator import ROW_VIEWS, ContrastiveCollator, Example, tokens_per_item
 from .data_parallel import needs_every_parameter, with_all_gradients, zero_of
-from .encoder_trainer import DATA_WAIT, EncoderTrainer
+from .encoder_trainer import DATA_WAIT, EncoderTrainer, check_count
 from .gradient_cache import GradientCache
 from .prefetch import prefetched
 from .step_metrics import GRADIENT_NORM
-from .step_views import STEP, ContrastiveStep, select_views, views_of, watch_gradients
+from .step_views import STEP, ContrastiveStep, assemble, watch_gradients
+from .throughput import Throughput
 from .vlm2rec_args import VLM2RecTrainingArguments
 
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
+    from ..data.dataset import RecDataset
     from ..data.sequences import Examples
+
+WEIGHT = "weight"
+"""Key of a batch's weight among the batches that are accumulated for one step."""
+LOSS_BYTES = 120
+"""Memory of the loss per pair of query and candidate: about thirty numbers of four bytes (measured, WPCL + CRTR)."""
 
 
 class VLM2RecTrainer(EncoderTrainer):
     """Contrastive training of a `VLM2RecEmbedder` on a `RecDataset`; constructor as `EncoderTrainer`'s.
 
-    Every user's history is encoded next to the targets of the batch; all targets are candidates, except those equal
-    to the user's own target and those the user has seen.
+    An example is a window of a user's training sequence, and every click in it is a query whose target is the next
+    item: the states at a row's end tokens are the vectors after each click, so one pass teaches them all. Candidates
+    are the distinct targets of the batch; a query's negatives are those that are not its target, that its user has
+    not seen, and (`mask_row_targets`) that are no target of its row.
 
     Raises:
         ValueError: as `EncoderTrainer`; or an objective that internal fusion has no views for, or gradient caching
@@ -59,23 +78,81 @@ class VLM2RecTrainer(EncoderTrainer):
             )
 
     def finish_setup(self) -> None:
-        """Refuse gradient caching where it does not work."""
-        if self.args.gradient_cache_mini_batch_size is None:
+        """Start counting; refuse gradient caching where it does not work."""
+        self.throughput = Throughput()
+        if self.args.gradient_cache_tokens is None:
             return
         if self.is_deepspeed_enabled:
             raise ValueError(
-                "`gradient_cache_mini_batch_size` does not work with DeepSpeed, which takes one backward pass per "
+                "`gradient_cache_tokens` does not work with DeepSpeed, which takes one backward pass per "
                 "batch; use DDP or FSDP."
             )
         if not isinstance(self.data_collator, ContrastiveCollator):
             raise ValueError(
-                "`gradient_cache_mini_batch_size` needs a `data_collator` that lays out chunks: a "
+                "`gradient_cache_tokens` needs a `data_collator` that lays out chunks: a "
                 f"ContrastiveCollator, got {type(self.data_collator).__name__}."
             )
 
+    def make_train_dataset(self, dataset: RecDataset, args: VLM2RecTrainingArguments) -> ClickWindows:
+        """Windows of the training sequences.
+
+        Raises:
+            ValueError: fewer than two targets.
+        """
+        self._item_tokens = tokens_per_item(self.catalogue, trained_views(args.objective))
+        empty = np.array([self.catalogue.is_empty(i) for i in range(len(self.catalogue))], dtype=bool)
+        windows = ClickWindows(
+            dataset.sequences(),
+            args.max_history,
+            args.targets_per_row,
+            tokens=self._item_tokens,
+            empty=empty,
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+        )
+        check_count(windows.n_targets)
+        return windows
+
     def make_collator(self, args: VLM2RecTrainingArguments) -> Callable[[list[Any]], dict[str, Any]]:
         """A `ContrastiveCollator`."""
-        return ContrastiveCollator(self.catalogue, args.max_history, args.gradient_cache_mini_batch_size)
+        useful = USEFUL_TOKENS.get(args.device.type, USEFUL_TOKENS_OF_ACCELERATORS)
+        return ContrastiveCollator(
+            self.catalogue,
+            pass_tokens=useful,
+            cache_tokens=args.gradient_cache_tokens,
+            item_tokens=self._item_tokens,
+            views=trained_views(args.objective),
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of windows whose rows are of like length."""
+        windows: Any = self.train_dataset
+        batches = WindowBatches(
+            windows,
+            self.args.train_batch_size,
+            windows.seed,
+            process=self.accelerator.process_index,
+            n_processes=self.accelerator.num_processes,
+        )
+        workers = self.args.dataloader_num_workers
+        return WindowLoader(
+            windows,
+            batches,
+            self.data_collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+        )
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The batches of the next step; notes how many queries they have, of all processes."""
+        samples, number = super().get_batch_samples(*args, **kwargs)
+        counts = torch.tensor([float(len(batch["target_row"])) for batch in samples], device=self.args.device)
+        if len(samples) > 1:  # batches that are accumulated weigh as many queries as they have
+            counts = average_over_processes(counts)
+            for batch, weight in zip(samples, (counts / counts.mean()).tolist(), strict=True):
+                batch[WEIGHT] = weight
+        return samples, number
 
     def rank(self, catalogue: PreparedCatalogue, examples: Examples, **options: Any) -> dict[str, float]:
         """Rank in all three views.
@@ -108,32 +185,58 @@ class VLM2RecTrainer(EncoderTrainer):
         """
         step: ContrastiveStep = inputs.get(STEP) or ContrastiveStep()
         if "chunks" in inputs:
+            parts: list[Tensor] = []
             step.cache = GradientCache(
-                lambda: self._chunks(inputs["chunks"]), lambda chunk: self._embed(model, chunk), self.args.device
+                lambda: self._chunks(inputs["chunks"]),
+                lambda chunk: self._embed(model, chunk, parts),
+                self.args.device,
             )
-        users, items = self._embed(model, inputs) if step.cache is None else step.cache.first_pass()
+            vectors, whose = step.cache.first_pass(), torch.cat(parts)
+        else:
+            vectors, whose = self._embed(model, inputs), inputs["owners"]
+        users, items = assemble(vectors, whose, inputs)
         step.squares = watch_gradients(users, items)
-        candidates = select_views(items, inputs["target_row"])
-        ids, positive = inputs["target_ids"], torch.arange(len(candidates), device=inputs["target_ids"].device)
+        candidates, ids, positive = items, inputs["item_ids"], inputs["target_row"]
         if self.args.gather_negatives:
-            candidates, ids, positive = gather_candidates(candidates, ids, positive)
+            candidates, ids, positive = distinct_candidates(*gather_candidates(candidates, ids, positive))
+        history_ids, past = self._no_negatives(inputs)
         output = self.loss(
             self._drop_modalities(users) if self.args.objective == "modality_dropout" else users,
             candidates,
-            target_ids=inputs["target_ids"],
+            target_ids=inputs["item_ids"][inputs["target_row"]],
             candidate_ids=ids,
             positive=positive,
-            history_ids=inputs["seen_ids"] if self.args.mask_seen else None,
+            history_ids=history_ids,
+            past=past,
             progress=min(self.state.global_step / max(self.state.max_steps, 1), 1.0),
+            block=self._block(len(users), len(candidates)),
         )
         total = output.total
         if model.training:
             self.record_loss(output)
+            self.throughput.add_targets(len(users))
+            total = total * inputs.get(WEIGHT, 1.0)
             if step.cache is None:
                 total = with_all_gradients(total, model)
             elif not total.requires_grad:
                 total = total + torch.zeros_like(total, requires_grad=True)  # the second pass sends zeros to the model
         return (total, {"users": users, "items": items}) if return_outputs else total
+
+    def _no_negatives(self, batch: dict[str, Any]) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+        """Items that are no negatives: `(Q, W)` of each query, and those that all queries of a window share."""
+        rows, window = batch["query_row"], batch["window_ids"]
+        if self.args.mask_row_targets:
+            shared = torch.cat([window, batch["past_ids"]], dim=1) if self.args.mask_seen else window
+            return None, (shared, rows)
+        if not self.args.mask_seen:
+            return None, None
+        later = torch.arange(window.shape[1], device=window.device) > batch["query_click"][:, None]
+        return window[rows].masked_fill(later, -1), (batch["past_ids"], rows)
+
+    def _block(self, queries: int, candidates: int) -> int | None:
+        """Queries whose matrices are held at once: all, or as many as fit into a quarter of the free memory."""
+        budget = free_memory(self.args.device) // 4 // LOSS_BYTES
+        return None if queries * candidates <= budget else max(1, budget // max(candidates, 1))
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -154,22 +257,41 @@ class VLM2RecTrainer(EncoderTrainer):
             self.step_metrics.add(f"{GRADIENT_NORM}{name}", square.sqrt() / scale)
         return loss
 
-    def _embed(self, model: nn.Module, batch: dict[str, Any]) -> tuple[ViewVectors, ViewVectors]:
-        """Views of a batch's users and items from one call of the model: they share the vision tower's pass."""
-        groups = [batch[name] for name in ("users", "items") if name in batch]
-        users, *items = [views_of(output) for output in model(groups=groups, **batch["images"])]
-        return users, items[0] if items else select_views(users, slice(0))
+    def _embed(self, model: nn.Module, batch: dict[str, Any], owners: list[Tensor] | None = None) -> Tensor:
+        """Vectors `(n, d)` of a batch's rows from one call of the model: its passes share the vision tower's."""
+        groups = self._even(batch["groups"])
+        vectors = [output.embeddings for output in model(groups=groups, **batch["images"])]
+        if owners is not None:
+            owners.append(batch["owners"])
+        if owners is None or not torch.is_grad_enabled():
+            self.throughput.add_tokens(batch["real_tokens"], batch["padded_tokens"])
+        whole = torch.cat(vectors[: len(batch["groups"])])
+        # What was run only to keep pace with the other processes takes part with a gradient of zero.
+        return sum((extra.sum() * 0.0 for extra in vectors[len(batch["groups"]) :]), whole)
 
-    def _chunks(self, chunks: list[Chunk]) -> Iterator[dict[str, Any]]:
+    def _even(self, parts: list[Any]) -> list[Any]:
+        """Parts of a batch; as many as in the process that has most where the model's layers are spread over all.
+
+        Such processes have to run every layer equally often; the first part is run again.
+        """
+        if self.args.world_size == 1 or not (is_sharded(self.trained) or self.is_deepspeed_enabled):
+            return parts
+        return parts + [parts[0]] * (largest_of_processes(len(parts), self.args.device) - len(parts))
+
+    def _chunks(self, chunks: list[list[Example]]) -> Iterator[dict[str, Any]]:
         """Lay the chunks of a batch out, ahead of time and in threads, and bring them to the device one by one."""
         collator: Any = self.data_collator
+        even = self._even(chunks)
         laid = prefetched(
             collator.lay_out,
-            chunks,
+            even,
             threads=max(self.args.dataloader_num_workers, 1),
             waited=lambda seconds: self.step_metrics.add_to_newest(DATA_WAIT, seconds),
         )
-        return map(self._prepare_inputs, laid)
+        for number, chunk in enumerate(laid):
+            if number >= len(chunks):  # run to keep pace only: its vectors are nobody's
+                chunk["owners"] = torch.full_like(chunk["owners"], -1)
+            yield self._prepare_inputs(chunk)
 
     def _drop_modalities(self, views: ViewVectors) -> ViewVectors:
         """Drop one view of some users, never their only one."""
@@ -179,6 +301,12 @@ class VLM2RecTrainer(EncoderTrainer):
         return ViewVectors(
             views.text, views.image, views.has_text & ~(drop & drop_text), views.has_image & ~(drop & ~drop_text)
         )
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log; to a training loss also targets and tokens per second, and the share of padding."""
+        if "loss" in logs:
+            logs = {**logs, **self.throughput.since_last(self.args.device)}
+        super().log(logs, *args, **kwargs)
 
     def training_facts(self) -> dict[str, Any]:
         """What `training.json` holds: base, data, objective, arguments, versions."""
@@ -193,3 +321,8 @@ class VLM2RecTrainer(EncoderTrainer):
         folder = Path(output_dir or str(self.args.output_dir))
         if self.args.should_save and suits_sentence_transformers(folder):
             write_sentence_transformer_files(folder, self.catalogue.processor, self.embedder.config)
+
+
+def trained_views(objective: str) -> tuple[str, ...]:
+    """Views whose rows an objective needs."""
+    return {"text_only": ("text",), "image_only": ("image",)}.get(objective, ROW_VIEWS)
