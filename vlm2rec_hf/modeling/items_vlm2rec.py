@@ -94,7 +94,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
         values = torch.frombuffer(bytearray(image.convert("F").tobytes()), dtype=torch.float32).nan_to_num(0, 0, 0)
         ranges = {"I": (255, 65535), "F": (1, 255)}.get(image.mode, (65535,))
         grey = values / next((end for end in ranges if values.max() <= end), values.max()) * 255
-        grey[values == image.info.get("transparency", -1)] = 255
+        grey[values == image.info.get("transparency", float("nan"))] = 255
         image = Image.frombytes("L", image.size, grey.round().clamp(0, 255).to(torch.uint8).numpy().tobytes())
     if image.has_transparency_data:
         try:

@@ -1,4 +1,4 @@
-"""Images of items from a local folder, by item id or by a column of file names; no name in a table opens another file."""
+"""Images of items from a local folder, by item id or by a column of file names; no name opens another file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..items import IMAGE_TYPE, normalise_images
 logger = logging.getLogger(__name__)
 
 EXTENSIONS = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".mpo",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm",
 )  # fmt: skip
 """Endings of image files, in small or capital letters."""
 MUCH = 0.2
