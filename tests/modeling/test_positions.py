@@ -1,0 +1,74 @@
+"""Lists are read by place: what numbers its rows by labels, or has no length, gives what the list gives."""
+
+import collections
+import types
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+
+from vlm2rec_hf import PreparedCatalogue
+from vlm2rec_hf.modeling.items_vlm2rec import check_list
+from vlm2rec_hf.sentence_transformers import as_documents, as_queries
+
+TEXTS = ["red tent", "blue mug", "Alpina lamp 3"]
+FORMS = {
+    "series": lambda values: pd.Series(values, index=range(len(values))[::-1]),
+    "named": lambda values: pd.Series(values, index=list("abcdefgh"[: len(values)])),
+    "generator": lambda values: (value for value in values),
+    "values": lambda values: dict(enumerate(values)).values(),
+    "keys": lambda values: dict.fromkeys(values).keys(),
+    "array": lambda values: np.array(values, dtype=object),
+    "tuple": tuple,
+    "deque": collections.deque,
+    "index": pd.Index,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_read_in_its_order(tiny, form):
+    _, processor = tiny()
+    make = FORMS[form]
+    read = check_list("items", make(TEXTS))
+    assert [read[i] for i in range(len(read))] == TEXTS
+    assert [tuple(item.text) for item in PreparedCatalogue(make(TEXTS), processor)] == [
+        tuple(processor.tokenize_texts([text])[0]) for text in TEXTS
+    ]
+    assert as_documents(make(TEXTS)) == as_documents(TEXTS)
+    if form != "keys":
+        histories = [TEXTS[:2], TEXTS[2:]]
+        nested = make([make(history) for history in histories]) if form not in ("array", "index") else histories
+        assert as_queries(nested) == as_queries(histories)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        set(TEXTS), frozenset(TEXTS), "text", b"text", {"text": "a"}, types.MappingProxyType({"text": "a"}), 5,
+        pd.DataFrame({"text": TEXTS}), np.array("text"), None, torch.tensor(3),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_what_has_no_order_is_named(value):
+    with pytest.raises(TypeError, match=type(value).__name__):
+        check_list("items", value)
+
+
+def test_elements_of_another_kind_are_named(tiny):
+    _, processor = tiny()
+    with pytest.raises(TypeError, match="StringScalar"):
+        processor(items=pa.array(TEXTS))
+
+
+def test_lazy_sequences_stay_lazy():
+    class Lazy:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            raise AssertionError("read")
+
+    lazy = Lazy()
+    assert check_list("items", lazy) is lazy
