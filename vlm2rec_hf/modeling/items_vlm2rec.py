@@ -86,7 +86,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
         image.seek(0)
     image.load()
     try:
-        turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(image.getexif().get(274))  # -> Image.Transpose
+        turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(image.getexif().get(274, 1))  # -> Image.Transpose
     except Exception:  # whatever a damaged EXIF block raises: the pixels are sound
         turn = None
     image = image.copy() if turn is None else image.transpose(Image.Transpose(turn))
