@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from vlm2rec_hf import PreparedCatalogue
+from vlm2rec_hf import PreparedCatalogue, SeqRecConfig, SequentialRecommender
 from vlm2rec_hf.modeling.items_vlm2rec import check_list
 from vlm2rec_hf.sentence_transformers import as_documents, as_queries
 
@@ -60,6 +60,17 @@ def test_elements_of_another_kind_are_named(tiny):
     _, processor = tiny()
     with pytest.raises(TypeError, match="StringScalar"):
         processor(items=pa.array(TEXTS))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_recommend_reads_histories_by_place(form):
+    head = SequentialRecommender(SeqRecConfig(n_items=3, hidden_size=8, max_length=5))
+    head.set_catalogue(["a", "b", "c"], torch.tensor([3, 2, 1]))
+    histories = [["a", "b"], ["c"]]
+    outer = FORMS[form] if form not in ("array", "index", "keys") else list
+    given = outer([FORMS[form](history) for history in histories])
+    expected = [one.scores for one in head.recommend(histories, k=2)]
+    assert [one.scores for one in head.recommend(given, k=2)] == expected
 
 
 def test_lazy_sequences_stay_lazy():
