@@ -83,3 +83,26 @@ def test_lazy_sequences_stay_lazy():
 
     lazy = Lazy()
     assert check_list("items", lazy) is lazy
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["vlm2rec", "pixrec"])
+def test_vectors_come_back_in_the_order_of_the_list(tiny, tiny_pix, form, kind):
+    model, processor = tiny() if kind == "vlm2rec" else tiny_pix()
+    make, histories = FORMS[form], [TEXTS[:2], TEXTS[2:], TEXTS]
+
+    def both(encoding):
+        return encoding.both if kind == "vlm2rec" else encoding
+
+    expected = both(model.encode_items(TEXTS, processor))
+    assert (both(model.encode_items(make(TEXTS), processor)) - expected).abs().max() < 1e-6
+    users = both(model.encode_histories(histories, processor))
+    outer = make if form not in ("array", "index", "keys") else list
+    for inner in (list, make):
+        nested = outer([inner(history) for history in histories])
+        assert (both(model.encode_histories(nested, processor)) - users).abs().max() < 1e-6
+    nested = outer([make(history) for history in histories])
+    batch, wanted = (processor(histories=given)["input_ids"] for given in (nested, histories))
+    assert torch.equal(batch, wanted)
+    batch, wanted = (processor(items=given)["input_ids"] for given in (make(TEXTS), TEXTS))
+    assert torch.equal(batch, wanted)

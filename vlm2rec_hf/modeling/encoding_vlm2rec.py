@@ -107,7 +107,7 @@ class EncodingMixin:
             ValueError: an option out of range, or an item without text and image. Whatever goes wrong with an item
                 carries a note with its number.
         """
-        check_list("items", items)
+        items = check_list("items", items)
         bar = "Items" if show_progress else None
         return self._encode(items, "item", processor, batch_size, max_tokens, packing, workers, vision_cache, bar)
 
@@ -125,7 +125,7 @@ class EncodingMixin:
         show_progress: bool = False,
     ) -> Encoding:
         """Embed user histories (lists of items, oldest first); see `encode_items` for the arguments."""
-        check_list("histories", histories)
+        histories = check_list("histories", histories)
         bar = "Histories" if show_progress else None
         return self._encode(histories, "user", processor, batch_size, max_tokens, packing, workers, vision_cache, bar)
 
@@ -346,8 +346,7 @@ class _Pieces:
     def _example(self, row: int) -> list[Any]:
         if self.role == "item":
             return [self.source[row]]
-        history = self.source[row]
-        check_list("histories[i]", history)
+        history = check_list("histories[i]", self.source[row])
         if not len(history):
             raise ValueError("`histories` must not hold an empty history: it has no embedding; leave that user out.")
         return list(history)[-self.processor.max_history :]
