@@ -20,7 +20,7 @@ ALLOWED = {
     "modeling": set(),
     "auto": {"modeling"},
     "tiny": {"modeling"},
-    "data": {"hub"},
+    "data": {"hub", "modeling"},
     "catalogues": {"modeling", "data"},
     "histories": {"modeling"},
     "descriptions": {"modeling", "data", "loading", "catalogues"},

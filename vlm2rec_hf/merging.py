@@ -65,7 +65,7 @@ def merge_adapters(
         ValueError: no adapters, adapters that cannot be merged, no items, or vectors that changed by more than
             `tolerance`; the model is then exactly as it was.
     """
-    check_list("items", items)
+    items = check_list("items", items)
     if len(items) == 0:
         raise ValueError("`items` is empty: a merge is checked on real items; pass some of your catalogue.")
     if not tolerance >= 0:

@@ -102,11 +102,22 @@ def test_batches_hold_all_windows_once_and_about_equally_many_targets():
 
 
 def test_two_processes_share_an_epoch():
-    windows = ClickWindows(make([25] * 30), 6)
+    """Each step of theirs holds the windows of one process with twice the batch."""
+    windows = ClickWindows(make([25] * 30 + [3] * 9), 6)
     parts = [batches(windows, 1, process=process, n_processes=2) for process in range(2)]
-    assert len(parts[0]) == len(parts[1])
-    together = sorted(key for part in parts for batch in part for key in batch)
-    assert together == sorted(windows.cut(1).key(row) for row in range(len(windows.cut(1))))
+    whole = WindowBatches(windows, 8, seed=1)
+    whole.set_epoch(1)
+    for one, other, together in zip(*parts, whole, strict=True):
+        assert one and other and sorted(one + other) == sorted(together)
+    assert sum(map(len, whole)) == len(windows.cut(1))
+
+
+def test_every_process_has_a_row_of_every_batch():
+    windows = ClickWindows(make([40] * 3 + [2] * 30), 40)
+    parts = [batches(windows, 0, process=process, n_processes=3) for process in range(3)]
+    assert all(batch for part in parts for batch in part)
+    keys = sorted(key for part in parts for batch in part for key in batch)
+    assert keys == sorted(windows.cut(0).key(row) for row in range(len(windows.cut(0))))
 
 
 def test_bad_options_are_named():

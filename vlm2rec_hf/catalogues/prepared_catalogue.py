@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..modeling.encoding_vlm2rec import image_key
 from ..modeling.family_vlm2rec import ImageFeatures
-from ..modeling.items_vlm2rec import PreparedItem
+from ..modeling.items_vlm2rec import PreparedItem, check_list
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from .image_reader import ImageReader, ReadImage, typed_or_empty
 from .vision_cache import StoredImages, VisionCache, encode_waiting
+from .vision_cache_files import KEY_BYTES
 from .vision_tower import is_sharded, ready_to_encode, tower_fingerprint
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ class PreparedCatalogue(Sequence[PreparedItem]):
     """Items by catalogue index, as the processor lays them out.
 
     Texts are tokenised on construction. Images are decoded and preprocessed when an item is asked for, unless
-    `cache_features` was called: then they are vision features and nothing is decoded any more.
+    `cache_features` was called: then they are vision features and nothing is decoded any more. Items whose images show
+    the same share its key, so that each distinct image is encoded once.
 
     Args:
         items: the catalogue in order; entries as `as_item` takes them, read lazily. An entry may hold neither text
@@ -40,13 +43,15 @@ class PreparedCatalogue(Sequence[PreparedItem]):
     def __init__(
         self, items: Sequence[Any], processor: VLM2RecProcessor, *, item_ids: Sequence[str] | np.ndarray | None = None
     ) -> None:
+        items = check_list("items", items)
         if item_ids is not None and len(item_ids) != len(items):
             raise ValueError(f"`item_ids` must have one id per item ({len(items)}), got {len(item_ids)}.")
         self.items = items
         self.processor = processor
         self._item_ids = None if item_ids is None else np.array([str(item) for item in item_ids], dtype=object)
         self._texts: list[list[int] | None] = [None] * len(items)
-        self._features: dict[int, tuple[tuple[int, ...], ImageFeatures]] | StoredImages | None = None
+        self._features: FeaturesInMemory | StoredImages | None = None
+        self._keys: dict[int, bytes | None] = {}
         self._tower: str | None = None
         texts = [(i, text) for i, text in enumerate(_texts_of(items)) if text is not None]
         for (i, _), ids in zip(texts, processor.tokenize_texts([text for _, text in texts]), strict=True):
@@ -60,17 +65,39 @@ class PreparedCatalogue(Sequence[PreparedItem]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[int(index)]
         if self._features is not None:
-            if isinstance(self._features, StoredImages):
-                grid, features = self._features.get(index)
-            else:
-                grid, features = self._features.get(index, (None, None))
-            return PreparedItem(text=self._texts[index], grid=grid, features=features, key=index)
+            grid, features = self._features.get(index)
+            return PreparedItem(self._texts[index], grid, features=features, key=self._features.key(index))
         image = typed_or_empty(self.items[index])["image"]
         if image is None:
-            return PreparedItem(text=self._texts[index], key=index)
-        prepared = self.processor.prepare_items([{"image": image}], keys=[index])[0]
+            return PreparedItem(text=self._texts[index])
+        prepared = self.processor.prepare_items([{"image": image}], keys=[image_key(image)])[0]
+        self._keys[index] = prepared.key
         prepared.text = self._texts[index]
         return prepared
+
+    def tokens(self, index: int) -> tuple[int, ...] | None:
+        """Tokens of an item's text; `None` without one."""
+        text = self._texts[index]
+        return None if text is None else tuple(text)
+
+    def image_keys(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """`image_key` of some items: `(n, 20)` uint8, zeros for `None`."""
+        keys = (self.image_key(int(row)) or bytes(KEY_BYTES) for row in rows)
+        return torch.from_numpy(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES).copy())
+
+    def image_key(self, index: int) -> bytes | None:
+        """Hash of what an item's image shows, 20 bytes; `None` without an image, or where the processor reads none.
+
+        Items of equal tokens and keys are equal. An image is decoded for this at most once.
+        """
+        if not getattr(self.processor, "images", True):
+            return None
+        if self._features is not None:
+            return self._features.key(index)
+        if index not in self._keys:
+            image = typed_or_empty(self.items[index])["image"]
+            self._keys[index] = None if image is None else image_key(image)
+        return self._keys[index]
 
     def __iter__(self) -> Iterator[PreparedItem]:
         return (self[i] for i in range(len(self)))
@@ -120,7 +147,7 @@ class PreparedCatalogue(Sequence[PreparedItem]):
 
     def is_empty(self, index: int) -> bool:
         """Whether an item has neither a text nor an image that decodes; decodes only where there is no text."""
-        return self._texts[index] is None and self[index].grid is None
+        return self._texts[index] is None and self.image_key(index) is None
 
     def cache_features(
         self,
@@ -170,8 +197,7 @@ class PreparedCatalogue(Sequence[PreparedItem]):
 
     def _in_memory(
         self, model: VLM2RecEmbedder, batch_size: int, workers: int, show_progress: bool
-    ) -> dict[int, tuple[tuple[int, ...], ImageFeatures]]:
-        """Features by item; equal images share theirs."""
+    ) -> FeaturesInMemory:
         reader = ImageReader(self.items, range(len(self)), self.processor)
         known: dict[bytes, tuple[tuple[int, ...], ImageFeatures]] = {}
         waiting: dict[bytes, ReadImage] = {}
@@ -191,7 +217,27 @@ class PreparedCatalogue(Sequence[PreparedItem]):
                         encode_waiting(model, waiting, keep)
                 bar.update(len(batch))
             encode_waiting(model, waiting, keep)
-        return {index: known[key] for index, key in keys.items()}
+        return FeaturesInMemory(keys, known)
+
+
+class FeaturesInMemory:
+    """Features by item; equal images share theirs.
+
+    Args:
+        keys: of the items' images, by place.
+        known: grid and features of each distinct image.
+    """
+
+    def __init__(self, keys: dict[int, bytes], known: dict[bytes, tuple[tuple[int, ...], ImageFeatures]]) -> None:
+        self.keys, self.known = keys, known
+
+    def key(self, index: int) -> bytes | None:
+        """The key of an item's image; `None` without one."""
+        return self.keys.get(index)
+
+    def get(self, index: int) -> tuple[tuple[int, ...] | None, ImageFeatures | None]:
+        """Vision grid and features of an item's image; `(None, None)` without one."""
+        return self.known[self.keys[index]] if index in self.keys else (None, None)
 
 
 def _texts_of(items: Sequence[Any]) -> Iterator[str | None]:

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..files import whole_file
 from ..modeling.family_vlm2rec import ImageFeatures
-from ..modeling.items_vlm2rec import PreparedItem, as_item
+from ..modeling.items_vlm2rec import PreparedItem, as_item, check_list
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from .image_reader import ImageReader, ReadImage
 from .vision_cache_files import DTYPES, FORMAT_VERSION, KEY_BYTES
@@ -158,6 +158,7 @@ class VisionCache:
             OSError: the disk is full; what was committed before is kept.
             ValueError: see `FeatureStore.add` and `tower_fingerprint`.
         """
+        items = check_list("items", items)
         store = self.store(model, processor)
         store.refresh()
         keys, present = np.zeros(len(items), KEY), np.zeros(len(items), dtype=bool)

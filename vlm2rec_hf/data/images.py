@@ -10,8 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .png_chunks import without_metadata
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from PIL import Image
+
+    T = TypeVar("T")
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 100_000_000
@@ -19,7 +26,7 @@ MAX_BYTES = 100_000_000
 # An allow-list: Pillow also knows formats whose loading starts other programs (EPS) or that nobody uses for products.
 IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 
-DECODING_RULES = 1
+DECODING_RULES = 2
 """Raised whenever `decode_image` turns some file into other pixels than before, so that caches notice."""
 
 REASONS = {
@@ -92,9 +99,9 @@ class ImagePath:
 def decode_image(value: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one image to RGB.
 
-    The size is checked from the header before any pixel is decoded. The EXIF orientation is applied, transparent
-    parts are laid on white, 16-bit and float images are scaled to 8 bits, and of an animation the first frame is
-    taken.
+    The size is checked from the header before any pixel is decoded. Metadata (a text, a colour profile, EXIF) that is
+    damaged or too large is left out. What becomes of transparency, deep grey, orientation and animations is one rule
+    for the whole package, `vlm2rec_hf.modeling.items_vlm2rec.as_rgb`.
 
     Args:
         value: a `PIL.Image.Image`, the bytes of a file, a mapping with `bytes` (as `datasets.Image(decode=False)`
@@ -112,10 +119,7 @@ def decode_image(value: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if isinstance(value, Image.Image):
         _check_pixels(value, max_pixels)
         return _to_rgb(value)
-    data = image_bytes(value)
-    image = _open(data)
-    _check_pixels(image, max_pixels)
-    return _to_rgb(image)
+    return _with_sound_metadata(image_bytes(value), lambda data: _to_rgb(_checked(data, max_pixels)))
 
 
 def try_decode_image(value: Any, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image | None, str | None]:
@@ -133,7 +137,7 @@ def try_decode_image(value: Any, max_pixels: int = MAX_PIXELS) -> tuple[Image.Im
 def check_image_header(value: Any, max_pixels: int = MAX_PIXELS) -> str | None:
     """What is wrong with an image, judged by its header alone (no pixel is decoded); None if nothing is."""
     try:
-        _check_pixels(_open(image_bytes(value)), max_pixels)
+        _with_sound_metadata(image_bytes(value), lambda data: _checked(data, max_pixels))
     except ImageError as error:
         return error.reason
     return None
@@ -188,6 +192,23 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def _with_sound_metadata(data: bytes, read: Callable[[bytes], T]) -> T:
+    """`read` a file; if that fails, read what is left of it without metadata."""
+    try:
+        return read(data)
+    except ImageError as error:
+        bare = without_metadata(data) if error.reason != "too_many_pixels" else None
+        if bare is None:
+            raise
+    return read(bare)
+
+
+def _checked(data: bytes, max_pixels: int) -> Image.Image:
+    image = _open(data)
+    _check_pixels(image, max_pixels)
+    return image
+
+
 def _open(data: bytes) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
@@ -228,11 +249,11 @@ def _broken_reason(error: Exception) -> str:
 def _to_rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
+    # In a function, because it brings torch along: reading tables alone needs none.
+    from ..modeling.items_vlm2rec import as_rgb
+
     try:
-        if getattr(image, "n_frames", 1) > 1:
-            image.seek(0)
-        image.load()
-        return _flatten(_upright(image))
+        return as_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("too_many_pixels", str(error)) from error
     except (
@@ -243,6 +264,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         EOFError,
         KeyError,
         IndexError,
+        OverflowError,
+        RuntimeError,
         MemoryError,
         struct.error,
         zlib.error,
@@ -250,42 +273,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         if isinstance(error, ImageError):
             raise
         raise ImageError(_broken_reason(error), str(error)) from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    from PIL import ImageOps
-
-    try:
-        return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, ZeroDivisionError, struct.error):
-        # The pixels are fine and only the EXIF block is damaged: the image is used as it is stored.
-        return image
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """RGB of any mode; transparency on white."""
-    from PIL import Image
-
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    # `copy` drops the reference to the file and its lazily read metadata.
-    return image.convert("RGB") if image.mode != "RGB" else image.copy()
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Greyscale of more than 8 bits, scaled (`convert` alone would clip everything above 255 to white)."""
-    import numpy as np
-    from PIL import Image
-
-    values = np.asarray(image).astype(np.float64)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    top = float(values.max(initial=0.0))
-    if image.mode == "F":
-        scale = 1.0 if top <= 1.0 else 255.0 if top <= 255.0 else top
-    else:
-        scale = 255.0 if top <= 255.0 and image.mode == "I" else 65535.0 if top <= 65535.0 else top
-    return Image.fromarray(np.clip(values / scale * 255.0, 0, 255).round().astype(np.uint8), mode="L")

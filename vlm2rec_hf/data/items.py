@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..columns import DESCRIPTION, IMAGE, ITEM_ID, TEXT, TITLE
+from .image_lists import first_images, is_list, named_image
 from .images import ImageError, ImagePath, encode_png
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def normalise_items(table: pa.Table) -> pa.Table:
     Raises:
         ValueError: an image column of strings, or a text column of another type.
     """
+    table = named_image(table)
     for index, name in enumerate(table.column_names):
         kind = table.schema.field(index).type
         if name == IMAGE:
@@ -87,10 +90,14 @@ def normalise_items(table: pa.Table) -> pa.Table:
 def normalise_images(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """An image column as `struct<bytes: binary, path: string>`, chunk by chunk, so that it may exceed 2 GiB.
 
+    Of a list of images the first one that is there is taken.
+
     Raises:
         ValueError: the column holds strings (addresses or paths), which are never opened, or something else.
     """
     kind = column.type
+    if is_list(kind):
+        return first_images(column, normalise_images)
     if pa.types.is_null(kind):
         return pa.chunked_array([pa.nulls(len(column), IMAGE_TYPE)])
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -127,13 +134,16 @@ def image_cell(value: Any, row: int) -> dict[str, Any] | None:
 
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return None
+    # An item whose image cannot be read loses it and keeps a name; `Coverage.items_image_path_only` counts it.
     if isinstance(value, Image.Image):
-        return {"bytes": encode_png(value), "path": None}
+        try:
+            return {"bytes": encode_png(value), "path": None}
+        except ImageError:
+            return {"bytes": None, "path": os.path.basename(getattr(value, "filename", "")) or f"row {row}"}
     if isinstance(value, ImagePath):
         try:
             return {"bytes": value.read_bytes(), "path": value.path.name}
         except ImageError:
-            # The item loses its image; `Coverage.items_image_path_only` counts it.
             return {"bytes": None, "path": value.path.name}
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {"bytes": bytes(value), "path": None}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..columns import IMAGE
+from .image_lists import image_cells
 from .items import IMAGE_TYPE, image_cell
 
 ColumnMapping = Mapping[str, Any]
@@ -84,8 +84,9 @@ def _from_rows(rows: Sequence[Any], argument: str) -> pa.Table:
 def _from_columns(columns: Mapping[str, list[Any]], argument: str) -> pa.Table:
     arrays: dict[str, pa.Array] = {}
     for name, values in columns.items():
-        if name == IMAGE and not all(isinstance(v, str) or v is None for v in values):
-            arrays[name] = pa.array([image_cell(v, row) for row, v in enumerate(values)], type=IMAGE_TYPE)
+        images = image_cells(name, values, image_cell, IMAGE_TYPE)
+        if images is not None:
+            arrays[name] = images
             continue
         try:
             arrays[name] = pa.array(values, from_pandas=True)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from ..columns import VIEWS
-from .encoding_inputs import ChosenRows, check_ranked, history_items
+from .encoding_inputs import ChosenRows, check_ranked, first_of_equals, history_items
 from .metrics import ranking_metrics
 from .modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
-from .sharing import encoded_by_all
+from .sharing import encoded_by_all, rows_by_all
 
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
@@ -86,6 +86,7 @@ def evaluate_embedder(
     options = {"batch_size": batch_size, "vision_cache": vision_cache, "show_progress": show_progress, **options}
     if across_processes:
         items = encoded_by_all(len(catalogue), lambda rows: encode_catalogue(model, catalogue, rows, **options))
+        items = _tied(items, catalogue, rows_by_all(len(catalogue), catalogue.image_keys))
         users = encoded_by_all(
             len(examples), lambda rows: encode_users(model, catalogue, examples.take(rows), **options)
         )
@@ -180,6 +181,20 @@ def encode_users(
     known = [i for i, history in enumerate(histories) if history]
     encoded = model.encode_histories([histories[i] for i in known], catalogue.processor, **options)
     return _spread(encoded, known, len(histories))
+
+
+def _tied(items: Encoding, catalogue: PreparedCatalogue, keys: torch.Tensor) -> Encoding:
+    """Give equal items one vector in each view: two processes may have encoded them, in passes of other shapes.
+
+    Within one process `encode_items` runs equal rows once.
+    """
+    texts = [catalogue.tokens(row) for row in range(len(catalogue))]
+    nothing = [None] * len(texts)
+    tied = {}
+    for view, contents in (("text", (texts,)), ("image", (nothing, keys)), ("both", (texts, keys))):
+        distinct, copies = first_of_equals(*contents)
+        tied[view] = items.view(view)[distinct[copies]]
+    return replace(items, **tied)
 
 
 def _says_something(item: PreparedItem) -> bool:

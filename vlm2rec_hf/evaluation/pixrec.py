@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .encoding_inputs import ChosenRows, check_ranked, history_items
+from .encoding_inputs import ChosenRows, check_ranked, first_of_equals, history_items
 from .metrics import ranking_metrics
 from .ranking import Ranking, rank_targets
 from .scorers import VectorScorer
@@ -92,15 +92,22 @@ def method_name(processor: PixRecProcessor) -> str:
 def encode_pixrec_catalogue(
     model: PixRecModel, catalogue: PreparedCatalogue, *, across_processes: bool = False, **options: Any
 ) -> Tensor:
-    """v_T of every item: `(n_items, p)`, zero for items with neither text nor image; `options` of `encode_items`."""
+    """v_T of every item: `(n_items, p)`, zero for items with neither text nor image; `options` of `encode_items`.
+
+    Equal items are encoded once, so that they tie whatever the batches and processes.
+    """
     usable = np.array([i for i in range(len(catalogue)) if not catalogue.is_empty(i)], dtype=np.int64)
+    distinct, copies = first_of_equals(
+        [catalogue.tokens(i) for i in usable],
+        rows_by_all(len(usable), lambda rows: catalogue.image_keys(usable[rows]), across_processes),
+    )
 
     def encode(rows: np.ndarray) -> Tensor:
-        chosen = ChosenRows(catalogue, usable[rows].tolist())
+        chosen = ChosenRows(catalogue, usable[distinct[rows]].tolist())
         return model.encode_items(chosen, catalogue.processor, **options)  # type: ignore[arg-type]
 
     items = torch.zeros(len(catalogue), model.config.projection_dim)
-    items[usable] = rows_by_all(len(usable), encode, across_processes)
+    items[usable] = rows_by_all(len(distinct), encode, across_processes)[copies]
     return items
 
 

@@ -109,7 +109,7 @@ class EncodingMixin:
             ValueError: an option out of range, or an item without text and image. Whatever goes wrong with an item
                 carries a note with its number.
         """
-        check_list("items", items)
+        items = check_list("items", items)
         options = (batch_size, max_tokens, packing, workers, vision_cache, show_progress)
         return self._encode(items, "item", processor, *options)
 
@@ -132,7 +132,7 @@ class EncodingMixin:
         The last `processor.max_history` items of each history are read. With `every_click` there is a vector after
         each of them, what the history that ends there would give, from the same pass; see `Encoding.offsets`.
         """
-        check_list("histories", histories)
+        histories = check_list("histories", histories)
         options = (batch_size, max_tokens, packing, workers, vision_cache, show_progress, every_click)
         return self._encode(histories, "user", processor, *options)
 
@@ -150,6 +150,7 @@ class EncodingMixin:
         every_click: bool = False,
     ) -> Encoding:
         budget = pass_budget(self, batch_size, max_tokens)
+        source = [check_list("histories[i]", one) for one in source] if every_click else source
         counts = [min(len(one), processor.max_history) for one in source] if every_click else []
         total = sum(counts) if every_click else len(source)
         vectors = [torch.zeros(total, self.config.hidden_size) for _ in VIEWS]
@@ -347,8 +348,7 @@ class _Pieces:
     def _example(self, row: int) -> list[Any]:
         if self.role == "item":
             return [self.source[row]]
-        history = self.source[row]
-        check_list("histories[i]", history)
+        history = check_list("histories[i]", self.source[row])
         if not len(history):
             raise ValueError("`histories` must not hold an empty history: it has no embedding; leave that user out.")
         return list(history)[-self.processor.max_history :]

@@ -1,15 +1,15 @@
-"""What an item may be, and chat messages, the form in which sentence-transformers hands items to a processor.
+"""What an item and its image may be, and chat messages, the form in which sentence-transformers hands items on.
 
-A message is one item. Messages of role `history` are a history, oldest first, be it of one item only;
-sentence-transformers itself gives single inputs the role `user`. A leading `system` message is the instruction: that
-is where sentence-transformers puts a prompt.
+A message is one item. Messages of role `history` are a history, oldest first, be it of one item only; single inputs
+of sentence-transformers have the role `user`. A leading `system` message is the instruction, there called a prompt.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
@@ -71,54 +71,69 @@ def as_item(value: Any) -> dict[str, Any]:
     text = text if text and text.strip() else None
     if text is None and image is None:
         raise ValueError(f"An item needs a text or an image, got {value!r}.")
-    return {"text": text, "image": image}
+    return {"text": text, "image": None if image is None else as_rgb(image)}
 
 
-def check_list(name: str, value: Any) -> None:
-    """Refuse a lone item where a list of items belongs: a string would fall apart into one-letter items.
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The one rule for images, whatever way they come in: what a viewer shows, as plain RGB.
+
+    Of an animation the first frame; upright by EXIF; grey of 16 bits scaled to 8, that of 32 bits and floats by the
+    range it stays in (1, 255, 65535, its maximum); transparency on white; no colour profile. Applied twice as once.
+    """
+    if type(image) is Image.Image and image.mode == "RGB" and not image.info:
+        return image
+    if image.tell():
+        image.seek(0)
+    image.load()
+    try:
+        turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(image.getexif().get(274, 1))  # -> Image.Transpose
+    except Exception:  # whatever a damaged EXIF block raises: the pixels are sound
+        turn = None
+    image = image.copy() if turn is None else image.transpose(Image.Transpose(turn))
+    if image.mode[0] in "IF":
+        values = torch.frombuffer(bytearray(image.convert("F").tobytes()), dtype=torch.float32).nan_to_num(0, 0, 0)
+        ranges = {"I": (255, 65535), "F": (1, 255)}.get(image.mode, (65535,))
+        grey = values / next((end for end in ranges if values.max() <= end), values.max()) * 255
+        grey[values == image.info.get("transparency", float("nan"))] = 255
+        image = Image.frombytes("L", image.size, grey.round().clamp(0, 255).to(torch.uint8).numpy().tobytes())
+    if image.has_transparency_data:
+        try:
+            image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        except (TypeError, ValueError):  # the transparent colour is none of the image's
+            image.info = {}
+    image = image.convert("RGB")
+    image.info = {}
+    return image
+
+
+def check_list(name: str, value: Any) -> Any:
+    """A list of items, to be read by place: lazy sequences as they are; pandas (read by label), iterators as lists.
 
     Raises:
-        TypeError: `value` is an item.
+        TypeError: an item (a string would fall apart into one-letter items), or what has no order.
     """
-    if isinstance(value, (str, dict, Image.Image, PreparedItem)):
-        raise TypeError(
-            f"`{name}` must be a list of items, got a {type(value).__name__}; wrap a single item as `[item]`."
-        )
+    unordered = (str, bytes, Mapping, set, frozenset, Image.Image, PreparedItem)
+    if isinstance(value, unordered) or not 1 <= getattr(value, "ndim", 1) <= 2 - hasattr(value, "iloc"):
+        raise TypeError(f"`{name}` must be a list of items, got a {type(value).__name__}; wrap one as `[item]`.")
+    return value if hasattr(value, "__getitem__") and not hasattr(value, "iloc") else list(value)
 
 
 @dataclass
 class Conversation:
-    """What a conversation says.
+    """What a conversation says."""
 
-    Attributes:
-        items: `{"text": ..., "image": ...}` per message, oldest first.
-        is_history: the messages say that they are a history, or there are several; one `user` message can be either.
-        instruction: text of the `system` message, or `None` without one.
-    """
-
-    items: list[dict[str, Any]]
-    is_history: bool
-    instruction: str | None = None
+    items: list[dict[str, Any]]  # `{"text": ..., "image": ...}` per message, oldest first
+    is_history: bool  # the messages say so, or there are several; one `user` message can be either
+    instruction: str | None = None  # text of the `system` message
 
 
-def is_message(value: Any) -> bool:
-    """Whether `value` is one chat message."""
+def _is_message(value: Any) -> bool:
     return isinstance(value, dict) and "role" in value and "content" in value
 
 
-def read_conversations(conversations: Sequence[Any]) -> list[Conversation]:
-    """Read one conversation (a list of messages) or a batch of them.
-
-    Raises:
-        ValueError: an empty conversation, an unknown role, or a message that is not one item.
-    """
-    if conversations and is_message(conversations[0]):
-        conversations = [conversations]
-    return [_read(messages) for messages in conversations]
-
-
 def _read(messages: Any) -> Conversation:
-    if not isinstance(messages, (list, tuple)) or not messages or not all(is_message(m) for m in messages):
+    if not isinstance(messages, (list, tuple)) or not messages or not all(_is_message(m) for m in messages):
         raise ValueError(
             f"`conversation` must be a list of messages {{'role': ..., 'content': ...}}, got {messages!r}; {REMEDY}."
         )
@@ -197,49 +212,33 @@ class MessagesMixin:
 
     @property
     def prompts(self) -> dict[str, str]:
-        """The prompts by which sentence-transformers distinguishes a history (`query`) from an item (`document`).
-
-        They are the two instructions; only where those are equal or empty, a marker stands for the user's.
-        """
+        """What tells sentence-transformers a history from an item: the instructions, or a marker where they do not."""
         telling = bool(self.user_instruction) and self.user_instruction != self.item_instruction
         return {"query": self.user_instruction if telling else HISTORY_PROMPT, "document": self.item_instruction}
 
-    def apply_chat_template(
-        self,
-        conversation: Sequence[Any],
-        chat_template: str | None = None,
-        *,
-        tokenize: bool = True,
-        return_tensors: str | None = "pt",
-        processor_kwargs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> BatchFeature:
+    def apply_chat_template(self, conversation: Sequence[Any], *unused: Any, **options: Any) -> BatchFeature:
         """Prepare chat messages; this is how sentence-transformers calls a processor.
 
         Args:
-            conversation: one conversation or a batch of them; `as_documents` and `as_queries` say what one looks
-                like. The user instruction as a leading system message makes a history of any conversation; another
-                text takes the place of the instruction. Else one message of role `user` is an item.
-            chat_template: not used; rows are put together from tokens.
-            tokenize: must be true.
-            return_tensors: must be `"pt"`.
-            processor_kwargs: what sentence-transformers asks of tokenizers and image processors; all but padding
-                and truncation is refused.
-            kwargs: further options of sentence-transformers that concern strings, sound and film; not used.
+            conversation: one conversation or a batch of them (see `as_documents` and `as_queries`). The user
+                instruction as a leading system message makes a history of any conversation; another text takes the
+                place of the instruction. Else one message of role `user` is an item.
+            unused: a chat template; rows are put together from tokens.
+            options: `tokenize` must be true, `return_tensors` "pt"; of what `processor_kwargs` ask of tokenizers and
+                image processors all but padding and truncation is refused; others concern sound and film.
 
         Returns:
-            Tensors for `VLM2RecEmbedder.forward`; see `collate`.
-
-        Raises:
-            ValueError: a conversation that is neither an item nor a history, or an option that cannot be met.
+            Tensors for `VLM2RecEmbedder.forward`; see `collate`. What cannot be met is a `ValueError`.
         """
-        if not tokenize or return_tensors not in (None, "pt"):
+        tokenize, kind = options.get("tokenize", True), options.get("return_tensors", "pt")
+        if not tokenize or kind not in (None, "pt"):
             raise ValueError(
-                f"`tokenize={tokenize!r}`, `return_tensors={return_tensors!r}`: rows exist as 'pt' tensors only, they "
-                "are put together from tokens and not from a string."
+                f"`{tokenize=}`, `return_tensors={kind!r}`: rows exist as 'pt' tensors only, they are put together "
+                "from tokens and not from a string."
             )
-        _refuse_options(processor_kwargs if processor_kwargs is not None else kwargs)
-        read = read_conversations(conversation)
+        _refuse_options(options if options.get("processor_kwargs") is None else options["processor_kwargs"])
+        alone = conversation and _is_message(conversation[0])
+        read = [_read(messages) for messages in ([conversation] if alone else conversation)]
         kinds = [self._kind(one) for one in read]
         kept = [
             one.items[-self.max_history :] if role == "user" else one.items
@@ -268,8 +267,7 @@ def _refuse_options(options: dict[str, Any]) -> None:
     """Refuse settings for tokenizers and image processors that rows put together from pieces cannot follow."""
     asked = {**(options.get("text_kwargs") or {}), **(options.get("images_kwargs") or {})}
     # What sentence-transformers always asks for is how rows are anyway.
-    unmet = {name: value for name, value in asked.items() if name not in ("padding", "truncation")}
-    if unmet:
+    if unmet := {name: value for name, value in asked.items() if name not in ("padding", "truncation")}:
         raise ValueError(
             f"`processing_kwargs` ask for {unmet}, but cutting a row would cut its pooled end, and images are "
             "prepared as the processor is set; set `max_item_tokens`, `max_history_item_tokens`, `max_history` or "

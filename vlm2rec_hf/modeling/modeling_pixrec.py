@@ -206,7 +206,7 @@ class PixRecModel(BackboneModel):
         Returns:
             `(n, projection_dim)` unit vectors, float32, on the CPU.
         """
-        check_list("items", items)
+        items = check_list("items", items)
         return self._encode(
             len(items), lambda i: [items[i]], processor, "item", batch_size, "Items" if show_progress else None
         )
@@ -221,11 +221,10 @@ class PixRecModel(BackboneModel):
         show_progress: bool = False,
     ) -> Tensor:
         """v_U of histories (lists of items, oldest first; none empty); see `encode_items` for the arguments."""
-        check_list("histories", histories)
+        histories = check_list("histories", histories)
 
         def recent(i: int) -> list[Any]:
-            check_list("histories[i]", histories[i])
-            return list(histories[i])[-processor.max_history :]
+            return list(check_list("histories[i]", histories[i]))[-processor.max_history :]
 
         return self._encode(
             len(histories), recent, processor, "user", batch_size, "Histories" if show_progress else None

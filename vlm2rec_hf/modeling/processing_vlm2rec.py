@@ -184,12 +184,9 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         if (items is None) == (histories is None):
             raise ValueError("Pass exactly one of `items` (each item alone) and `histories` (lists of items).")
         if items is not None:
-            check_list("items", items)
-            return self.collate([[item] for item in self.prepare_items(items)], "item")
-        check_list("histories", histories)
-        for history in histories or []:
-            check_list("histories[i]", history)
-        recent = [list(history)[-self.max_history :] for history in histories or []]
+            return self.collate([[item] for item in self.prepare_items(check_list("items", items))], "item")
+        whole = [check_list("histories[i]", history) for history in check_list("histories", histories)]
+        recent = [list(history)[-self.max_history :] for history in whole]
         flat = self.prepare_items([item for history in recent for item in history])
         rows, start = [], 0
         for history in recent:

@@ -42,8 +42,8 @@ def as_documents(items: Sequence[Any]) -> list[dict[str, Any]]:
         ValueError: an item without text and image.
         TypeError: something that is no item, or a lone item in place of the list.
     """
-    check_list("items", items)
-    return [{name: value for name, value in as_item(item).items() if value is not None} for item in items]
+    typed = map(as_item, check_list("items", items))
+    return [{name: value for name, value in item.items() if value is not None} for item in typed]
 
 
 def as_queries(histories: Sequence[Sequence[Any]], *, max_history: int | None = None) -> list[list[dict[str, Any]]]:
@@ -61,13 +61,13 @@ def as_queries(histories: Sequence[Sequence[Any]], *, max_history: int | None = 
         ValueError: an empty history, an item without text and image, or `max_history` below 1.
         TypeError: something that is no history.
     """
-    check_list("histories", histories)
+    histories = check_list("histories", histories)
     if max_history is not None and max_history < 1:
         raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
     queries = []
     for history in histories:
-        check_list("histories[i]", history)
-        if not history:
+        history = check_list("histories[i]", history)
+        if not len(history):
             raise ValueError("`histories` must not hold an empty history: it has no embedding; leave that user out.")
         recent = list(history)[-max_history:] if max_history is not None else history
         messages = [[{"type": name, name: value} for name, value in item.items()] for item in as_documents(recent)]

@@ -162,12 +162,14 @@ class ClickWindows(Dataset):
 class WindowBatches(LengthBatches):
     """Batches of windows whose rows are of like length, with about equally many targets each; lists of `WindowKey`s.
 
+    Several processes share every batch, so that together they take the steps of one process with larger batches.
+
     Args:
         windows: the windows.
-        rows_per_batch: windows of a batch on average.
+        rows_per_batch: windows of a batch on average, of one process.
         seed: of the order.
         process: number of this process.
-        n_processes: processes that share an epoch; each gets as many batches.
+        n_processes: processes that share a batch.
     """
 
     def __init__(
@@ -175,13 +177,18 @@ class WindowBatches(LengthBatches):
     ) -> None:
         self.windows = windows
         lengths = np.ones(len(windows), dtype=np.int64)
-        super().__init__(lengths, rows_per_batch, seed, process=process, n_processes=n_processes)
+        super().__init__(lengths, rows_per_batch * n_processes)
+        self.seed, self.part, self.parts = seed, process, n_processes
 
     def __iter__(self) -> Iterator[list[WindowKey]]:  # type: ignore[override]
         cut = self.windows.cut(self.epoch)
         self.lengths, self.weights = cut.tokens, cut.targets
-        for rows in super().__iter__():
-            yield [cut.key(row) for row in rows]
+        batches = list(super().__iter__())
+        for rows in batches:  # each process needs a row of every batch
+            while len(rows) < self.parts:
+                rows.append(max(batches, key=len).pop())
+        for rows in batches:
+            yield [cut.key(row) for row in rows[self.part :: self.parts]]
 
 
 class WindowLoader(DataLoader):
