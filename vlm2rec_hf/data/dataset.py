@@ -87,6 +87,8 @@ class RecDataset:
         unknown_items: UnknownItems = "quarantine",
         split_column: str | None = None,
         quarantine: pa.Table | None = None,
+        text_columns: Sequence[str] | None = None,
+        noted: Mapping[str, int] | None = None,
     ) -> RecDataset:
         """Build a dataset from a table of interactions and one of items.
 
@@ -103,9 +105,13 @@ class RecDataset:
                 without text and image.
             split_column: column of the interactions with an existing split ("train", "validation", "test" or 0, 1, 2).
             quarantine: rows that a reader already took out.
+            text_columns: columns of the items (original or standard names), joined in this order, that become `text`.
+                None: the column `text` is an item's text, else `title`.
+            noted: what a reader already counted, for `coverage.noted`.
 
         Raises:
-            ValueError: a missing column, a type that cannot be used, or an unknown option.
+            ValueError: a missing column, a type that cannot be used, an unknown option, or rows of which none can be
+                used.
         """
         log, catalogue, taken_out, provenance = ingest(
             interactions,
@@ -117,6 +123,8 @@ class RecDataset:
             unknown_items=unknown_items,
             split_column=split_column,
             quarantine=quarantine,
+            text_columns=text_columns,
+            noted=noted,
         )
         return cls(log, catalogue, taken_out, provenance)
 
@@ -313,9 +321,14 @@ class RecDataset:
         return html_table(f"{self!r}, the first {len(rows)} items", ("item_id", "text", "image"), rows)
 
     def describe(self) -> str:
-        """The dataset in words and numbers: what it is, what was done to it, and the coverage table."""
+        """The dataset in words and numbers: what it is, what is read as text, what was done, and the coverage table."""
         steps = [", ".join(f"{key}={value}" for key, value in step.items()) for step in self.steps]
         lines = [repr(self), f"fingerprint: {self.fingerprint}", *(f"step {i + 1}: {s}" for i, s in enumerate(steps))]
+        read, others = item_tables.text_sources(self.items.features.arrow_schema)
+        if read or others:
+            choice = ", else ".join(f"`{name}`" for name in read) or "none"
+            unread = f" (not read: {', '.join(f'`{name}`' for name in others)})" if others else ""
+            lines.append(f"text of an item: {choice}{unread}")
         return "\n".join([*lines, "", self.coverage.table()])
 
     # ---- derived datasets

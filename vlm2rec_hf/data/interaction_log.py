@@ -102,10 +102,10 @@ def log_from_stored(table: pa.Table, item_ids: pa.Array) -> InteractionLog:
     Raises:
         ValueError: the rows are not in stored order or name unknown items.
     """
-    from .ids import encode_ids
+    from .ids import encode_stored_ids
 
-    user, user_ids = encode_ids(table[USER_ID], USER_ID)
-    code, raw = encode_ids(table[ITEM_ID], ITEM_ID)
+    user, user_ids = encode_stored_ids(table[USER_ID])
+    code, raw = encode_stored_ids(table[ITEM_ID])
     item = positions_in(raw, item_ids)[code] if len(raw) else code
     # First appearance is ascending id order in a stored table, so the codes rise by themselves.
     if np.any(np.diff(user) < 0) or np.any(user < 0) or np.any(item < 0):

@@ -15,6 +15,7 @@ from .ids import encode_ids, id_strings, positions_in
 from .interaction_log import POSITION, SPLIT, InteractionLog, order_users, sort_order
 from .items import normalise_items
 from .sequences import SPLIT_CODES, TRAIN
+from .tables import header_hint
 from .timestamps import Parsed, parse_timestamps
 
 Duplicates = Literal["keep", "quarantine"]
@@ -158,7 +159,7 @@ def require_columns(table: pa.Table, argument: str, needed: list[str]) -> None:
             also = f" (or `{POSITION}`, the order within each user)" if name == TIMESTAMP else ""
             raise ValueError(
                 f"`{argument}` has no column `{name}`{also}; its columns are {table.column_names}. Name the column to "
-                f"use with `column_mapping={{'<your column>': '{name}'}}`."
+                f"use with `column_mapping={{'<your column>': '{name}'}}`.{header_hint(table.column_names)}"
             )
 
 
