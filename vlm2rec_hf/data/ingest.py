@@ -127,8 +127,8 @@ def ingest(
         events, item_ids, duplicates=duplicates, unknown_items=unknown_items, split_column=split_column
     )
     parts.append(checked.quarantine)
-    if not len(checked.log) and events.num_rows:
-        raise ValueError(_nothing_left(events.num_rows, checked.quarantine, item_ids))
+    if not len(checked.log) and (events.num_rows or (quarantine is not None and quarantine.num_rows)):
+        raise ValueError(_nothing_left(events.num_rows, q.concat([checked.quarantine, *parts]), item_ids))
     catalogue = _extend(catalogue, checked.log.item_ids)
     split = {"kind": "none"} if split_column is None else {"kind": "given", "column": split_column}
     provenance = Provenance(name, timestamp_unit or checked.timestamp_unit, split, tuple(steps), {**checked.counts, **counts})
@@ -137,11 +137,11 @@ def ingest(
 
 def _nothing_left(rows: int, quarantine: pa.Table, item_ids: pa.Array | None) -> str:
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in q.counts(quarantine).items())
-    words = f"None of the {rows:,} rows of `interactions` can be used ({reasons}). The first one: "
-    words += quarantine["row"][0].as_py()[:300]
+    words = f"No interaction is left: none of the {rows:,} rows of `interactions` can be used ({reasons}). "
+    words += f"The first row set aside: {quarantine['row'][0].as_py()[:300]}. "
     if item_ids is not None and "unknown_item" in reasons:
-        words += f". The ids of `items` look like {item_ids.slice(0, 3).to_pylist()}"
-    return words + ". Check the columns (`column_mapping`) and that both tables write their ids alike."
+        words += f"The ids of `items` look like {item_ids.slice(0, 3).to_pylist()}. "
+    return words + "Check the columns (`column_mapping`), and that both tables write their ids alike."
 
 
 def items_dataset(table: pa.Table) -> datasets.Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,32 @@ def _mended(column: pa.ChunkedArray, change: Callable[[Any], Any]) -> pa.Chunked
                 chunk = pc.replace_with_mask(chunk, mask, pa.array(values, chunk.type))
         chunks.append(chunk)
     return pa.chunked_array(chunks, type=column.type) if any_suspect else None
+
+
+_NULL_WORDS = ("NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", "")
+# Numbers that read the same once they are numbers; "0012", "1e5" (a hash) and numbers of 16 digits do not.
+_NUMBER = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?([eE][+-][0-9]{1,3})?$"
+
+
+def with_numbers(table: pa.Table, texts: Collection[str]) -> pa.Table:
+    """Columns of text that hold numbers only become numbers, where nothing is lost by it; among numbers `NA` is null.
+
+    Args:
+        table: as a file was read.
+        texts: columns that stay as they are.
+    """
+    for index, name in enumerate(table.column_names):
+        column = table[name]
+        if name in texts or not pa.types.is_string(column.type):
+            continue
+        known = column.filter(pc.invert(pc.is_in(column, value_set=pa.array([*_NULL_WORDS, None]))))
+        if not len(known) or not pc.all(pc.match_substring_regex(known, _NUMBER)).as_py():
+            continue
+        whole = not pc.any(pc.match_substring_regex(known, r"[.eE]")).as_py()
+        nothing = pc.is_in(column, value_set=pa.array(_NULL_WORDS))
+        numbers = pc.if_else(nothing, pa.scalar(None, pa.string()), column)
+        table = table.set_column(index, name, numbers.cast(pa.int64() if whole else pa.float64()))
+    return table
 
 
 def sound_table(table: pa.Table) -> pa.Table:
