@@ -17,7 +17,7 @@ from . import quarantine as q
 from . import splits
 from .catalogue_items import CatalogueItems
 from .coverage import Coverage, measure
-from .filters import keep_core, take_out_cold
+from .filters import keep_core, recounted, take_out_cold
 from .fingerprint import dataset_fingerprint
 from .html_tables import html_table
 from .ids import to_objects
@@ -321,7 +321,7 @@ class RecDataset:
         return html_table(f"{self!r}, the first {len(rows)} items", ("item_id", "text", "image"), rows)
 
     def describe(self) -> str:
-        """The dataset in words and numbers: what it is, what is read as text, what was done, and the coverage table."""
+        """The dataset in words and numbers: what it is, what was done, what is read as text, and the coverage."""
         steps = [", ".join(f"{key}={value}" for key, value in step.items()) for step in self.steps]
         lines = [repr(self), f"fingerprint: {self.fingerprint}", *(f"step {i + 1}: {s}" for i, s in enumerate(steps))]
         read, others = item_tables.text_sources(self.items.features.arrow_schema)
@@ -344,7 +344,8 @@ class RecDataset:
         self._require_unsplit("k_core")
         kept, items, step = keep_core(self._log, k)
         catalogue = self.items if len(items) == self.n_items else self.items.select(items)
-        return RecDataset(kept, catalogue, self._quarantine, self._provenance.after(step))
+        noted, step = recounted(kept, self._provenance.noted, step)
+        return RecDataset(kept, catalogue, self._quarantine, self._provenance.after(step, noted=noted))
 
     def leave_one_out(self) -> RecDataset:
         """Each user's last interaction is test, the one before validation, the rest train.
@@ -395,7 +396,8 @@ class RecDataset:
             raise ValueError("Split first, with `leave_one_out()` or `temporal_split(...)`, then hold out cold items.")
         kept, moved, done = take_out_cold(self._log, self.item_ids, fraction, seed)
         step = {"step": "hold_out_cold_items", **done, "moved_interactions": moved.num_rows}
-        provenance = self._provenance.after(step, {**self.split_spec, "cold_items": done})
+        noted, step = recounted(kept, self._provenance.noted, step)
+        provenance = self._provenance.after(step, {**self.split_spec, "cold_items": done}, noted)
         return RecDataset(kept, self.items, q.concat([self._quarantine, moved]), provenance)
 
     def check_images(self, *, full: bool = True, max_pixels: int = MAX_PIXELS) -> RecDataset:

@@ -43,7 +43,7 @@ class Provenance:
         timestamp_unit: a key of `UNITS`, or None where unknown (or order only).
         split: how the split was made, as plain data; `{"kind": "none"}` before any.
         steps: what was done to the rows since they came in, oldest first, with counts.
-        noted: oddities counted when the tables came in.
+        noted: oddities that were kept: as the tables came in, or, after a filter, of what is left.
         source: the Hub revision it was loaded from, or None. Filters and splits keep it: the data comes from there,
             and the fingerprint shows whether it still equals that revision.
     """
@@ -55,9 +55,16 @@ class Provenance:
     noted: dict[str, int] = field(default_factory=dict)
     source: Source | None = None
 
-    def after(self, step: dict[str, Any], split: dict[str, Any] | None = None) -> Provenance:
-        """The provenance after one more step."""
-        return replace(self, steps=(*self.steps, step), split=self.split if split is None else split)
+    def after(
+        self, step: dict[str, Any], split: dict[str, Any] | None = None, noted: dict[str, int] | None = None
+    ) -> Provenance:
+        """The provenance after one more step, with another split and other oddities if given."""
+        return replace(
+            self,
+            steps=(*self.steps, step),
+            split=self.split if split is None else split,
+            noted=self.noted if noted is None else noted,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -131,7 +138,9 @@ def ingest(
         raise ValueError(_nothing_left(events.num_rows, q.concat([checked.quarantine, *parts]), item_ids))
     catalogue = _extend(catalogue, checked.log.item_ids)
     split = {"kind": "none"} if split_column is None else {"kind": "given", "column": split_column}
-    provenance = Provenance(name, timestamp_unit or checked.timestamp_unit, split, tuple(steps), {**checked.counts, **counts})
+    provenance = Provenance(
+        name, timestamp_unit or checked.timestamp_unit, split, tuple(steps), {**checked.counts, **counts}
+    )
     return checked.log, items_dataset(catalogue), q.concat(parts), provenance
 
 

@@ -162,8 +162,8 @@ def header_hint(names: Sequence[str]) -> str:
     if not odd:
         return ""
     return (
-        f" The names {odd} look like data, as if the first row had been taken for the header: put a line with the names "
-        f"above it, such as {USER_ID},{ITEM_ID},timestamp."
+        f" The names {odd} look like data, as if the first row had been taken for the header: put a line with the "
+        f"names above it, such as {USER_ID},{ITEM_ID},timestamp."
     )
 
 

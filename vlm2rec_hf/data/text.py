@@ -41,7 +41,9 @@ _TAG = re.compile(rf"</?({'|'.join(sorted((*_INLINE, *_BLOCK), key=len, reverse=
 _BODY = re.compile(rf"<(script|style){_ATTRIBUTES}.*?(?:</\1\s*[^<>]*>|\Z)", re.IGNORECASE | re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)|<!doctype\b[^<>]*>|<!\[CDATA\[|\]\]>|<\?xml\b[^<>]*>", re.I | re.DOTALL)
 # Without their semicolon only those that no address and no "R&D" holds by chance.
-_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});|&(?:amp|lt|gt|quot|nbsp)\b(?!=)")
+_ENTITY = re.compile(
+    r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});|&(?:amp|lt|gt|quot|nbsp)\b(?!=)"
+)
 _REPEATED = re.compile(r"&(?:amp;)+(?=amp;)")
 _ROUNDS = 20
 SUSPECT = r"[<&]|\]\]>"
@@ -127,7 +129,7 @@ def is_nothing(value: Any) -> bool:
 
 
 def number_text(value: float) -> str:
-    """A number as people write it: whole ones without a point (`12`, not `12.0`), others as short as they are exact."""
+    """A number as people write it: whole ones without a point (`12`, not `12.0`), others with the digits they need."""
     number = float(value)
     if math.isfinite(number) and number == math.floor(number):
         return str(int(number))

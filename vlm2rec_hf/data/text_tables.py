@@ -174,7 +174,9 @@ def _each(column: pa.ChunkedArray, change: Callable[[Any], Any]) -> pa.ChunkedAr
     """`change` applied to every distinct value; to every value of a column of lists."""
     text = pa.string()
     if _is_list(column.type):
-        return pa.chunked_array([pa.array([change(v) for v in chunk.to_pylist()], text) for chunk in column.chunks], text)
+        return pa.chunked_array(
+            [pa.array([change(v) for v in chunk.to_pylist()], text) for chunk in column.chunks], text
+        )
     chunks = []
     for chunk in column.dictionary_encode().unify_dictionaries().chunks:
         # Numbers keep their precision in numpy's types, Python would make doubles of them.

@@ -180,7 +180,10 @@ def read_csv_bytes(
     try:
         as_text = {*ids, TITLE, TEXT, DESCRIPTION}
         if texts is not None:
-            as_text |= {*texts, *pc_csv.open_csv(io.BytesIO(data), read_options=read, parse_options=parse).schema.names}
+            as_text |= {
+                *texts,
+                *pc_csv.open_csv(io.BytesIO(data), read_options=read, parse_options=parse).schema.names,
+            }
             bad.clear()
         convert = pc_csv.ConvertOptions(
             column_types={key: pa.string() for key in as_text},
