@@ -135,7 +135,7 @@ def ingest(
     )
     parts.append(checked.quarantine)
     if not len(checked.log) and (events.num_rows or (quarantine is not None and quarantine.num_rows)):
-        raise ValueError(_nothing_left(events.num_rows, q.concat([checked.quarantine, *parts]), item_ids))
+        raise ValueError(_nothing_left(events.num_rows, q.concat(reversed(parts)), item_ids))
     catalogue = _extend(catalogue, checked.log.item_ids)
     split = {"kind": "none"} if split_column is None else {"kind": "given", "column": split_column}
     provenance = Provenance(
