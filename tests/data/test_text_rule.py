@@ -268,7 +268,7 @@ def test_unusable_text_columns_are_refused():
 
 def test_which_columns_are_read_is_said(caplog):
     dataset = items_of(COLUMNS)
-    assert "Only the column `title` is read" in caplog.text and "text_columns=" in caplog.text
+    assert "Only the column `title` is read" in caplog.text and "`text_columns`" in caplog.text
     assert "text of an item: `title` (not read: `colour`, `description`)" in dataset.describe()
     caplog.clear()
     RecDataset.from_tables(EVENTS, COLUMNS, text_columns=["title"])

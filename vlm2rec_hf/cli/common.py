@@ -29,7 +29,8 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
         options["column_mapping"] = _column_mapping(arguments.column_mapping)
     if arguments.text_columns:
         options["text_columns"] = item_ids(arguments.text_columns)
-    dataset = load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision, **options)
+    with named_as_options(text_columns="--text_columns"):
+        dataset = load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision, **options)
     if not dataset.n_interactions:
         raise ValueError(f"`--dataset` {arguments.dataset!r} holds no interactions; there is nothing to go on with.")
     if arguments.k_core:
