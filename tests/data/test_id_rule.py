@@ -149,6 +149,9 @@ def test_a_header_that_is_data_is_named(tmp_path):
         load_recsys(tmp_path, column_mapping={"user": "user_id"})
     with pytest.raises(ValueError, match="`items` has no column.*'300' look like data|look like data"):
         RecDataset.from_tables(events(["a"]), pd.DataFrame([["a", 300]]))
+    (tmp_path / "interactions.csv").write_text("5,5,978300760\n1,20,978300761\n")
+    with pytest.raises(ValueError, match="two columns named.*look like data"):
+        load_recsys(tmp_path)
     with pytest.raises(ValueError) as caught:
         RecDataset.from_tables([{"who": 1, "what": 2, "when": 3}])
     assert "look like data" not in str(caught.value)

@@ -139,17 +139,33 @@ def test_broken_source_is_read_in_linear_time(part):
     assert time.perf_counter() - start < 5
 
 
+LEVELS = [{"name": "A &amp; B", "path": ["<i>c</i>", "</span></span>"]}]
+
+
 def test_tables_are_cleaned_and_what_went_is_counted():
     rows = [
-        {"item_id": "a", "title": "<b>Oak</b> &amp;amp; chair", "text": None, "tags": ["<i>x</i>", "</span>", "y"]},
-        {"item_id": "b", "title": "I <3 you", "text": "<script>a()</script><style>b</style>", "tags": None},
+        {
+            "item_id": "a",
+            "title": "<b>Oak</b> &amp;amp; chair",
+            "text": None,
+            "tags": ["<i>x</i>", "</span>", "y"],
+            "levels": LEVELS,
+        },
+        {
+            "item_id": "b",
+            "title": "I <3 you",
+            "text": "<script>a()</script><style>b</style>",
+            "tags": None,
+            "levels": [],
+        },
     ]
     tables = (rows, pd.DataFrame(rows), pl.DataFrame(rows), pa.Table.from_pylist(rows))
     for dataset in map(items_of, tables):
         assert dataset.item_texts() == ["Oak & chair", "I <3 you"]
         assert dataset.items["tags"][0] == ["x", "y"]
+        assert dataset.items["levels"][0] == [{"name": "A & B", "path": ["c"]}]
         noted = dataset.coverage.noted
-        assert (noted["texts_with_markup"], noted["script_and_style_bodies"]) == (4, 2)
+        assert (noted["texts_with_markup"], noted["script_and_style_bodies"]) == (7, 2)
     assert "texts_with_markup" not in items_of([{"item_id": "a", "title": "Oak"}]).coverage.noted
 
 

@@ -127,8 +127,8 @@ def ingest(
         steps.append({"step": "text_columns", "columns": columns})
     elif catalogue is not None and {TITLE, DESCRIPTION} <= set(names := catalogue.column_names) and TEXT not in names:
         logger.warning(
-            "Only the column `title` is read as the text of an item, not `description`; name both in `text_columns` to "
-            "take both."
+            "Only the column `title` is read as the text of an item, not `description`; name both in `text_columns` "
+            "to take both."
         )
     checked = check_interactions(
         events, item_ids, duplicates=duplicates, unknown_items=unknown_items, split_column=split_column

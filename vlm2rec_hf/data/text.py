@@ -128,7 +128,7 @@ def is_nothing(value: Any) -> bool:
     return isinstance(value, (float, np.floating, Decimal)) and bool(value != value)
 
 
-def number_text(value: float) -> str:
+def number_text(value: float | np.floating[Any]) -> str:
     """A number as people write it: whole ones without a point (`12`, not `12.0`), others with the digits they need."""
     number = float(value)
     if math.isfinite(number) and number == math.floor(number):

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -38,64 +37,61 @@ def _listed(values: Sequence[Any] | None) -> str | None:
 
 
 def clean_items(table: pa.Table, kept: Sequence[str]) -> tuple[pa.Table, dict[str, int]]:
-    """The text columns of an item table (lists of texts too) without page source.
+    """The text columns of an item table (also texts in lists and structs) without page source.
 
     Args:
         table: its texts are `sound`.
-        kept: columns that are left alone, such as ids.
+        kept: columns that are left alone, such as ids and images.
 
     Returns:
         The table, and what was counted, without zeros.
     """
     counts: Counter[str] = Counter()
-
-    def clean(text: str | None) -> str | None:
-        return None if text is None else without_markup(text, counts) or None
-
-    def clean_list(texts: list[str | None] | None) -> list[str] | None:
-        return None if texts is None else [text for text in map(clean, texts) if text]
-
     for index, name in enumerate(table.column_names):
-        column = table[name]
+        column = table.column(index)
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if name in kept:
-            continue
-        if is_string(kind):
-            cells, change = column.cast(kind), clean
-        elif _is_list(kind) and is_string(kind.value_type):
-            cells, change = column, clean_list
-        else:
-            continue
-        changed = _mended(cells, change)
-        if changed is not None:
-            table = table.set_column(index, name, changed)
+        if name not in kept and _holds_text(kind):
+            cells = column.cast(kind)
+            chunks = [_cleaned(chunk, counts) for chunk in cells.chunks]
+            if any(chunk is not None for chunk in chunks):
+                pairs = zip(chunks, cells.chunks, strict=True)
+                new = pa.chunked_array([was if chunk is None else chunk for chunk, was in pairs], type=kind)
+                table = table.set_column(index, name, new)
     return table, dict(+counts)
 
 
-def _mended(column: pa.ChunkedArray, change: Callable[[Any], Any]) -> pa.ChunkedArray | None:
-    """The column with `change` applied where there may be page source; None where nowhere is."""
-    chunks, any_suspect = [], False
-    for chunk in column.chunks:
-        if _is_list(chunk.type):
-            suspect = np.zeros(len(chunk), dtype=bool)
-            rows = pc.list_parent_indices(chunk).to_numpy(zero_copy_only=False)
-            hits = pc.fill_null(pc.match_substring_regex(pc.list_flatten(chunk), SUSPECT), False)
-            suspect[rows[hits.to_numpy(zero_copy_only=False)]] = True
-        else:
-            suspect = pc.fill_null(pc.match_substring_regex(chunk, SUSPECT), False).to_numpy(zero_copy_only=False)
-        if suspect.any():
-            any_suspect = True
-            mask = pa.array(suspect)
-            values = [change(value) for value in chunk.filter(mask).to_pylist()]
-            if _is_list(chunk.type):
-                cells = chunk.to_pylist()
-                for row, value in zip(np.flatnonzero(suspect).tolist(), values, strict=True):
-                    cells[row] = value
-                chunk = pa.array(cells, chunk.type)
-            else:
-                chunk = pc.replace_with_mask(chunk, mask, pa.array(values, chunk.type))
-        chunks.append(chunk)
-    return pa.chunked_array(chunks, type=column.type) if any_suspect else None
+def _cleaned(chunk: pa.Array, counts: Counter[str]) -> pa.Array | None:
+    """A column's chunk with its texts cleaned; None where there is nothing to clean."""
+    if not is_string(chunk.type):
+        before = chunk.to_pylist()
+        after = [_clean(cell, counts) for cell in before]
+        return None if after == before else pa.array(after, chunk.type)
+    suspect = pc.fill_null(pc.match_substring_regex(chunk, SUSPECT), False)
+    texts = [_clean(text, counts) for text in chunk.filter(suspect).to_pylist()]
+    return pc.replace_with_mask(chunk, suspect, pa.array(texts, chunk.type)) if texts else None
+
+
+def _clean(cell: Any, counts: Counter[str]) -> Any:
+    """Every text in a cell cleaned; texts of lists that held nothing but page source are left out."""
+    if isinstance(cell, str):
+        return without_markup(cell, counts) or None if cell else cell
+    if isinstance(cell, list):
+        parts = [(part, _clean(part, counts)) for part in cell]
+        return [new for old, new in parts if new is not None or old is None]
+    if isinstance(cell, dict):
+        return {name: _clean(part, counts) for name, part in cell.items()}
+    return cell
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    """Whether there is text in a type; structs with bytes in them, such as images, are left alone."""
+    if _is_list(kind):
+        return _holds_text(kind.value_type)
+    if pa.types.is_struct(kind):
+        parts = [kind.field(place).type for place in range(kind.num_fields)]
+        binary = any(pa.types.is_binary(part) or pa.types.is_large_binary(part) for part in parts)
+        return not binary and any(map(_holds_text, parts))
+    return is_string(kind)
 
 
 _NULL_WORDS = ("NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", "")
@@ -111,7 +107,7 @@ def with_numbers(table: pa.Table, texts: Collection[str]) -> pa.Table:
         texts: columns that stay as they are.
     """
     for index, name in enumerate(table.column_names):
-        column = table[name]
+        column = table.column(index)
         if name in texts or not pa.types.is_string(column.type):
             continue
         known = column.filter(pc.invert(pc.is_in(column, value_set=pa.array([*_NULL_WORDS, None]))))
@@ -130,7 +126,7 @@ def sound_table(table: pa.Table) -> pa.Table:
     Arrow does not look at the bytes of a string that a file or another library hands over.
     """
     for index, name in enumerate(table.column_names):
-        column = table[name]
+        column = table.column(index)
         if pa.types.is_string_view(column.type):
             column = column.cast(pa.large_string())
             table = table.set_column(index, name, column)
