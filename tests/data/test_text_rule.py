@@ -289,3 +289,22 @@ def test_which_columns_are_read_is_said(caplog):
     caplog.clear()
     RecDataset.from_tables(EVENTS, COLUMNS, text_columns=["title"])
     assert not caplog.text
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_repos_of_others_are_read_by_the_same_rule(tmp_path, ending):
+    configs = "\n".join(f"- config_name: {n}\n  data_files: {n}.{ending}" for n in ("interactions", "items"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}\n---\n")
+    if ending == "csv":
+        (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nNA,007,1\nnull,10.0,2\n")
+        (tmp_path / "items.csv").write_text("item_id,title\n007,NA\n10,1984\n")
+    else:
+        events = [
+            {"user_id": u, "item_id": i, "timestamp": 1, "x": x} for u, i, x in [("NA", "007", 1), ("null", 10, [])]
+        ]
+        items = [{"item_id": "007", "title": "NA", "x": {"a": 1}}, {"item_id": 10, "title": 1984, "x": "b"}]
+        for name, rows in (("interactions", events), ("items", items)):
+            (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    dataset = load_recsys(tmp_path)
+    assert dataset.sequences().user_ids.tolist() == ["NA", "null"]
+    assert dataset.item_ids.tolist() == ["007", "10"] and dataset.item_texts() == ["NA", "1984"]

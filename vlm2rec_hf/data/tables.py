@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -34,7 +35,18 @@ def to_arrow(table: Any, argument: str, ids: Collection[str] = (USER_ID, ITEM_ID
     Raises:
         ValueError: another type, or a table that Arrow cannot hold.
     """
-    return sound_table(_to_arrow(table, argument, ids))
+    return sound_table(_without_json(_to_arrow(table, argument, ids)))
+
+
+def _without_json(table: pa.Table) -> pa.Table:
+    """Columns of JSON, as `datasets` makes of mixed values in a file, as text."""
+    for index, field in enumerate(table.schema):
+        if isinstance(field.type, pa.BaseExtensionType) and field.type.extension_name == "arrow.json":
+            texts = table.column(index).cast(field.type.storage_type).to_pylist()
+            # It writes texts in quotes, except those that look like numbers: "007" stands there as 007.
+            texts = [json.loads(text) if text is not None and text[:1] == '"' else text for text in texts]
+            table = table.set_column(index, field.name, _column(texts, is_id=False))
+    return table
 
 
 def _to_arrow(table: Any, argument: str, ids: Collection[str]) -> pa.Table:
