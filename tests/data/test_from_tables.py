@@ -291,8 +291,8 @@ def test_unusable_input_is_refused():
         RecDataset.from_tables([1])
     with pytest.raises(ValueError, match="`timestamp_unit`"):
         RecDataset.from_tables(EVENTS, timestamp_unit="days")
-    with pytest.raises(ValueError, match="`title` of the items must hold strings"):
-        RecDataset.from_tables(EVENTS, [{"item_id": "a", "title": 3}])
+    with pytest.raises(ValueError, match="`title` of the items must hold text, numbers, dates or lists"):
+        RecDataset.from_tables(EVENTS, [{"item_id": "a", "title": {"en": "A"}}])
     with pytest.raises(ValueError, match="`user_id` must hold strings or integers"):
         RecDataset.from_tables([{"user_id": [1], "item_id": "a", "timestamp": 0}])
 

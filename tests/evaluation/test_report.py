@@ -1,5 +1,6 @@
 import json
 import stat
+import tracemalloc
 
 import numpy as np
 import polars as pl
@@ -215,3 +216,17 @@ def test_bad_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`facts`"):
         report.save(tmp_path / "never")
     assert not (tmp_path / "never").exists()
+
+
+def test_ids_of_any_length_stay_apart_and_cost_their_own_length(tmp_path):
+    users = ["a", "a\0", "b" * 20_000, *(f"u{n}" for n in range(2000))]
+    tracemalloc.start()
+    for ids in (users, np.array(users, dtype=object), tuple(users)):
+        report = Report(Protocol("abc"), user_ids=ids, item_ids=range(len(users)), n_resamples=10)
+        assert report._users is None  # as many users as examples
+    report.add("m", ranking(np.ones(len(users))))
+    report.save(tmp_path)
+    again = Report.load(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 60e6  # a fixed-width array: 160 MB
+    tracemalloc.stop()
+    assert again.user_ids.tolist() == users and again.item_ids[-1] == str(len(users) - 1)

@@ -29,6 +29,25 @@ def test_other_types_are_refused(value):
         as_item(value)
 
 
+def test_unknown_keys_of_an_item_are_named():
+    for value in (
+        {"title": "red tent"},
+        {"title": None, "text": "red tent"},
+        {"text": "red tent", "img": make_image(0)},
+    ):
+        unknown = "title" if "title" in value else "img"
+        with pytest.raises(TypeError, match=f"`items` holds a dict with .*'{unknown}'"):
+            as_item(value)
+
+
+def test_half_a_character_of_a_text_is_replaced(tiny):
+    model, processor = tiny()
+    assert as_item("Mug \ud83d")["text"] == as_item({"text": "Mug \udc00"})["text"] == "Mug \ufffd"
+    assert as_item("\ud83d\ude00")["text"] == "\U0001f600"
+    broken, mended = (model.encode_items([text], processor).text for text in ("Mug \ud83d", "Mug \ufffd"))
+    assert broken.equal(mended)
+
+
 @pytest.mark.parametrize("value", ["", "  ", {}, {"text": None, "image": None}])
 def test_an_item_needs_something(value):
     with pytest.raises(ValueError, match="text or an image"):

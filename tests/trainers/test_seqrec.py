@@ -1,6 +1,7 @@
 """Training heads: they learn what there is to learn, stop, go on, and keep to the split."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -263,4 +264,9 @@ def test_what_cannot_be_ranked_is_refused(rounds, tmp_path):
     elsewhere = make_demo_shop(60, n_users=40).dataset().examples("test")
     with pytest.raises(ValueError, match="`eval_dataset` counts 60 items, which are not those"):
         run.evaluate(elsewhere)
-    assert run.evaluate(rounds.examples("test"))["eval_hit@20"] >= 0
+    examples = rounds.examples("test")
+    assert run.evaluate(examples)["eval_hit@20"] >= 0
+    ids = rounds.item_ids.copy()
+    ids[0] += "\0"  # a fixed-width array would lose it
+    with pytest.raises(ValueError, match="`eval_dataset` counts"):
+        run.evaluate(replace(examples, sequences=replace(examples.sequences, item_ids=ids)))

@@ -19,6 +19,10 @@ class DataArguments:
         default=None,
         metadata={"help": "Columns of raw files, as THEIRS=OURS,... (user=user_id,sku=item_id)."},
     )
+    text_columns: str | None = field(
+        default=None,
+        metadata={"help": "Columns of raw items that make their text, in this order (title,colour,description)."},
+    )
     k_core: int = field(default=0, metadata={"help": "Keep users and items with this many interactions; 0: all."})
     split: str = field(
         default="leave_one_out",

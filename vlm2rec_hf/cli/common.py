@@ -17,7 +17,8 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
     """Load, filter and split a dataset as the arguments say; a split it already has is kept.
 
     Raises:
-        ValueError: no dataset named, an unknown split, or filters on a dataset that is split already.
+        ValueError: no dataset named, one without interactions, an unknown split, or filters on a dataset that is split
+            already.
     """
     from ..data.readers import load_recsys
 
@@ -26,7 +27,12 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
     options: dict[str, Any] = {}
     if arguments.column_mapping:
         options["column_mapping"] = _column_mapping(arguments.column_mapping)
-    dataset = load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision, **options)
+    if arguments.text_columns:
+        options["text_columns"] = item_ids(arguments.text_columns)
+    with named_as_options(text_columns="--text_columns"):
+        dataset = load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision, **options)
+    if not dataset.n_interactions:
+        raise ValueError(f"`--dataset` {arguments.dataset!r} holds no interactions; there is nothing to go on with.")
     if arguments.k_core:
         dataset = dataset.k_core(arguments.k_core)
     if dataset.split_spec["kind"] == "none":

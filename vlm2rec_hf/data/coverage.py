@@ -33,7 +33,7 @@ class Coverage:
         items_cold: items with interactions, none of them in train.
         interactions_with_text: interactions whose item has a text.
         interactions_with_image: interactions whose item has an image.
-        noted: oddities that were kept, counted when the tables came in.
+        noted: oddities that were kept: as the tables came in, or, after a filter, of what is left.
         quarantined: rows taken out, by reason.
         image_problems: images that failed to decode so far, by reason.
     """

@@ -17,7 +17,7 @@ from . import quarantine as q
 from . import splits
 from .catalogue_items import CatalogueItems
 from .coverage import Coverage, measure
-from .filters import keep_core, take_out_cold
+from .filters import keep_core, recounted, take_out_cold
 from .fingerprint import dataset_fingerprint
 from .html_tables import html_table
 from .ids import to_objects
@@ -87,6 +87,8 @@ class RecDataset:
         unknown_items: UnknownItems = "quarantine",
         split_column: str | None = None,
         quarantine: pa.Table | None = None,
+        text_columns: Sequence[str] | None = None,
+        noted: Mapping[str, int] | None = None,
     ) -> RecDataset:
         """Build a dataset from a table of interactions and one of items.
 
@@ -103,9 +105,13 @@ class RecDataset:
                 without text and image.
             split_column: column of the interactions with an existing split ("train", "validation", "test" or 0, 1, 2).
             quarantine: rows that a reader already took out.
+            text_columns: columns of the items (original or standard names), joined in this order, that become `text`.
+                None: the column `text` is an item's text, else `title`.
+            noted: what a reader already counted, for `coverage.noted`.
 
         Raises:
-            ValueError: a missing column, a type that cannot be used, or an unknown option.
+            ValueError: a missing column, a type that cannot be used, an unknown option, or rows of which none can be
+                used.
         """
         log, catalogue, taken_out, provenance = ingest(
             interactions,
@@ -117,6 +123,8 @@ class RecDataset:
             unknown_items=unknown_items,
             split_column=split_column,
             quarantine=quarantine,
+            text_columns=text_columns,
+            noted=noted,
         )
         return cls(log, catalogue, taken_out, provenance)
 
@@ -313,9 +321,14 @@ class RecDataset:
         return html_table(f"{self!r}, the first {len(rows)} items", ("item_id", "text", "image"), rows)
 
     def describe(self) -> str:
-        """The dataset in words and numbers: what it is, what was done to it, and the coverage table."""
+        """The dataset in words and numbers: what it is, what was done, what is read as text, and the coverage."""
         steps = [", ".join(f"{key}={value}" for key, value in step.items()) for step in self.steps]
         lines = [repr(self), f"fingerprint: {self.fingerprint}", *(f"step {i + 1}: {s}" for i, s in enumerate(steps))]
+        read, others = item_tables.text_sources(self.items.features.arrow_schema)
+        if read or others:
+            choice = ", else ".join(f"`{name}`" for name in read) or "none"
+            unread = f" (not read: {', '.join(f'`{name}`' for name in others)})" if others else ""
+            lines.append(f"text of an item: {choice}{unread}")
         return "\n".join([*lines, "", self.coverage.table()])
 
     # ---- derived datasets
@@ -331,7 +344,8 @@ class RecDataset:
         self._require_unsplit("k_core")
         kept, items, step = keep_core(self._log, k)
         catalogue = self.items if len(items) == self.n_items else self.items.select(items)
-        return RecDataset(kept, catalogue, self._quarantine, self._provenance.after(step))
+        noted, step = recounted(kept, self._provenance.noted, step)
+        return RecDataset(kept, catalogue, self._quarantine, self._provenance.after(step, noted=noted))
 
     def leave_one_out(self) -> RecDataset:
         """Each user's last interaction is test, the one before validation, the rest train.
@@ -382,7 +396,8 @@ class RecDataset:
             raise ValueError("Split first, with `leave_one_out()` or `temporal_split(...)`, then hold out cold items.")
         kept, moved, done = take_out_cold(self._log, self.item_ids, fraction, seed)
         step = {"step": "hold_out_cold_items", **done, "moved_interactions": moved.num_rows}
-        provenance = self._provenance.after(step, {**self.split_spec, "cold_items": done})
+        noted, step = recounted(kept, self._provenance.noted, step)
+        provenance = self._provenance.after(step, {**self.split_spec, "cold_items": done}, noted)
         return RecDataset(kept, self.items, q.concat([self._quarantine, moved]), provenance)
 
     def check_images(self, *, full: bool = True, max_pixels: int = MAX_PIXELS) -> RecDataset:

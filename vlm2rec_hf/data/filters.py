@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..columns import ITEM_ID
+from ..columns import ITEM_ID, TIMESTAMP
 from . import quarantine as q
 from . import splits
-from .interaction_log import InteractionLog, k_core_rows
+from .interaction_log import POSITION, InteractionLog, k_core_rows
 from .sequences import TRAIN
+from .validation import count_oddities
 
 
 def keep_core(log: InteractionLog, k: int) -> tuple[InteractionLog, np.ndarray, dict[str, Any]]:
@@ -39,6 +40,20 @@ def keep_core(log: InteractionLog, k: int) -> tuple[InteractionLog, np.ndarray, 
         "removed_interactions": len(log) - len(kept),
     }
     return kept.restrict_items(items), items, step
+
+
+def recounted(
+    log: InteractionLog, noted: dict[str, int], step: dict[str, Any]
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Oddities as they are once rows went, and the step with what was noted before (without zeros).
+
+    What only the input can tell, such as its order, is no longer said of what is left.
+    """
+    keys = [log.columns[name].to_numpy() for name in (TIMESTAMP, POSITION) if name in log.columns]
+    before = {what: number for what, number in noted.items() if number}
+    return count_oddities(log.user, log.item, keys, TIMESTAMP in log.columns), step | (
+        {"noted_before": before} if before else {}
+    )
 
 
 def take_out_cold(

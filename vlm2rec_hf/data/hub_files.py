@@ -27,7 +27,7 @@ from ..hub.card_marks import is_ours as is_our_card
 from . import quarantine as q
 from .hub_card import with_configs
 from .hub_images import for_hub, from_hub
-from .ids import encode_ids
+from .ids import encode_stored_ids
 from .ingest import Provenance
 from .interaction_log import SPLIT, InteractionLog, log_from_stored, order_users, sort_order
 from .sequences import SPLIT_CODES
@@ -160,7 +160,7 @@ def read_repo_files(folder: Path, *, cache_dir: str | Path | None = None) -> Pus
     splits = {name: code for code, name in enumerate(SPLIT_CODES)}
     by_part[INTERACTIONS].sort(key=lambda path: (splits.get(Path(path).name.split("-")[0], len(splits)), path))
     events = pa.concat_tables([_read(path) for path in by_part[INTERACTIONS]])
-    user, _ = order_users(*encode_ids(events[USER_ID], USER_ID))
+    user, _ = order_users(*encode_stored_ids(events[USER_ID]))
     order = sort_order(user, [])
     log = log_from_stored(events if order is None else events.take(pa.array(order)), _item_ids(items))
     quarantine = q.concat(_read(path) for path in sorted(by_part[QUARANTINE]))

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from ..columns import DESCRIPTION, ITEM_ID, TEXT, TITLE, USER_ID
 from ..hub.front_matter import front_matter
 
 logger = logging.getLogger(__name__)
@@ -166,6 +167,18 @@ def _reader(path: str) -> str | None:
     return None if packed and reader not in _TEXTS else reader
 
 
+def reader_options(table: HubTable) -> dict[str, Any]:
+    """The options of a table's reader: the card's, and for CSV what keeps ids and texts as they stand there.
+
+    Only an empty field is null (`NA` may be an id or a title), and the columns of our names are text.
+    """
+    if table.reader != "csv":
+        return table.options
+    texts = dict.fromkeys((USER_ID, ITEM_ID, TITLE, TEXT, DESCRIPTION), str)
+    typed = {} if "features" in table.options else {"converters": texts}
+    return {"keep_default_na": False, "na_values": [""], **typed, **table.options}
+
+
 def _options(reader: str, tabs: bool, config: dict[str, Any], infos: list[Any], what: str) -> dict[str, Any]:
     known = _OPTIONS.get(reader, ())
     options: dict[str, Any] = {"sep": "\t"} if tabs else {}
@@ -173,7 +186,7 @@ def _options(reader: str, tabs: bool, config: dict[str, Any], infos: list[Any], 
     if unused := sorted(str(key) for key in config if key not in (*known, *_ABOUT_THE_CONFIG)):
         logger.warning("%s sets %s, which is not used for %s files.", what, unused, reader)
     if reader in _TEXTS:
-        # Texts have no types: "001" is an id only if the card says so.
+        # Texts have no types: in a column that is not named as ours "001" is an id only if the card says so.
         of_name = (i.get("features") for i in infos if isinstance(i, dict) and _is_of(i, config, len(infos)))
         declared = config.get("features") or next(of_name, None)
         if declared:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import math
+import re
+import uuid
+import warnings
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .text import is_nothing, number_text, sound
+from .text_tables import is_string
+
+_WHOLE = r"(-?[1-9][0-9]*|0)\.0+"
+"""A whole number with a point, as files hold it that pandas wrote."""
+
 
 def encode_ids(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, pa.Array]:
-    """Code a column of ids.
+    """Code a column of ids: the one rule for what an id is.
 
-    Whole numbers stored as floats (what pandas makes of a column with gaps) become `"12"`, not `"12.0"`; null, NaN and
-    the empty string are missing ids.
+    `1`, `1.0` (what pandas makes of a column with gaps, and writes into files) and `"1"` are the same id, `"1"`;
+    `"007"` stays as it is. Null, NaN, infinity and the empty string are missing ids; words such as `NA` are ids.
 
     Args:
-        column: `(n,)` strings, integers or floats.
+        column: `(n,)` strings, integers, floats or decimals.
         name: column name for messages.
 
     Returns:
@@ -24,26 +38,21 @@ def encode_ids(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, pa.Array
         ValueError: a type that cannot be an id.
     """
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+    numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    if not (is_string(kind) or numbers or pa.types.is_null(kind)):
         raise ValueError(f"`{name}` must hold strings or integers, got {kind}; cast it first.")
-    if pa.types.is_string_view(column.type):
-        column = column.cast(pa.large_string())
-    if not pa.types.is_dictionary(column.type):
-        column = pc.dictionary_encode(column.cast(pa.string()) if pa.types.is_null(kind) else column)
-    encoded = column.unify_dictionaries().combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):  # older pyarrow returns one chunk still wrapped
-        encoded = encoded.chunk(0) if encoded.num_chunks else pa.array([], column.type)
-    strings = _as_strings(encoded.dictionary)
-    codes = pc.fill_null(encoded.indices.cast(pa.int32()), -1).to_numpy(zero_copy_only=False)
-    # Values that are no ids, or become equal as strings, fold together here; the vocabulary is small.
-    vocabulary = pc.dictionary_encode(strings)
-    missing = pc.or_kleene(pc.is_null(vocabulary), pc.equal(pc.fill_null(strings, ""), ""))
-    fold = np.where(
-        missing.to_numpy(zero_copy_only=False), -1, pc.fill_null(vocabulary.indices, -1).to_numpy(zero_copy_only=False)
-    ).astype(np.int32)
-    if np.array_equal(fold, np.arange(len(fold))):
-        return codes, vocabulary.dictionary
-    return np.append(fold, np.int32(-1))[codes], vocabulary.dictionary
+    codes, distinct = _coded(column)
+    return _folded(codes, _as_strings(distinct, name))
+
+
+def encode_stored_ids(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """Code ids that a saved dataset holds: they are taken as they are. Returns as `encode_ids`."""
+    return _folded(*_coded(column))
+
+
+def id_values(values: Iterable[Any]) -> pa.Array:
+    """Python values of any mixture as ids, by the same rule; what is no string and no number is missing."""
+    return pa.array([_id_text(value) for value in values], pa.string())
 
 
 def id_strings(column: pa.ChunkedArray, name: str) -> pa.Array:
@@ -63,17 +72,61 @@ def to_objects(strings: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return np.array(strings.to_pylist(), dtype=object)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """Codes, -1 where null, and the distinct values they point into."""
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
+    if not pa.types.is_dictionary(column.type):
+        column = pc.dictionary_encode(column.cast(pa.string()) if pa.types.is_null(column.type) else column)
+    encoded = column.unify_dictionaries().combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):  # older pyarrow returns one chunk still wrapped
+        encoded = encoded.chunk(0) if encoded.num_chunks else pa.array([], column.type)
+    return pc.fill_null(encoded.indices.cast(pa.int32()), -1).to_numpy(zero_copy_only=False), encoded.dictionary
 
 
-def _as_strings(values: pa.Array) -> pa.Array:
-    if not pa.types.is_floating(values.type):
-        return values.cast(pa.string())
-    numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
-    whole = np.isfinite(numbers) & (numbers == np.floor(numbers)) & (np.abs(numbers) < 2**53)
-    texts = [
-        str(int(x)) if is_whole else (None if np.isnan(x) else repr(float(x)))
-        for x, is_whole in zip(numbers, whole, strict=True)
-    ]
-    return pa.array(texts, pa.string())
+def _folded(codes: np.ndarray, strings: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """Values that are no ids, or are equal as strings, fold together here; the vocabulary is small."""
+    strings = strings.cast(pa.string())
+    vocabulary = pc.dictionary_encode(strings)
+    missing = pc.or_kleene(pc.is_null(vocabulary), pc.equal(pc.fill_null(strings, ""), ""))
+    fold = np.where(
+        missing.to_numpy(zero_copy_only=False), -1, pc.fill_null(vocabulary.indices, -1).to_numpy(zero_copy_only=False)
+    ).astype(np.int32)
+    if np.array_equal(fold, np.arange(len(fold))):
+        return codes, vocabulary.dictionary
+    return np.append(fold, np.int32(-1))[codes], vocabulary.dictionary
+
+
+def _as_strings(values: pa.Array, name: str) -> pa.Array:
+    if pa.types.is_floating(values.type):
+        numbers = values.to_numpy(zero_copy_only=False)
+        large = int(np.sum(np.isfinite(numbers) & (np.abs(numbers) >= 2**53)))
+        if large:
+            warnings.warn(
+                f"`{name}` holds {large} numbers above 2**53 as floats; these have lost their last digits, so that "
+                "different ids may have become one. Read the column as text.",
+                stacklevel=2,
+            )
+        return id_values(numbers)
+    texts = values.cast(pa.string())
+    if pa.types.is_integer(values.type):
+        return texts
+    # What `_id_text` does to a string, without a Python object each.
+    return pc.replace_substring_regex(texts, f"^{_WHOLE}$", r"\1")
+
+
+def _id_text(value: Any) -> str | None:
+    if is_nothing(value) or isinstance(value, (bool, np.bool_)):
+        return None
+    if isinstance(value, str):
+        return _without_point(sound(str(value)))
+    if isinstance(value, (float, np.floating)):
+        return number_text(value) if math.isfinite(value) else None
+    if isinstance(value, (int, np.integer, Decimal, uuid.UUID)):
+        return _without_point(str(value))
+    return None
+
+
+def _without_point(text: str) -> str:
+    whole = re.fullmatch(_WHOLE, text)
+    return whole[1] if whole else text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -9,17 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..columns import IMAGE, ITEM_ID
+from ..columns import DESCRIPTION, IMAGE, ITEM_ID, TEXT, TITLE, USER_ID
 from . import quarantine as q
 from .images import check_image_header, try_decode_image
 from .interaction_log import InteractionLog
-from .items import IMAGE_TYPE, items_from_ids
-from .tables import ColumnMapping, rename, split_mapping, to_arrow
+from .items import IMAGE_TYPE, items_from_ids, with_text_columns
+from .tables import ColumnMapping, rename, split_mapping, standard_names, to_arrow
+from .text_tables import clean_items
 from .timestamps import UNITS
 from .validation import Duplicates, UnknownItems, check_interactions, check_items
 
 if TYPE_CHECKING:
     import datasets
+
+logger = logging.getLogger(__name__)
 
 
 class Source(TypedDict):
@@ -38,7 +43,7 @@ class Provenance:
         timestamp_unit: a key of `UNITS`, or None where unknown (or order only).
         split: how the split was made, as plain data; `{"kind": "none"}` before any.
         steps: what was done to the rows since they came in, oldest first, with counts.
-        noted: oddities counted when the tables came in.
+        noted: oddities that were kept: as the tables came in, or, after a filter, of what is left.
         source: the Hub revision it was loaded from, or None. Filters and splits keep it: the data comes from there,
             and the fingerprint shows whether it still equals that revision.
     """
@@ -50,9 +55,16 @@ class Provenance:
     noted: dict[str, int] = field(default_factory=dict)
     source: Source | None = None
 
-    def after(self, step: dict[str, Any], split: dict[str, Any] | None = None) -> Provenance:
-        """The provenance after one more step."""
-        return replace(self, steps=(*self.steps, step), split=self.split if split is None else split)
+    def after(
+        self, step: dict[str, Any], split: dict[str, Any] | None = None, noted: dict[str, int] | None = None
+    ) -> Provenance:
+        """The provenance after one more step, with another split and other oddities if given."""
+        return replace(
+            self,
+            steps=(*self.steps, step),
+            split=self.split if split is None else split,
+            noted=self.noted if noted is None else noted,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -84,6 +96,8 @@ def ingest(
     unknown_items: UnknownItems,
     split_column: str | None,
     quarantine: pa.Table | None,
+    text_columns: Sequence[str] | None = None,
+    noted: Mapping[str, int] | None = None,
 ) -> tuple[InteractionLog, datasets.Dataset, pa.Table, Provenance]:
     """Check, sort and code raw tables; see `RecDataset.from_tables` for the arguments.
 
@@ -92,24 +106,51 @@ def ingest(
     """
     if timestamp_unit is not None and timestamp_unit not in UNITS:
         raise ValueError(f"`timestamp_unit` must be one of {list(UNITS)} or None, got {timestamp_unit!r}.")
-    events = to_arrow(interactions, "interactions")
-    catalogue = None if items is None else to_arrow(items, "items")
+    ids = standard_names(column_mapping, (USER_ID, ITEM_ID))
+    events = to_arrow(interactions, "interactions", ids)
+    catalogue = None if items is None else to_arrow(items, "items", ids)
     for_events, for_items = split_mapping(column_mapping, events, catalogue)
     events = rename(events, for_events, "interactions")
     parts = [] if quarantine is None else [quarantine]
-    item_ids = None
+    item_ids, counts, steps = None, dict(noted or {}), []
     if catalogue is not None:
         catalogue, taken_out = check_items(rename(catalogue, for_items, "items"))
         parts.append(taken_out)
         item_ids = _one_array(catalogue[ITEM_ID])
+        catalogue, mended = clean_items(catalogue, kept=(ITEM_ID, IMAGE))
+        counts |= {what: counts.get(what, 0) + number for what, number in mended.items()}
+    if text_columns is not None:
+        if catalogue is None:
+            raise ValueError(f"`text_columns` = {list(text_columns)} names columns of `items`, and there are none.")
+        columns = text_columns if isinstance(text_columns, str) else [for_items.get(c, c) for c in text_columns]
+        catalogue = with_text_columns(catalogue, columns)
+        steps.append({"step": "text_columns", "columns": columns})
+    elif catalogue is not None and {TITLE, DESCRIPTION} <= set(names := catalogue.column_names) and TEXT not in names:
+        logger.warning(
+            "Only the column `title` is read as the text of an item, not `description`; name both in `text_columns` "
+            "to take both."
+        )
     checked = check_interactions(
         events, item_ids, duplicates=duplicates, unknown_items=unknown_items, split_column=split_column
     )
     parts.append(checked.quarantine)
+    if not len(checked.log) and (events.num_rows or (quarantine is not None and quarantine.num_rows)):
+        raise ValueError(_nothing_left(events.num_rows, q.concat(reversed(parts)), item_ids))
     catalogue = _extend(catalogue, checked.log.item_ids)
     split = {"kind": "none"} if split_column is None else {"kind": "given", "column": split_column}
-    provenance = Provenance(name, timestamp_unit or checked.timestamp_unit, split, (), checked.counts)
+    provenance = Provenance(
+        name, timestamp_unit or checked.timestamp_unit, split, tuple(steps), {**checked.counts, **counts}
+    )
     return checked.log, items_dataset(catalogue), q.concat(parts), provenance
+
+
+def _nothing_left(rows: int, quarantine: pa.Table, item_ids: pa.Array | None) -> str:
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in q.counts(quarantine).items())
+    words = f"No interaction is left: none of the {rows:,} rows of `interactions` can be used ({reasons}). "
+    words += f"The first row set aside: {quarantine['row'][0].as_py()[:300]}. "
+    if item_ids is not None and "unknown_item" in reasons:
+        words += f"The ids of `items` look like {item_ids.slice(0, 3).to_pylist()}. "
+    return words + "Check the columns (`column_mapping`), and that both tables write their ids alike."
 
 
 def items_dataset(table: pa.Table) -> datasets.Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 from ..columns import DESCRIPTION, IMAGE, ITEM_ID, TEXT, TITLE
 from .image_lists import first_images, is_list, named_image
 from .images import ImageError, ImagePath, encode_png
+from .text import joined
+from .text_tables import is_string, text_column
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,6 +36,39 @@ def text_of(row: Mapping[str, Any]) -> str | None:
         if isinstance(value, str) and value.strip():
             return value
     return None
+
+
+def with_text_columns(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The item table with a `text` that is made of columns, in this order; what an item lacks is left out.
+
+    Args:
+        table: with standard names, its texts cleaned.
+        columns: at least one; `text` itself may be among them.
+
+    Raises:
+        ValueError: a column that is not there, is named twice, or holds no text.
+    """
+    known = [name for name in table.column_names if name not in (ITEM_ID, IMAGE)]
+    if isinstance(columns, str) or not columns or not set(columns) <= set(known) or len({*columns}) < len(columns):
+        raise ValueError(
+            f"`text_columns` must be a list of different columns of the items, got {columns!r}; there are {known}."
+        )
+    parts = [text_column(table[name], name).to_pylist() for name in columns]
+    text = pa.chunked_array([pa.array([joined(cells) for cells in zip(*parts, strict=True)], pa.string())])
+    if TEXT in table.column_names:
+        return table.set_column(table.column_names.index(TEXT), TEXT, text)
+    return table.append_column(TEXT, text)
+
+
+def text_sources(schema: pa.Schema) -> tuple[list[str], list[str]]:
+    """The columns of an item table that are read as its text, first choice first, and the other columns of text."""
+    texts = [
+        field.name
+        for field in schema
+        if is_string(field.type.value_type if hasattr(field.type, "value_type") else field.type)
+    ]
+    read = [name for name in (TEXT, TITLE) if name in texts]
+    return read, [name for name in texts if name not in (ITEM_ID, IMAGE, *read)]
 
 
 def has_text(table: pa.Table) -> np.ndarray:
@@ -69,21 +104,14 @@ def normalise_items(table: pa.Table) -> pa.Table:
     """Cast the known columns of an item table: texts to string, images to `{bytes, path}`. `item_id` is left alone.
 
     Raises:
-        ValueError: an image column of strings, or a text column of another type.
+        ValueError: an image column of strings, or a text column that `text_column` refuses.
     """
     table = named_image(table)
     for index, name in enumerate(table.column_names):
-        kind = table.schema.field(index).type
         if name == IMAGE:
             table = table.set_column(index, IMAGE, normalise_images(table[IMAGE]))
         elif name in (TITLE, TEXT, DESCRIPTION):
-            if pa.types.is_dictionary(kind):
-                kind = kind.value_type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
-                raise ValueError(
-                    f"`{name}` of the items must hold strings, got {kind}; cast it, or rename it by `column_mapping`."
-                )
-            table = table.set_column(index, name, table[name].cast(pa.string()))
+            table = table.set_column(index, name, text_column(table[name], name))
     return table
 
 

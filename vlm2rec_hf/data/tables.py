@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from ..columns import ITEM_ID, USER_ID
+from .ids import id_values
 from .image_lists import image_cells
 from .items import IMAGE_TYPE, image_cell
+from .text import all_sound, as_text, sound
+from .text_tables import sound_table
 
 ColumnMapping = Mapping[str, Any]
 
+# A number or a date.
+_VALUE = re.compile(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?")
 
-def to_arrow(table: Any, argument: str) -> pa.Table:
+
+def to_arrow(table: Any, argument: str, ids: Collection[str] = (USER_ID, ITEM_ID)) -> pa.Table:
     """A polars, pandas, pyarrow or `datasets` table or stream, or a list of dicts, as an Arrow table (copying little).
+
+    Columns of mixed values become text: ids by the rule of `encode_ids`, others by that of `as_text`. Text that is not
+    Unicode is mended (`sound`).
 
     Args:
         table: the table.
         argument: its name in error messages.
+        ids: its columns that hold ids.
 
     Raises:
         ValueError: another type, or a table that Arrow cannot hold.
     """
+    return sound_table(_without_json(_to_arrow(table, argument, ids)))
+
+
+def _without_json(table: pa.Table) -> pa.Table:
+    """Columns of JSON, as `datasets` makes of mixed values in a file, as text."""
+    for index, field in enumerate(table.schema):
+        if isinstance(field.type, pa.BaseExtensionType) and field.type.extension_name == "arrow.json":
+            texts = table.column(index).cast(field.type.storage_type).to_pylist()
+            # It writes texts in quotes, except those that look like numbers: "007" stands there as 007.
+            texts = [json.loads(text) if text is not None and text[:1] == '"' else text for text in texts]
+            table = table.set_column(index, field.name, _column(texts, is_id=False))
+    return table
+
+
+def _to_arrow(table: Any, argument: str, ids: Collection[str]) -> pa.Table:
     if isinstance(table, pa.Table):
         return table
     module = type(table).__module__.split(".")[0]
     if module == "polars":
-        frame = table.collect() if hasattr(table, "collect") else table
-        return frame.to_arrow(compat_level=_oldest())
+        return _from_polars(table.collect() if hasattr(table, "collect") else table, ids)
     if module == "pandas":
-        return _from_pandas(table, argument)
+        return _from_pandas(table, argument, ids)
     if module == "datasets" and not hasattr(table, "data") and hasattr(table, "with_format"):
         return _from_stream(table, argument)
     if module == "datasets" and hasattr(table, "with_format"):
@@ -38,7 +65,7 @@ def to_arrow(table: Any, argument: str) -> pa.Table:
         flat = table.flatten_indices() if table._indices is not None else table
         return flat.data.table
     if isinstance(table, Sequence) and not isinstance(table, (str, bytes)):
-        return _from_rows(table, argument)
+        return _from_rows(table, argument, ids)
     raise ValueError(
         f"`{argument}` must be a polars, pandas, pyarrow or datasets table or a list of dicts, "
         f"got {type(table).__name__}."
@@ -62,14 +89,20 @@ def _from_stream(stream: Any, argument: str) -> pa.Table:
         ) from error
 
 
-def _oldest() -> Any:
+def _from_polars(frame: Any, ids: Collection[str]) -> pa.Table:
     import polars as pl
 
-    # Without it strings come as string views, which `datasets` and several Arrow kernels do not take.
-    return pl.CompatLevel.oldest()
+    objects = [name for name, kind in frame.schema.items() if kind == pl.Object]
+    # Without the level strings come as string views, which `datasets` and several Arrow kernels do not take.
+    table = frame.drop(objects).to_arrow(compat_level=pl.CompatLevel.oldest())
+    if not objects:
+        return table
+    extra = _from_columns({name: frame[name].to_list() for name in objects}, ids)
+    names = frame.columns
+    return pa.table({name: extra[name] if name in objects else table[name] for name in names})
 
 
-def _from_rows(rows: Sequence[Any], argument: str) -> pa.Table:
+def _from_rows(rows: Sequence[Any], argument: str, ids: Collection[str]) -> pa.Table:
     columns: dict[str, list[Any]] = {}
     for index, row in enumerate(rows):
         if not isinstance(row, Mapping):
@@ -78,39 +111,47 @@ def _from_rows(rows: Sequence[Any], argument: str) -> pa.Table:
             columns.setdefault(name, [])
     for name, values in columns.items():
         values.extend(row.get(name) for row in rows)
-    return _from_columns(columns, argument)
+    return _from_columns(columns, ids)
 
 
-def _from_columns(columns: Mapping[str, list[Any]], argument: str) -> pa.Table:
+def _from_columns(columns: Mapping[str, list[Any]], ids: Collection[str]) -> pa.Table:
     arrays: dict[str, pa.Array] = {}
     for name, values in columns.items():
         images = image_cells(name, values, image_cell, IMAGE_TYPE)
         if images is not None:
             arrays[name] = images
             continue
-        try:
-            arrays[name] = pa.array(values, from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            kinds = sorted({type(v).__name__ for v in values if v is not None})
-            if set(kinds) <= {"str", "int", "float", "bool"}:
-                # Mixed scalars (an id column of 1 and "a1"): text keeps them all apart.
-                arrays[name] = pa.array([None if v is None else str(v) for v in values])
-                continue
-            raise ValueError(f"`{argument}` column {name!r} mixes {', '.join(kinds)}; cast it to one type.") from error
+        arrays[sound(str(name))] = _column(values, name in ids)
     return pa.table(arrays)
 
 
-def _from_pandas(frame: Any, argument: str) -> pa.Table:
+def _column(values: list[Any], is_id: bool) -> pa.Array:
+    try:
+        return pa.array(values, from_pandas=True)
+    except UnicodeEncodeError:
+        return _column(all_sound(values), is_id)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        # Mixed values, or numbers too large: text keeps them all apart.
+        return id_values(values) if is_id else pa.array([as_text(value) for value in values], pa.string())
+
+
+def _from_pandas(frame: Any, argument: str, ids: Collection[str]) -> pa.Table:
     if isinstance(frame, Sequence) or not hasattr(frame, "columns"):
         raise ValueError(f"`{argument}` must be a pandas DataFrame, got {type(frame).__name__}.")
-    awkward = [name for name in frame.columns if frame[name].dtype == object]
-    table = pa.Table.from_pandas(frame.drop(columns=awkward), preserve_index=False)
-    extra = _from_columns({str(name): frame[name].tolist() for name in awkward}, argument) if awkward else None
-    arrays = {
-        str(name): extra[str(name)] if extra is not None and name in awkward else table[str(name)]
-        for name in frame.columns
-    }
-    return pa.table(arrays).replace_schema_metadata(None)
+    arrays: dict[str, pa.Array | pa.ChunkedArray] = {}
+    for place, name in enumerate(frame.columns):
+        series = frame.iloc[:, place]
+        if str(name) in arrays:
+            raise ValueError(f"`{argument}` has two columns named {str(name)!r}; drop or rename one of them first.")
+        if series.dtype != object:
+            try:
+                arrays[sound(str(name))] = pa.Array.from_pandas(series)
+                continue
+            except (pa.ArrowException, UnicodeEncodeError):
+                pass  # categories of mixed values, or text that is not Unicode: as for a list
+        one = _from_columns({str(name): series.tolist()}, ids)
+        arrays[one.column_names[0]] = one.column(0)
+    return pa.table(arrays)
 
 
 def rename(table: pa.Table, mapping: Mapping[str, str], argument: str) -> pa.Table:
@@ -124,9 +165,48 @@ def rename(table: pa.Table, mapping: Mapping[str, str], argument: str) -> pa.Tab
     if twice:
         raise ValueError(
             f"`column_mapping` gives {argument} two columns named {twice}; the columns are {table.column_names}. "
-            "Drop or rename one of them first."
+            f"Drop or rename one of them first.{header_hint(table.column_names)}"
         )
     return table.rename_columns(names)
+
+
+def header_hint(names: Sequence[str]) -> str:
+    """What to add to an error about columns whose names look like data, or an empty string."""
+    odd = [name for name in names if _VALUE.fullmatch(name.strip())]
+    if not odd:
+        return ""
+    return (
+        f" The names {odd} look like data, as if the first row had been taken for the header: put a line with the "
+        f"names above it, such as {USER_ID},{ITEM_ID},timestamp."
+    )
+
+
+def standard_names(mapping: ColumnMapping | None, wanted: Collection[str]) -> set[str]:
+    """The original names of the columns `wanted` (standard names) in either table, and these names themselves."""
+    parts: list[Mapping[str, Any]] = [mapping or {}]
+    parts += [part for part in parts[0].values() if isinstance(part, Mapping)]
+    return {*wanted, *(old for part in parts for old, new in part.items() if isinstance(new, str) and new in wanted)}
+
+
+def concatenated(tables: Sequence[pa.Table], ids: Collection[str]) -> pa.Table:
+    """Parts of one table under another; a column that has several types becomes text, ids by their rule."""
+    try:
+        return pa.concat_tables(tables, promote_options="default")
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        pass  # some column has several types: below
+    fields: dict[str, set[pa.DataType]] = {}
+    for field in (field for table in tables for field in table.schema):
+        fields.setdefault(field.name, set()).add(field.type)
+    mixed = {name for name, kinds in fields.items() if len(kinds - {pa.null()}) > 1}
+    parts = []
+    for table in tables:
+        for index, name in enumerate(table.column_names):
+            if name in mixed:
+                values = table[name].to_pylist()
+                text = id_values(values) if name in ids else pa.array(map(as_text, values), pa.string())
+                table = table.set_column(index, name, text)
+        parts.append(table)
+    return pa.concat_tables(parts, promote_options="default")
 
 
 def split_mapping(
@@ -157,5 +237,6 @@ def split_mapping(
         raise ValueError(
             f"`column_mapping` names columns that are not there: {unknown}. It maps original to standard names; the "
             f"interactions have {interactions.column_names}, the items {item_names}."
+            f"{header_hint([*interactions.column_names, *item_names])}"
         )
     return parts

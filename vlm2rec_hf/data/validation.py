@@ -15,6 +15,7 @@ from .ids import encode_ids, id_strings, positions_in
 from .interaction_log import POSITION, SPLIT, InteractionLog, order_users, sort_order
 from .items import normalise_items
 from .sequences import SPLIT_CODES, TRAIN
+from .tables import header_hint
 from .timestamps import Parsed, parse_timestamps
 
 Duplicates = Literal["keep", "quarantine"]
@@ -132,7 +133,9 @@ def check_interactions(
         user, item, keys = user[order], item[order], [key[order] for key in keys]
         out_of_order = int(np.sum((order[1:] < order[:-1]) & (user[1:] == user[:-1])))
         rows = order if rows is None else rows[order]
-    counts = {"out_of_order": out_of_order, **_count_ties(user, keys, times is not None)}
+    again = repeated_events(user, item, keys)
+    oddities = count_oddities(user, item, keys, times is not None, again)
+    counts = {"out_of_order": out_of_order, **oddities}
     columns = _columns(table, rows, times, position, keys, split_column)
     codes = (
         np.full(len(user), TRAIN, dtype=np.int8) if split is None else pick_rows(split.values, rows).astype(np.int8)
@@ -140,8 +143,6 @@ def check_interactions(
     log = InteractionLog(user_ids, catalogue, user, item, codes, columns)
     _check_split(log, split_column)
 
-    again = repeated_events(user, item, keys)
-    counts["duplicates"] = int(again.sum())
     if duplicates == "quarantine" and again.any():
         places = np.flatnonzero(again) if rows is None else rows[again]
         parts.append(
@@ -158,7 +159,7 @@ def require_columns(table: pa.Table, argument: str, needed: list[str]) -> None:
             also = f" (or `{POSITION}`, the order within each user)" if name == TIMESTAMP else ""
             raise ValueError(
                 f"`{argument}` has no column `{name}`{also}; its columns are {table.column_names}. Name the column to "
-                f"use with `column_mapping={{'<your column>': '{name}'}}`."
+                f"use with `column_mapping={{'<your column>': '{name}'}}`.{header_hint(table.column_names)}"
             )
 
 
@@ -246,8 +247,21 @@ def _same_as_previous(keys: list[np.ndarray]) -> np.ndarray:
     return same
 
 
-def _count_ties(user: np.ndarray, keys: list[np.ndarray], has_time: bool) -> dict[str, int]:
+def count_oddities(
+    user: np.ndarray, item: np.ndarray, keys: list[np.ndarray], has_time: bool, again: np.ndarray | None = None
+) -> dict[str, int]:
+    """`duplicates`, `equal_timestamps` and `ties_by_row_order` of sorted interactions, see `CheckedInteractions`.
+
+    Args:
+        user: `(n,)` codes in stored order.
+        item: `(n,)` likewise.
+        keys: what orders a user's events: `(n,)` each.
+        has_time: whether the first key is the time.
+        again: what `repeated_events` says of them, if known.
+    """
+    again = repeated_events(user, item, keys) if again is None else again
     return {
+        "duplicates": int(again.sum()),
         "equal_timestamps": int(_same_as_previous([user, keys[0]]).sum()) if has_time else 0,
         "ties_by_row_order": int(_same_as_previous([user, *keys]).sum()),
     }

@@ -67,8 +67,8 @@ class Report:
         n_resamples: int = 2000,
     ) -> None:
         self.protocol = protocol
-        self.user_ids = np.asarray(user_ids).astype(str)
-        self.item_ids = np.asarray(item_ids).astype(str)
+        self.user_ids = _texts(user_ids)
+        self.item_ids = _texts(item_ids)
         if self.user_ids.ndim != 1 or self.user_ids.shape != self.item_ids.shape:
             raise ValueError(
                 f"`user_ids` and `item_ids` must be flat and of one length, "
@@ -391,8 +391,8 @@ class Report:
         head = table.slice(0, n)
         report = cls(
             Protocol.from_dict(values["protocol"]),
-            user_ids=np.array(head[USER_ID].to_pylist(), dtype=str),
-            item_ids=np.array(head[ITEM_ID].to_pylist(), dtype=str),
+            user_ids=head[USER_ID].to_pylist(),
+            item_ids=head[ITEM_ID].to_pylist(),
             slices={name[len(SLICE_PREFIX) :]: head[name].to_numpy().astype(bool) for name in names},
             facts=values["facts"],
             n_resamples=values["n_resamples"],
@@ -443,6 +443,11 @@ class Report:
     def _protocol_in_words(self) -> str:
         part = f", slice {self.facts['slice']!r}" if "slice" in self.facts else ""
         return f"{self.protocol.split} split{part}, {self.protocol.candidates} ranking"
+
+
+def _texts(ids: ArrayLike) -> np.ndarray:
+    """Ids as an object array of `str`: a fixed-width one takes the longest's memory for each, and loses NULs."""
+    return np.frompyfunc(str, 1, 1)(np.atleast_1d(np.asarray(ids, dtype=object)))
 
 
 def _rows_named_by(report: Path) -> str | None:

@@ -45,20 +45,20 @@ class PreparedItem:
 
 
 def as_item(value: Any) -> dict[str, Any]:
-    """Type an item: a string is always text, a PIL image is always an image, a dict holds `text` and/or `image`.
+    """Type an item: a string is always text (half a character becomes U+FFFD), a dict holds `text` and/or `image`.
 
     Raises:
-        TypeError: something else, or a dict entry of another type (strings are never opened as paths or URLs).
+        TypeError: something else, an unknown key, an entry of another type (no string is opened as a path or URL).
         ValueError: neither text nor image is present.
     """
     if isinstance(value, str):
         value = {"text": value}
     elif isinstance(value, Image.Image):
         value = {"image": value}
-    elif not isinstance(value, dict):
+    elif not isinstance(value, dict) or not value.keys() <= {"text", "image"}:
+        got = f"a dict with {sorted(map(str, value))}" if isinstance(value, dict) else f"a {type(value).__name__}"
         raise TypeError(
-            f"`items` holds a {type(value).__name__}; pass a str (text), a PIL.Image.Image or a dict with 'text' "
-            "and/or 'image'."
+            f"`items` holds {got}; pass a str (text), a PIL.Image.Image or a dict of 'text' and/or 'image'."
         )
     text, image = value.get("text"), value.get("image")
     if text is not None and not isinstance(text, str):
@@ -68,7 +68,7 @@ def as_item(value: Any) -> dict[str, Any]:
             f"`image` of an item must be a PIL.Image.Image or None, got {type(image).__name__}; decode bytes or "
             "files first with `vlm2rec_hf.data.decode_image`."
         )
-    text = text if text and text.strip() else None
+    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if text and text.strip() else None
     if text is None and image is None:
         raise ValueError(f"An item needs a text or an image, got {value!r}.")
     return {"text": text, "image": None if image is None else as_rgb(image)}

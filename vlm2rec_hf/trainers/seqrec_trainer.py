@@ -174,7 +174,7 @@ class SeqRecTrainer(RecommendationTrainer):
                 f"`eval_dataset` must be `Examples`, as from `dataset.examples('test')`, got {type(examples).__name__}"
                 + ("; training holds no validation users out." if examples is None else ".")
             )
-        if not np.array_equal(examples.sequences.item_ids.astype(str), np.array(self.head.catalogue.ids)):
+        if [str(item) for item in examples.sequences.item_ids] != list(self.head.catalogue.ids):
             raise ValueError(
                 f"`eval_dataset` counts {examples.sequences.n_items} items, which are not those of the head's "
                 f"catalogue ({len(self.head.catalogue)}) in their order; cut the examples from the training dataset."

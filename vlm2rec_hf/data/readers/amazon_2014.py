@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def read_amazon_2014(
     return _VINTAGE.read(reviews, meta, image_folder, all_items, kwargs)
 
 
-def _meta_parser(reviewed: set[str], all_items: bool) -> LineParser:
+def _meta_parser(reviewed: set[str], all_items: bool, counts: Counter[str]) -> LineParser:
     def parse(line: str) -> dict[str, Any] | None:
         # Parsing a literal is slow and most products were never reviewed: look for the id first.
         match = _ASIN.search(line)
@@ -64,7 +65,7 @@ def _meta_parser(reviewed: set[str], all_items: bool) -> LineParser:
         asin = row.get("asin")
         if not isinstance(asin, str) or not asin:
             raise ValueError("no asin")
-        return product_row(row, asin) if all_items or asin in reviewed else None
+        return product_row(row, asin, counts) if all_items or asin in reviewed else None
 
     return parse
 

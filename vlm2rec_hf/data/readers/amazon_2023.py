@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,13 @@ def read_amazon_2023(
     return _VINTAGE.read(reviews, meta, image_folder, all_items, kwargs)
 
 
-def _meta_parser(reviewed: set[str], all_items: bool) -> LineParser:
+def _meta_parser(reviewed: set[str], all_items: bool, counts: Counter[str]) -> LineParser:
     def parse(line: str) -> dict[str, Any] | None:
         row = json_object(line)
         key = row.get("parent_asin")
         if not isinstance(key, str) or not key:
             raise ValueError("no parent_asin")
-        return product_row(row, key) if all_items or key in reviewed else None
+        return product_row(row, key, counts) if all_items or key in reviewed else None
 
     return parse
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,8 @@ class Vintage:
         layout: what a folder has to hold, for the error message.
         review_file: the reviews of a folder, or None.
         meta_beside: the metadata file that belongs to a review file, or None.
-        meta_parser: makes the parser of metadata lines; gets the reviewed ids and `all_items`.
+        meta_parser: makes the parser of metadata lines; gets the reviewed ids, `all_items`, and counts of what is
+            taken out of texts, to add to.
     """
 
     columns: tuple[str, str, str, str]
@@ -38,7 +40,7 @@ class Vintage:
     layout: str
     review_file: Callable[[Path], Path | None]
     meta_beside: Callable[[Path], Path | None]
-    meta_parser: Callable[[set[str], bool], LineParser]
+    meta_parser: Callable[[set[str], bool, Counter[str]], LineParser]
 
     def read(
         self,
@@ -68,12 +70,13 @@ class Vintage:
         events = events.rename_columns([USER_ID, ITEM_ID, RATING, TIMESTAMP])
         reviewed = set(pc.unique(events[ITEM_ID]).to_pylist()) - {None, ""}
         items, bad_meta = _ITEM.empty_table(), q.empty()
+        counts: Counter[str] = Counter()
         if meta is not None:
-            rows, lines = parse_lines(Path(meta), self.meta_parser(reviewed, all_items))
+            rows, lines = parse_lines(Path(meta), self.meta_parser(reviewed, all_items, counts))
             items, bad_meta = pa.Table.from_pylist(rows, schema=_ITEM), q.of_lines(lines, table=Path(meta).name)
         if image_folder is not None:
             items = with_images(_with_bare_rows(items, reviewed), image_folder)
-        options = {"timestamp_unit": self.timestamp_unit, "unknown_items": "keep", **options}
+        options = {"timestamp_unit": self.timestamp_unit, "unknown_items": "keep", "noted": +counts, **options}
         return RecDataset.from_tables(events, items, quarantine=q.concat([bad, bad_meta]), **options)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import html
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from ..text import sound, without_markup
 
-def product_row(meta: Mapping[str, Any], item_id: str) -> dict[str, str | None]:
+
+def product_row(meta: Mapping[str, Any], item_id: str, counts: Counter[str] | None = None) -> dict[str, str | None]:
     """The item row of a product: `title` and a `text` of title, brand, category, price and description.
 
     Fields that are missing or of another shape are left out; image addresses are never looked at.
@@ -15,12 +17,13 @@ def product_row(meta: Mapping[str, Any], item_id: str) -> dict[str, str | None]:
     Args:
         meta: the parsed metadata line of any vintage.
         item_id: its id.
+        counts: of what `without_markup` took out.
     """
-    title = _words(meta.get("title"))
-    brand = _words(meta.get("brand")) or _words(meta.get("store"))
-    category = _category(meta)
+    title = _words(meta.get("title"), counts)
+    brand = _words(meta.get("brand"), counts) or _words(meta.get("store"), counts)
+    category = _category(meta, counts)
     price = _price(meta.get("price"))
-    description = _words(meta.get("description"))
+    description = _words(meta.get("description"), counts)
     parts = [
         title,
         f"Brand: {brand}" if brand else None,
@@ -31,7 +34,7 @@ def product_row(meta: Mapping[str, Any], item_id: str) -> dict[str, str | None]:
     # Without a title the other fields still describe the product.
     text = ". ".join(part.rstrip(". ") for part in parts if part)
     return {
-        "item_id": item_id,
+        "item_id": sound(item_id),
         "title": title,
         "brand": brand,
         "category": category,
@@ -39,15 +42,15 @@ def product_row(meta: Mapping[str, Any], item_id: str) -> dict[str, str | None]:
     }
 
 
-def _words(value: Any) -> str | None:
+def _words(value: Any, counts: Counter[str] | None = None) -> str | None:
     if isinstance(value, (list, tuple)):
         value = " ".join(part for part in value if isinstance(part, str))
     if not isinstance(value, str):
         return None
-    return " ".join(html.unescape(value).split()) or None
+    return " ".join(without_markup(sound(value), counts).split()) or None
 
 
-def _category(meta: Mapping[str, Any]) -> str | None:
+def _category(meta: Mapping[str, Any], counts: Counter[str] | None) -> str | None:
     # 2014: `categories` is a list of paths; 2018: `category` is one path; 2023: `categories` is one path.
     value = meta.get("category") or meta.get("categories")
     if isinstance(value, (list, tuple)) and value and isinstance(value[0], (list, tuple)):
@@ -56,7 +59,7 @@ def _category(meta: Mapping[str, Any]) -> str | None:
         value = [value]
     if not isinstance(value, (list, tuple)):
         return None
-    levels = [_words(level) for level in value]
+    levels = [_words(level, counts) for level in value]
     return " > ".join(level for level in levels if level) or None
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from ...columns import ITEM_ID, USER_ID
+from ...columns import DESCRIPTION, ITEM_ID, TEXT, TITLE, USER_ID
 from .. import quarantine as q
 from ..dataset import RecDataset
 from ..ids import id_strings
-from ..tables import ColumnMapping, rename, split_mapping, to_arrow
+from ..tables import ColumnMapping, rename, split_mapping, standard_names, to_arrow
+from ..text_tables import with_numbers
 from .image_folder import with_images
 from .jsonl import json_object, open_bytes, parse_lines
 
@@ -39,11 +40,13 @@ def read_delimited(
     encoding: str = "utf-8",
     image_folder: str | Path | None = None,
     image_column: str | None = None,
+    text_columns: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> RecDataset:
     """Read delimited or JSON-lines files, plain or gzipped.
 
-    Lines that do not parse (wrong number of fields, no JSON object) go to the quarantine with their number.
+    Lines that do not parse (wrong number of fields, no JSON object) go to the quarantine with their number. Only an
+    empty field is null; of the items, columns are numbers where they read the same as numbers, all else is text.
 
     Args:
         interactions: a file, or a folder with `interactions.csv` (`.tsv`, `.jsonl`, each also `.gz`) and `items.*`.
@@ -53,6 +56,7 @@ def read_delimited(
         encoding: of CSV and TSV files.
         image_folder: local folder with the images, named by item id.
         image_column: take file names inside `image_folder` from this item column (original or standard name) instead.
+        text_columns: columns of the items (original or standard names) that are joined to their text, in this order.
         **kwargs: passed to `RecDataset.from_tables`.
 
     Raises:
@@ -68,11 +72,16 @@ def read_delimited(
         source = file
     ids = id_columns(column_mapping)
     events, bad_events = read_file(source, separator, encoding, ids)
-    catalogue, bad_items = (None, q.empty()) if items is None else read_file(Path(items), separator, encoding, ids)
+    catalogue, bad_items = None, q.empty()
+    if items is not None:
+        texts = {*text_names(column_mapping), *(text_columns or ())}
+        catalogue, bad_items = read_file(Path(items), separator, encoding, ids, texts=texts)
     for_events, for_items = split_mapping(column_mapping, events, catalogue)
     events = rename(events, for_events, "interactions")
     if catalogue is not None:
         catalogue = rename(catalogue, for_items, "items")
+    if text_columns is not None:
+        kwargs["text_columns"] = [for_items.get(name, name) for name in text_columns]
     if image_folder is not None:
         if catalogue is None or ITEM_ID not in catalogue.column_names:
             raise ValueError(f"`image_folder` needs `items` with a column `{ITEM_ID}`.")
@@ -85,12 +94,17 @@ def read_delimited(
 
 def id_columns(mapping: ColumnMapping | None) -> list[str]:
     """The columns of a file that hold ids, under their original names: these must be read as text."""
-    parts: list[Any] = [mapping or {}]
-    parts += [part for part in parts[0].values() if isinstance(part, Mapping)]
-    return [USER_ID, ITEM_ID, *(old for part in parts for old, new in part.items() if new in (USER_ID, ITEM_ID))]
+    return sorted(standard_names(mapping, (USER_ID, ITEM_ID)))
 
 
-def read_file(path: Path, separator: str | None, encoding: str, ids: list[str]) -> tuple[pa.Table, pa.Table]:
+def text_names(mapping: ColumnMapping | None) -> set[str]:
+    """The columns of a file of items that are text whatever they hold, under their original names."""
+    return standard_names(mapping, (TITLE, TEXT, DESCRIPTION))
+
+
+def read_file(
+    path: Path, separator: str | None, encoding: str, ids: list[str], *, texts: Collection[str] | None = None
+) -> tuple[pa.Table, pa.Table]:
     """One file as a table, and the quarantine of its bad lines.
 
     Args:
@@ -98,6 +112,7 @@ def read_file(path: Path, separator: str | None, encoding: str, ids: list[str]) 
         separator: one character, or None to go by the ending.
         encoding: of CSV and TSV files.
         ids: columns to read as text.
+        texts: of a file of items, see `read_csv_bytes`.
 
     Raises:
         ValueError: no such file, an empty one, or a wrong encoding.
@@ -107,11 +122,11 @@ def read_file(path: Path, separator: str | None, encoding: str, ids: list[str]) 
     name = path.name.removesuffix(".gz")
     if name.endswith(".jsonl"):
         rows, bad = parse_lines(path, json_object)
-        return to_arrow(rows, path.name), q.of_lines(bad, table=path.name)
+        return to_arrow(rows, path.name, ids), q.of_lines(bad, table=path.name)
     if separator is None:
         separator = "\t" if name.endswith(".tsv") else ","
     with open_bytes(path) as file:
-        return read_csv_bytes(file.read(), path.name, separator=separator, encoding=encoding, ids=ids)
+        return read_csv_bytes(file.read(), path.name, separator=separator, encoding=encoding, ids=ids, texts=texts)
 
 
 def read_csv_bytes(
@@ -123,6 +138,7 @@ def read_csv_bytes(
     encoding: str = "utf-8",
     columns: list[str] | None = None,
     quoted: bool = True,
+    texts: Collection[str] | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """Parse delimited text.
 
@@ -134,6 +150,8 @@ def read_csv_bytes(
         encoding: of the text.
         columns: column names of a file without header line.
         quoted: whether double quotes group a field.
+        texts: columns that stay text. If given (if only empty), other columns become numbers only where nothing is
+            lost by it ("0012", "1984-05-01" stay text); else types are guessed.
 
     Returns:
         The rows, and the quarantine of lines with a wrong number of fields.
@@ -151,27 +169,35 @@ def read_csv_bytes(
         bad.append((int(row.number) if row.number is not None else 0, str(row.text)))
         return "skip"
 
+    # One thread: only then does the parser know the numbers of bad lines.
+    read = pc_csv.ReadOptions(use_threads=False, encoding=encoding, column_names=columns)
+    parse = pc_csv.ParseOptions(
+        delimiter=separator,
+        quote_char='"' if quoted else False,
+        newlines_in_values=quoted,
+        invalid_row_handler=skip,
+    )
     try:
-        table = pc_csv.read_csv(
-            io.BytesIO(data),
-            # One thread: only then does the parser know the numbers of bad lines.
-            read_options=pc_csv.ReadOptions(use_threads=False, encoding=encoding, column_names=columns),
-            parse_options=pc_csv.ParseOptions(
-                delimiter=separator,
-                quote_char='"' if quoted else False,
-                newlines_in_values=quoted,
-                invalid_row_handler=skip,
-            ),
-            convert_options=pc_csv.ConvertOptions(
-                column_types={key: pa.string() for key in ids},
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=True,
-            ),
+        as_text = {*ids, TITLE, TEXT, DESCRIPTION}
+        if texts is not None:
+            as_text |= {
+                *texts,
+                *pc_csv.open_csv(io.BytesIO(data), read_options=read, parse_options=parse).schema.names,
+            }
+            bad.clear()
+        convert = pc_csv.ConvertOptions(
+            column_types={key: pa.string() for key in as_text},
+            # Only an empty field is null: `NA` and `null` may be ids and titles.
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
         )
+        table = pc_csv.read_csv(io.BytesIO(data), read_options=read, parse_options=parse, convert_options=convert)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise ValueError(
             f"{name} cannot be read ({error}); check `separator` and `encoding` ({encoding!r})."
         ) from error
+    table = with_numbers(table, {*ids, TITLE, TEXT, DESCRIPTION, *(texts or ())})
     return table, q.of_lines(_with_blank_lines(data, bad), table=name)
 
 

@@ -16,12 +16,15 @@ from ...hub.files import file_if_there
 from ..dataset import RecDataset
 from ..fingerprint import dataset_fingerprint
 from ..hub_files import INFO_FILE, INTERACTIONS, ITEMS, is_ours, read_info, read_repo_files
-from ..hub_tables import HubTable, declared_tables
+from ..hub_tables import HubTable, declared_tables, reader_options
 from ..ingest import Source
 from ..interaction_log import SPLIT
+from ..tables import to_arrow
+from .jsonl import json_object, parse_lines
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +116,7 @@ def stream_hub(
         files = [f"{glob.escape(base)}/{glob.escape(file)}" for file in table.files]
         with explained(path, kind="dataset", revision=revision):
             stream = datasets.load_dataset(
-                table.reader, data_files=files, split="train", token=token, streaming=True, **table.options
+                table.reader, data_files=files, split="train", token=token, streaming=True, **reader_options(table)
             )
         streams[name] = stream.decode(False) if _decodes(stream.features or {}) else stream
     return streams
@@ -240,14 +243,18 @@ def _from_configs(path: str, commit: str | None, token: str | None, kwargs: dict
     return dataset
 
 
-def _all_rows(table: HubTable, folder: Path, what: str) -> datasets.Dataset:
+def _all_rows(table: HubTable, folder: Path, what: str) -> datasets.Dataset | pa.Table:
     import datasets
 
     files = [glob.escape(str(folder / file)) for file in table.files]
     try:
         # One Hub split: ours is a column, and all rows are wanted.
-        whole = datasets.load_dataset(table.reader, data_files=files, split="train", **table.options)
+        whole = datasets.load_dataset(table.reader, data_files=files, split="train", **reader_options(table))
     except (datasets.exceptions.DatasetGenerationError, TypeError) as error:
+        # A column of mixed types, which need not concern us, stops that reader: ours makes text of it.
+        rows = _json_rows(table, folder)
+        if rows is not None:
+            return rows
         said = error.__cause__ or error
         raise ValueError(
             f"The table {what} cannot be read as {table.reader}: {said!r}. Read it yourself and use "
@@ -256,6 +263,17 @@ def _all_rows(table: HubTable, folder: Path, what: str) -> datasets.Dataset:
     if isinstance(whole.features.get(IMAGE), datasets.Image):
         whole = whole.cast_column(IMAGE, datasets.Image(decode=False))
     return whole
+
+
+def _json_rows(table: HubTable, folder: Path) -> pa.Table | None:
+    """The rows of files with a JSON object per line; None where they hold, or the card asks for, something else."""
+    endings = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+    if table.reader != "json" or table.options or not all(file.endswith(endings) for file in table.files):
+        return None
+    parsed = [parse_lines(folder / file, json_object) for file in table.files]
+    if any(bad for _, bad in parsed):
+        return None
+    return to_arrow([row for rows, _ in parsed for row in rows], "interactions")
 
 
 def _decodes(features: Mapping[str, Any]) -> bool:

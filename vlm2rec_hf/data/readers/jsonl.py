@@ -12,6 +12,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from .. import quarantine as q
+from ..text import as_text
 
 _BLOCK_BYTES = 16 << 20
 _MAX_LINE = 8 << 20
@@ -140,7 +141,7 @@ def _cast(value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_string(kind):
         if isinstance(value, (dict, list)):
             raise ValueError("a nested value where text is expected")
-        return str(value)
+        return as_text(value)
     if pa.types.is_integer(kind):
         if isinstance(value, str) or int(value) != value:
             return int(str(value))

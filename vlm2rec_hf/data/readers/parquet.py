@@ -8,7 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...columns import ITEM_ID, USER_ID
 from ..dataset import RecDataset
+from ..tables import concatenated, standard_names
 
 
 def matches(folder: Path) -> bool:
@@ -34,7 +36,9 @@ def read_parquet(folder: str | Path, **kwargs: Any) -> RecDataset:
         )
     items = _shards(folder, "items")
     kwargs.setdefault("name", folder.name)
-    return RecDataset.from_tables(_read_interactions(shards), _read(items) if items else None, **kwargs)
+    ids = standard_names(kwargs.get("column_mapping"), (USER_ID, ITEM_ID))
+    catalogue = concatenated([pq.read_table(path) for path in items], ids) if items else None
+    return RecDataset.from_tables(concatenated(_read_interactions(shards), ids), catalogue, **kwargs)
 
 
 def _shards(folder: Path, table: str) -> list[Path]:
@@ -42,11 +46,7 @@ def _shards(folder: Path, table: str) -> list[Path]:
     return [single] if single.is_file() else sorted((folder / table).glob("*.parquet"))
 
 
-def _read(paths: list[Path]) -> pa.Table:
-    return pa.concat_tables([pq.read_table(path) for path in paths], promote_options="default")
-
-
-def _read_interactions(paths: list[Path]) -> pa.Table:
+def _read_interactions(paths: list[Path]) -> list[pa.Table]:
     tables = []
     for path in paths:
         with pq.ParquetFile(path) as file:
@@ -54,4 +54,4 @@ def _read_interactions(paths: list[Path]) -> pa.Table:
         # String columns stay coded as the file has them: millions of ids never become millions of strings.
         texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
         tables.append(pq.read_table(path, read_dictionary=texts))
-    return pa.concat_tables(tables, promote_options="default") if len(tables) > 1 else tables[0]
+    return tables

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ def read_recbole(
     column_mapping: ColumnMapping | None = None,
     separator: str = "\t",
     encoding: str = "utf-8",
+    text_columns: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> RecDataset:
     """Read the atomic files of RecBole (`user_id:token`, `timestamp:float`, ...) or of MMRec (`userID`, `x_label`).
@@ -54,6 +55,7 @@ def read_recbole(
         column_mapping: original (without type) to standard names, as in `RecDataset.from_tables`.
         separator: one character.
         encoding: of the files.
+        text_columns: columns of the items (original or standard names) that are joined to their text, in this order.
         **kwargs: passed to `RecDataset.from_tables`. `split_column` is `"x_label"` where there is one; `None` leaves
             it an ordinary column.
 
@@ -80,9 +82,12 @@ def read_recbole(
         same = {old: ITEM_ID for old, new in for_events.items() if new == ITEM_ID and old in item_types}
         for_items = same | dict(for_items)
         has_text = TEXT in (for_items.get(name, name) for name in item_types)
-        items = rename(items, _with_found(for_items, item_types, {} if has_text else {TITLE: "token_seq"}), "items")
+        for_items = _with_found(for_items, item_types, {} if has_text else {TITLE: "token_seq"})
+        items = rename(items, for_items, "items")
     label = for_events.get(SPLIT_LABEL)
     options: dict[str, Any] = {"name": file.stem, "split_column": label, **kwargs}
+    if text_columns is not None:
+        options["text_columns"] = [for_items.get(name, name) for name in text_columns]
     if (split := options["split_column"]) in events.column_names:
         events = events.set_column(events.column_names.index(split), split, _codes(events[split]))
     return RecDataset.from_tables(events, items, quarantine=q.concat([bad_events, bad_items]), **options)
