@@ -17,7 +17,7 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
     """Load, filter and split a dataset as the arguments say; a split it already has is kept.
 
     Raises:
-        ValueError: no dataset named, an unknown split, or filters on a dataset that is split already.
+        ValueError: no dataset named, an unknown split, or filters or another split of a dataset that is split already.
     """
     from ..data.readers import load_recsys
 
@@ -26,11 +26,22 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
     options: dict[str, Any] = {}
     if arguments.column_mapping:
         options["column_mapping"] = _column_mapping(arguments.column_mapping)
-    dataset = load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision, **options)
+    if arguments.day_first is not None:
+        options["day_first"] = arguments.day_first
+    if arguments.split_column is not None:
+        options["split_column"] = None if arguments.split_column == "none" else arguments.split_column
+    names = {"split_column=None": "--split_column none", **{name: f"--{name}" for name in ("day_first", *options)}}
+    with named_as_options(**names):
+        dataset = load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision, **options)
     if arguments.k_core:
         dataset = dataset.k_core(arguments.k_core)
     if dataset.split_spec["kind"] == "none":
-        dataset = split_dataset(dataset, arguments.split)
+        dataset = split_dataset(dataset, arguments.split or "leave_one_out")
+    elif arguments.split is not None and not _is_split(dataset, arguments.split):
+        raise ValueError(
+            f"`--split` {arguments.split!r} must come before the split (the dataset has one already: "
+            f"{dataset.split_spec['kind']!r}). Leave the option out to keep that split, or prepare the dataset again."
+        )
     if arguments.cold_items:
         dataset = dataset.hold_out_cold_items(arguments.cold_items)
     return dataset
@@ -50,6 +61,14 @@ def split_dataset(dataset: RecDataset, split: str) -> RecDataset:
             raise ValueError(f"`split` {split!r} must look like temporal:0.8,0.9.") from None
         return dataset.temporal_split(quantiles=(first, second))
     raise ValueError(f"`split` must be leave_one_out, temporal:A,B or none, got {split!r}.")
+
+
+def _is_split(dataset: RecDataset, split: str) -> bool:
+    """Whether a dataset has the split that is asked for, so that nothing would change."""
+    spec = dataset.split_spec
+    if split.startswith("temporal:"):
+        return spec["kind"] == "temporal" and split == "temporal:" + ",".join(map(str, spec.get("quantiles", ())))
+    return split == spec["kind"]
 
 
 def say(text: str) -> None:

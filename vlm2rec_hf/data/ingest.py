@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from ..columns import IMAGE, ITEM_ID
 from . import quarantine as q
+from .given_split import own_split
 from .images import check_image_header, try_decode_image
 from .interaction_log import InteractionLog
 from .items import IMAGE_TYPE, items_from_ids
@@ -83,6 +84,7 @@ def ingest(
     duplicates: Duplicates,
     unknown_items: UnknownItems,
     split_column: str | None,
+    day_first: bool | None,
     quarantine: pa.Table | None,
 ) -> tuple[InteractionLog, datasets.Dataset, pa.Table, Provenance]:
     """Check, sort and code raw tables; see `RecDataset.from_tables` for the arguments.
@@ -96,6 +98,7 @@ def ingest(
     catalogue = None if items is None else to_arrow(items, "items")
     for_events, for_items = split_mapping(column_mapping, events, catalogue)
     events = rename(events, for_events, "interactions")
+    events, split_column = own_split(events, split_column)
     parts = [] if quarantine is None else [quarantine]
     item_ids = None
     if catalogue is not None:
@@ -103,8 +106,18 @@ def ingest(
         parts.append(taken_out)
         item_ids = _one_array(catalogue[ITEM_ID])
     checked = check_interactions(
-        events, item_ids, duplicates=duplicates, unknown_items=unknown_items, split_column=split_column
+        events,
+        item_ids,
+        duplicates=duplicates,
+        unknown_items=unknown_items,
+        split_column=split_column,
+        day_first=day_first,
     )
+    if timestamp_unit is not None and checked.timestamp_unit is not None:
+        raise ValueError(
+            f"`timestamp_unit` {timestamp_unit!r} says how to read numbers, but `timestamp` holds dates and times, "
+            "which say it themselves; leave it out."
+        )
     parts.append(checked.quarantine)
     catalogue = _extend(catalogue, checked.log.item_ids)
     split = {"kind": "none"} if split_column is None else {"kind": "given", "column": split_column}

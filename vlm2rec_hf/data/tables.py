@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..columns import IMAGE
+from .exact_values import exact_array
 from .items import IMAGE_TYPE, image_cell
 
 ColumnMapping = Mapping[str, Any]
@@ -88,7 +89,7 @@ def _from_columns(columns: Mapping[str, list[Any]], argument: str) -> pa.Table:
             arrays[name] = pa.array([image_cell(v, row) for row, v in enumerate(values)], type=IMAGE_TYPE)
             continue
         try:
-            arrays[name] = pa.array(values, from_pandas=True)
+            arrays[name] = exact_array(values)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             kinds = sorted({type(v).__name__ for v in values if v is not None})
             if set(kinds) <= {"str", "int", "float", "bool"}:

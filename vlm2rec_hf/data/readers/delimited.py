@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ...columns import ITEM_ID, USER_ID
+from ...columns import ITEM_ID, TIMESTAMP, USER_ID
 from .. import quarantine as q
 from ..dataset import RecDataset
 from ..ids import id_strings
@@ -84,10 +84,14 @@ def read_delimited(
 
 
 def id_columns(mapping: ColumnMapping | None) -> list[str]:
-    """The columns of a file that hold ids, under their original names: these must be read as text."""
+    """The columns of a file with ids and times, under their original names: these must be read as text.
+
+    "007" is not 7, and a parser that guesses types makes floats of long numbers and cuts fractions of seconds off.
+    """
     parts: list[Any] = [mapping or {}]
     parts += [part for part in parts[0].values() if isinstance(part, Mapping)]
-    return [USER_ID, ITEM_ID, *(old for part in parts for old, new in part.items() if new in (USER_ID, ITEM_ID))]
+    exact = (USER_ID, ITEM_ID, TIMESTAMP)
+    return [*exact, *(old for part in parts for old, new in part.items() if new in exact)]
 
 
 def read_file(path: Path, separator: str | None, encoding: str, ids: list[str]) -> tuple[pa.Table, pa.Table]:
