@@ -40,7 +40,8 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
     elif arguments.split is not None and not _is_split(dataset, arguments.split):
         raise ValueError(
             f"`--split` {arguments.split!r} must come before the split (the dataset has one already: "
-            f"{dataset.split_spec['kind']!r}). Leave the option out to keep that split, or prepare the dataset again."
+            f"{dataset.split_spec['kind']!r}). Leave the option out to keep that split, or prepare the dataset again "
+            "from its raw files (with `--split_column none` if they hold the split)."
         )
     if arguments.cold_items:
         dataset = dataset.hold_out_cold_items(arguments.cold_items)

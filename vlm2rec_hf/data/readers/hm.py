@@ -104,7 +104,9 @@ def _transactions(path: Path) -> tuple[pa.Table, pa.Table]:
         columns = {name: column.filter(pl.Series(times.ok)) for name, column in columns.items()}
     seconds = times.values[times.ok] // 1000
     events = events.set_column(events.column_names.index(TIMESTAMP), TIMESTAMP, pa.array(seconds))
-    position = _positions(*(columns[name].to_physical().fill_null(0) for name in (USER_ID, ITEM_ID)), seconds)
+    # Rows without an id are among no user's: they have a code of their own.
+    codes = (columns[name].to_physical().cast(pl.Int64).fill_null(-1) + 1 for name in (USER_ID, ITEM_ID))
+    position = _positions(*codes, seconds)
     return events.append_column(POSITION, pa.array(position)), q.concat(bad)
 
 
@@ -129,7 +131,7 @@ def _positions(user: pl.Series, item: pl.Series, seconds: np.ndarray) -> np.ndar
 
     order = sort_order(user.to_numpy(), [seconds])
     order = np.arange(len(user)) if order is None else order
-    users = user.to_numpy()[order].astype(np.int64)
+    users = user.to_numpy()[order]
     offsets = user_offsets(users, int(users.max(initial=-1)) + 1)
     position = np.empty(len(user), dtype=np.int64)
     position[order] = np.arange(len(user)) - offsets[users]
