@@ -105,8 +105,8 @@ def _transactions(path: Path) -> tuple[pa.Table, pa.Table]:
     seconds = times.values[times.ok] // 1000
     events = events.set_column(events.column_names.index(TIMESTAMP), TIMESTAMP, pa.array(seconds))
     # Rows without an id are among no user's: they have a code of their own.
-    codes = (columns[name].to_physical().cast(pl.Int64).fill_null(-1) + 1 for name in (USER_ID, ITEM_ID))
-    position = _positions(*codes, seconds)
+    user, item = (columns[name].to_physical().cast(pl.Int64).fill_null(-1) + 1 for name in (USER_ID, ITEM_ID))
+    position = _positions(user, item, seconds)
     return events.append_column(POSITION, pa.array(position)), q.concat(bad)
 
 
