@@ -501,6 +501,9 @@ def test_what_was_looked_for_is_listed(tmp_path):
         "interactions.csv",
         "meta_X.jsonl.gz",
         "NAME.inter",
+        "transactions_train.csv",
+        "MicroLens-X_pairs.csv",
+        "Pixel200K.csv",
     ):
         assert word in str(caught.value)
     with pytest.raises(ValueError, match="`format` must be one of"):

@@ -23,10 +23,21 @@ class DataArguments:
         default=None,
         metadata={"help": "Columns of raw items that make their text, in this order (title,colour,description)."},
     )
+    day_first: bool | None = field(
+        default=None,
+        metadata={"help": "Timestamps such as 3/4/2024 in raw files: true for 3 April, false for 4 March."},
+    )
+    split_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of raw interactions with an existing split (default: split); none: take over none."},
+    )
     k_core: int = field(default=0, metadata={"help": "Keep users and items with this many interactions; 0: all."})
-    split: str = field(
-        default="leave_one_out",
-        metadata={"help": "Split of a dataset that has none: leave_one_out, or temporal:0.8,0.9 (shares of time)."},
+    split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Split of a dataset that has none: leave_one_out (the default), temporal:0.8,0.9 (shares of time) "
+            "or none."
+        },
     )
     cold_items: float = field(default=0.0, metadata={"help": "Share of items held out of training (cold items)."})
 

@@ -17,8 +17,8 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
     """Load, filter and split a dataset as the arguments say; a split it already has is kept.
 
     Raises:
-        ValueError: no dataset named, one without interactions, an unknown split, or filters on a dataset that is split
-            already.
+        ValueError: no dataset named, one without interactions, an unknown split, or filters or another split of a
+            dataset that is split already.
     """
     from ..data.readers import load_recsys
 
@@ -29,14 +29,25 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
         options["column_mapping"] = _column_mapping(arguments.column_mapping)
     if arguments.text_columns:
         options["text_columns"] = item_ids(arguments.text_columns)
-    with named_as_options(text_columns="--text_columns"):
+    if arguments.day_first is not None:
+        options["day_first"] = arguments.day_first
+    if arguments.split_column is not None:
+        options["split_column"] = None if arguments.split_column == "none" else arguments.split_column
+    names = {"split_column=None": "--split_column none", **{name: f"--{name}" for name in ("day_first", *options)}}
+    with named_as_options(**names):
         dataset = load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision, **options)
     if not dataset.n_interactions:
         raise ValueError(f"`--dataset` {arguments.dataset!r} holds no interactions; there is nothing to go on with.")
     if arguments.k_core:
         dataset = dataset.k_core(arguments.k_core)
     if dataset.split_spec["kind"] == "none":
-        dataset = split_dataset(dataset, arguments.split)
+        dataset = split_dataset(dataset, arguments.split or "leave_one_out")
+    elif arguments.split is not None and not _is_split(dataset, arguments.split):
+        raise ValueError(
+            f"`--split` {arguments.split!r} must come before the split (the dataset has one already: "
+            f"{dataset.split_spec['kind']!r}). Leave the option out to keep that split, or prepare the dataset again "
+            "from its raw files (with `--split_column none` if they hold the split)."
+        )
     if arguments.cold_items:
         dataset = dataset.hold_out_cold_items(arguments.cold_items)
     return dataset
@@ -56,6 +67,14 @@ def split_dataset(dataset: RecDataset, split: str) -> RecDataset:
             raise ValueError(f"`split` {split!r} must look like temporal:0.8,0.9.") from None
         return dataset.temporal_split(quantiles=(first, second))
     raise ValueError(f"`split` must be leave_one_out, temporal:A,B or none, got {split!r}.")
+
+
+def _is_split(dataset: RecDataset, split: str) -> bool:
+    """Whether a dataset has the split that is asked for, so that nothing would change."""
+    spec = dataset.split_spec
+    if split.startswith("temporal:"):
+        return spec["kind"] == "temporal" and split == "temporal:" + ",".join(map(str, spec.get("quantiles", ())))
+    return split == spec["kind"]
 
 
 def say(text: str) -> None:

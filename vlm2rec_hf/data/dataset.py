@@ -19,6 +19,7 @@ from .catalogue_items import CatalogueItems
 from .coverage import Coverage, measure
 from .filters import keep_core, recounted, take_out_cold
 from .fingerprint import dataset_fingerprint
+from .given_split import OWN_SPLIT
 from .html_tables import html_table
 from .ids import to_objects
 from .images import MAX_PIXELS, try_decode_image
@@ -85,7 +86,8 @@ class RecDataset:
         timestamp_unit: str | None = None,
         duplicates: Duplicates = "keep",
         unknown_items: UnknownItems = "quarantine",
-        split_column: str | None = None,
+        split_column: str | None = OWN_SPLIT,
+        day_first: bool | None = None,
         quarantine: pa.Table | None = None,
         text_columns: Sequence[str] | None = None,
         noted: Mapping[str, int] | None = None,
@@ -98,12 +100,17 @@ class RecDataset:
             items: likewise with `item_id` and any of `title`, `text`, `image`. None: a catalogue of bare ids.
             name: short name for reports.
             column_mapping: `{original: standard}` names, or `{"interactions": {...}, "items": {...}}`.
-            timestamp_unit: "s", "ms", "us" or "ns", needed only to split numeric timestamps at calendar times.
+            timestamp_unit: "s", "ms", "us" or "ns", needed only to split numeric timestamps at calendar times; refused
+                for dates and times, which state theirs.
             duplicates: rows with equal user, item, timestamp and position are kept and counted ("keep"), or all but
                 the first are quarantined.
             unknown_items: rows with an item outside `items` are quarantined, or ("keep") the item joins the catalogue
                 without text and image.
             split_column: column of the interactions with an existing split ("train", "validation", "test" or 0, 1, 2).
+                "auto": the column `split`, where there is one that says more than train. None: take over none; a
+                column `split` becomes `given_split` then.
+            day_first: how to read timestamps such as `3/4/2024`: True for 3 April, False for 4 March. None: as other
+                rows of the column settle it; where none does, it is an error.
             quarantine: rows that a reader already took out.
             text_columns: columns of the items (original or standard names), joined in this order, that become `text`.
                 None: the column `text` is an item's text, else `title`.
@@ -122,6 +129,7 @@ class RecDataset:
             duplicates=duplicates,
             unknown_items=unknown_items,
             split_column=split_column,
+            day_first=day_first,
             quarantine=quarantine,
             text_columns=text_columns,
             noted=noted,

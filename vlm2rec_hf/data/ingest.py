@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from ..columns import DESCRIPTION, IMAGE, ITEM_ID, TEXT, TITLE, USER_ID
 from . import quarantine as q
+from .given_split import own_split
 from .images import check_image_header, try_decode_image
 from .interaction_log import InteractionLog
 from .items import IMAGE_TYPE, items_from_ids, with_text_columns
@@ -95,6 +96,7 @@ def ingest(
     duplicates: Duplicates,
     unknown_items: UnknownItems,
     split_column: str | None,
+    day_first: bool | None,
     quarantine: pa.Table | None,
     text_columns: Sequence[str] | None = None,
     noted: Mapping[str, int] | None = None,
@@ -111,6 +113,7 @@ def ingest(
     catalogue = None if items is None else to_arrow(items, "items", ids)
     for_events, for_items = split_mapping(column_mapping, events, catalogue)
     events = rename(events, for_events, "interactions")
+    events, split_column = own_split(events, split_column)
     parts = [] if quarantine is None else [quarantine]
     item_ids, counts, steps = None, dict(noted or {}), []
     if catalogue is not None:
@@ -131,8 +134,18 @@ def ingest(
             "to take both."
         )
     checked = check_interactions(
-        events, item_ids, duplicates=duplicates, unknown_items=unknown_items, split_column=split_column
+        events,
+        item_ids,
+        duplicates=duplicates,
+        unknown_items=unknown_items,
+        split_column=split_column,
+        day_first=day_first,
     )
+    if timestamp_unit is not None and checked.timestamp_unit is not None:
+        raise ValueError(
+            f"`timestamp_unit` {timestamp_unit!r} says how to read numbers, but `timestamp` holds dates and times, "
+            "which say it themselves; leave it out."
+        )
     parts.append(checked.quarantine)
     if not len(checked.log) and (events.num_rows or (quarantine is not None and quarantine.num_rows)):
         raise ValueError(_nothing_left(events.num_rows, q.concat(reversed(parts)), item_ids))

@@ -216,7 +216,9 @@ def _pack(keys: list[np.ndarray]) -> np.ndarray | None:
         if span > room:
             return None
         room //= span
-        shifted = key.astype(np.int64) - low
+        # Shifted in the key's own type where it is wide: uint64 may not fit into int64 before.
+        shifted = key - key.dtype.type(low) if key.dtype == np.uint64 else key.astype(np.int64) - low
+        shifted = shifted.astype(np.int64, copy=False)
         if packed is None:
             packed = shifted
         else:

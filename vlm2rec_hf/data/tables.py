@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..columns import ITEM_ID, USER_ID
+from .exact_values import exact_array
 from .ids import id_values
 from .image_lists import image_cells
 from .items import IMAGE_TYPE, image_cell
@@ -127,7 +128,7 @@ def _from_columns(columns: Mapping[str, list[Any]], ids: Collection[str]) -> pa.
 
 def _column(values: list[Any], is_id: bool) -> pa.Array:
     try:
-        return pa.array(values, from_pandas=True)
+        return exact_array(values)
     except UnicodeEncodeError:
         return _column(all_sound(values), is_id)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):

@@ -85,6 +85,7 @@ def check_interactions(
     duplicates: Duplicates = "keep",
     unknown_items: UnknownItems = "quarantine",
     split_column: str | None = None,
+    day_first: bool | None = None,
 ) -> CheckedInteractions:
     """Check, code and sort raw interactions.
 
@@ -94,9 +95,11 @@ def check_interactions(
         duplicates: what happens to a row whose user, item, timestamp (and position) an earlier row already has.
         unknown_items: what happens to a row with an item outside the catalogue; "keep" adds the item at its end.
         split_column: column with an existing split (codes or names) to take over; None to start all in train.
+        day_first: how to read timestamps such as `3/4/2024`; None: as the column settles it.
 
     Raises:
-        ValueError: missing columns, wrong types, unknown options, or a split that goes back in time.
+        ValueError: missing columns, wrong types, unknown options, timestamps that can be read in two ways, or a split
+            that goes back in time.
     """
     _check_option("duplicates", duplicates, ("keep", "quarantine"))
     _check_option("unknown_items", unknown_items, ("quarantine", "keep"))
@@ -106,7 +109,7 @@ def check_interactions(
     user, user_ids = encode_ids(table[USER_ID], USER_ID)
     raw_item, raw_ids = encode_ids(table[ITEM_ID], ITEM_ID)
     item, catalogue = _catalogue_codes(raw_item, raw_ids, item_ids, unknown_items)
-    times = parse_timestamps(table[TIMESTAMP]) if TIMESTAMP in table.column_names else None
+    times = parse_timestamps(table[TIMESTAMP], day_first=day_first) if TIMESTAMP in table.column_names else None
     position = _whole_numbers(table[POSITION], POSITION) if POSITION in table.column_names else None
     split = _split_codes(table, split_column)
 
@@ -211,7 +214,7 @@ def _catalogue_codes(
 
 
 def _whole_numbers(column: pa.ChunkedArray, name: str) -> Parsed:
-    parsed = parse_timestamps(column) if not pa.types.is_temporal(column.type) else None
+    parsed = parse_timestamps(column, argument=name) if not pa.types.is_temporal(column.type) else None
     if parsed is None or parsed.unit is not None or not np.issubdtype(parsed.values.dtype, np.integer):
         raise ValueError(f"`{name}` must hold whole numbers, got {column.type}; cast it first.")
     return parsed
@@ -221,14 +224,11 @@ def _split_codes(table: pa.Table, name: str | None) -> Parsed | None:
     if name is None:
         return None
     require_columns(table, "interactions", [name])
-    column = table[name]
-    if pa.types.is_integer(column.type):
-        codes = pc.fill_null(column.cast(pa.int64()), -1).to_numpy()
-    else:
-        places = pc.index_in(column.cast(pa.string()), value_set=pa.array(list(SPLIT_CODES)))
-        codes = np.append(list(SPLIT_CODES.values()), -1)[pc.fill_null(places, -1).to_numpy()]
-    ok = (codes >= 0) & (codes <= max(SPLIT_CODES.values()))
-    return Parsed(codes, ok, None)
+    # By the rule of ids 1, 1.0 and "1" are one value, whatever the column's type.
+    values, distinct = encode_ids(table[name], name)
+    names = SPLIT_CODES | {str(code): code for code in SPLIT_CODES.values()}
+    codes = np.array([*(names.get(value, -1) for value in distinct.to_pylist()), -1], dtype=np.int64)[values]
+    return Parsed(codes, codes >= 0, None)
 
 
 def _check_split(log: InteractionLog, split_column: str | None) -> None:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..dataset import RecDataset
 from ..storage import INFO_FILE, is_saved_dataset
-from . import amazon_2014, amazon_2023, delimited, hub, movielens, parquet, recbole
+from . import amazon_2014, amazon_2023, delimited, hm, hub, microlens, movielens, parquet, pixelrec, recbole
 from .amazon_2014 import read_amazon_2014
 from .amazon_2023 import read_amazon_2023
 from .delimited import read_delimited
+from .hm import read_hm
 from .hub import read_hub, stream_hub
+from .microlens import read_microlens
 from .movielens import read_movielens
 from .parquet import read_parquet
+from .pixelrec import read_pixelrec
 from .recbole import read_recbole
 
 if TYPE_CHECKING:
@@ -26,9 +29,12 @@ __all__ = [
     "read_amazon_2014",
     "read_amazon_2023",
     "read_delimited",
+    "read_hm",
     "read_hub",
+    "read_microlens",
     "read_movielens",
     "read_parquet",
+    "read_pixelrec",
     "read_recbole",
     "stream_hub",
 ]
@@ -47,6 +53,9 @@ FORMATS: dict[str, tuple[Callable[[Path], bool], Callable[..., RecDataset], str]
     "parquet": (parquet.matches, read_parquet, "interactions.parquet, or a folder interactions/ with parquet shards"),
     "movielens": (movielens.matches, read_movielens, "ratings.dat and movies.dat, or ratings.csv and movies.csv"),
     "recbole": (recbole.matches, read_recbole, "one NAME.inter, with or without NAME.item"),
+    "hm": (hm.matches, read_hm, f"{hm.TRANSACTIONS} and {hm.ARTICLES} (H&M)"),
+    "microlens": (microlens.matches, read_microlens, "one MicroLens-X_pairs.csv or .tsv"),
+    "pixelrec": (pixelrec.matches, read_pixelrec, "Pixel200K.csv (or another Pixel*.csv), here or one folder down"),
     "delimited": (delimited.matches, read_delimited, "interactions.csv, .tsv or .jsonl (each also .gz)"),
     "amazon_2014": (amazon_2014.matches, read_amazon_2014, "one reviews_X_5.json.gz or X_5.json.gz"),
     "amazon_2023": (amazon_2023.matches, read_amazon_2023, "one X.jsonl.gz with meta_X.jsonl.gz"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ...columns import DESCRIPTION, ITEM_ID, TEXT, TITLE, USER_ID
+from ...columns import DESCRIPTION, ITEM_ID, TEXT, TIMESTAMP, TITLE, USER_ID
 from .. import quarantine as q
 from ..dataset import RecDataset
 from ..ids import id_strings
@@ -93,8 +93,11 @@ def read_delimited(
 
 
 def id_columns(mapping: ColumnMapping | None) -> list[str]:
-    """The columns of a file that hold ids, under their original names: these must be read as text."""
-    return sorted(standard_names(mapping, (USER_ID, ITEM_ID)))
+    """The columns of a file with ids and times, under their original names: these must be read as text.
+
+    "007" is not 7, and a parser that guesses types makes floats of long numbers and cuts fractions of seconds off.
+    """
+    return sorted(standard_names(mapping, (USER_ID, ITEM_ID, TIMESTAMP)))
 
 
 def text_names(mapping: ColumnMapping | None) -> set[str]:

@@ -18,7 +18,6 @@ from ..fingerprint import dataset_fingerprint
 from ..hub_files import INFO_FILE, INTERACTIONS, ITEMS, is_ours, read_info, read_repo_files
 from ..hub_tables import HubTable, declared_tables, reader_options
 from ..ingest import Source
-from ..interaction_log import SPLIT
 from ..tables import to_arrow
 from .jsonl import json_object, parse_lines
 
@@ -236,7 +235,6 @@ def _from_configs(path: str, commit: str | None, token: str | None, kwargs: dict
     rows = {name: _all_rows(table, folder, f"{name!r} of {path!r}") for name, table in tables.items()}
     events = rows[INTERACTIONS]
     kwargs.setdefault("name", Path(path).name)
-    kwargs.setdefault("split_column", SPLIT if SPLIT in events.column_names else None)
     dataset = RecDataset.from_tables(events, rows.get(ITEMS), **kwargs)
     if commit is not None:
         dataset._provenance = replace(dataset._provenance, source={"repo_id": path, "revision": commit})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
@@ -19,10 +20,16 @@ _MAX_LINE = 8 << 20
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """A file for reading bytes, unpacked where its name ends in `.gz`."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    return path.open("rb")
+    """A file for reading bytes after its byte-order mark, unpacked where its name ends in `.gz`."""
+    file: IO[bytes] = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[assignment]
+    try:
+        start = file.read(len(codecs.BOM_UTF8))
+        if start != codecs.BOM_UTF8:
+            file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def read_json_lines(path: Path, schema: pa.Schema) -> tuple[pa.Table, pa.Table]:

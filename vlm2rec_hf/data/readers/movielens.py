@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from ...columns import ITEM_ID, RATING, TEXT, TIMESTAMP, TITLE, USER_ID
 from .. import quarantine as q
 from ..dataset import RecDataset
+from ..timestamps import is_calendar
 from .delimited import read_csv_bytes
 from .image_folder import with_images
 
@@ -27,10 +29,12 @@ def matches(folder: Path) -> bool:
 def read_movielens(folder: str | Path, *, posters: str | Path | None = None, **kwargs: Any) -> RecDataset:
     """Read a MovieLens folder. The text of an item is its title and its genres.
 
+    The releases are in UTF-8 or in latin-1, and do not say in which: a line that is no UTF-8 is read as latin-1.
+
     Args:
         folder: holds `ratings.dat` and `movies.dat`, or `ratings.csv` and `movies.csv`.
         posters: local folder with posters named by movie id (`1.jpg`).
-        **kwargs: passed to `RecDataset.from_tables`.
+        **kwargs: passed to `RecDataset.from_tables`. `timestamp_unit` is "s" where the times are numbers.
 
     Raises:
         ValueError: the files are not there or lack columns.
@@ -50,22 +54,52 @@ def read_movielens(folder: str | Path, *, posters: str | Path | None = None, **k
         movies = movies.append_column(TEXT, _text(movies))
     if posters is not None:
         movies = with_images(movies, posters)
-    options: dict[str, Any] = {"name": folder.name, "timestamp_unit": "s", **kwargs}
+    unit = "s" if TIMESTAMP in ratings.column_names and not is_calendar(ratings[TIMESTAMP]) else None
+    options: dict[str, Any] = {"name": folder.name, "timestamp_unit": unit, **kwargs}
     return RecDataset.from_tables(ratings, movies, quarantine=q.concat([bad_ratings, bad_movies]), **options)
 
 
 def _read_dat(path: Path, columns: list[str]) -> tuple[pa.Table, pa.Table]:
     # The parser takes one-character separators only; the unit separator cannot occur in a title, a colon can.
-    data = path.read_bytes().replace(b"::", b"\x1f")
-    ids = [USER_ID, ITEM_ID]
-    return read_csv_bytes(
-        data, path.name, separator="\x1f", ids=ids, encoding="latin-1", columns=columns, quoted=False
-    )
+    data = _utf8(path.read_bytes())
+    if TITLE in columns:
+        data = b"\n".join(_three_fields(line) for line in data.split(b"\n"))
+    else:
+        data = data.replace(b"::", b"\x1f")
+    exact = [USER_ID, ITEM_ID, TIMESTAMP]
+    return read_csv_bytes(data, path.name, separator="\x1f", ids=exact, columns=columns, quoted=False)
+
+
+def _three_fields(line: bytes) -> bytes:
+    """`id::title::genres` with unit separators: ids and genres hold no `::`, a title may."""
+    number, first, rest = line.partition(b"::")
+    title, last, genres = rest.rpartition(b"::")
+    return b"\x1f".join([number, title, genres]) if first and last else line.replace(b"::", b"\x1f")
 
 
 def _read_csv(path: Path) -> tuple[pa.Table, pa.Table]:
-    table, bad = read_csv_bytes(path.read_bytes(), path.name, separator=",", ids=["userId", "movieId"])
+    exact = ["userId", "movieId", TIMESTAMP]
+    table, bad = read_csv_bytes(_utf8(path.read_bytes()), path.name, separator=",", ids=exact)
     return table.rename_columns([_CSV_NAMES.get(name, name) for name in table.column_names]), bad
+
+
+def _utf8(data: bytes) -> bytes:
+    """The bytes of a text without its byte-order mark, in UTF-8: lines that are none are taken for latin-1."""
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if _is_utf8(data):
+        return data
+    lines = data.split(b"\n")
+    return b"\n".join(line if _is_utf8(line) else line.decode("latin-1").encode() for line in lines)
+
+
+def _is_utf8(data: bytes) -> bool:
+    if data.isascii():  # ratings are, and need no copy
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _text(movies: pa.Table) -> pa.ChunkedArray:

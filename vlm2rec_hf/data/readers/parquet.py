@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,12 @@ def read_parquet(folder: str | Path, **kwargs: Any) -> RecDataset:
 
 def _shards(folder: Path, table: str) -> list[Path]:
     single = folder / f"{table}.parquet"
-    return [single] if single.is_file() else sorted((folder / table).glob("*.parquet"))
+    return [single] if single.is_file() else sorted((folder / table).glob("*.parquet"), key=_in_numbers)
+
+
+def _in_numbers(path: Path) -> list[tuple[int, str]]:
+    """Sorts `part-2` before `part-10`: the order of the rows counts where nothing else orders events."""
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", path.name)]
 
 
 def _read_interactions(paths: list[Path]) -> list[pa.Table]:

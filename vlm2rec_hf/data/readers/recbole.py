@@ -13,6 +13,7 @@ import pyarrow as pa
 from ...columns import ITEM_ID, RATING, TEXT, TIMESTAMP, TITLE, USER_ID
 from .. import quarantine as q
 from ..dataset import RecDataset
+from ..given_split import OWN_SPLIT
 from ..tables import ColumnMapping, rename, split_mapping
 from .delimited import read_csv_bytes
 
@@ -77,24 +78,22 @@ def read_recbole(
 
     for_events, for_items = split_mapping(column_mapping, events, items)
     for_events = _with_found(_MMREC_NAMES | dict(for_events), types, {USER_ID: "token", ITEM_ID: "token"})
-    events = rename(events, for_events, "interactions")
+    events = _typed(rename(events, for_events, "interactions"), types, for_events)
     if items is not None:
         same = {old: ITEM_ID for old, new in for_events.items() if new == ITEM_ID and old in item_types}
         for_items = same | dict(for_items)
         has_text = TEXT in (for_items.get(name, name) for name in item_types)
         for_items = _with_found(for_items, item_types, {} if has_text else {TITLE: "token_seq"})
-        items = rename(items, for_items, "items")
-    label = for_events.get(SPLIT_LABEL)
+        items = _typed(rename(items, for_items, "items"), item_types, for_items)
+    label = for_events.get(SPLIT_LABEL, OWN_SPLIT)
     options: dict[str, Any] = {"name": file.stem, "split_column": label, **kwargs}
     if text_columns is not None:
         options["text_columns"] = [for_items.get(name, name) for name in text_columns]
-    if (split := options["split_column"]) in events.column_names:
-        events = events.set_column(events.column_names.index(split), split, _codes(events[split]))
     return RecDataset.from_tables(events, items, quarantine=q.concat([bad_events, bad_items]), **options)
 
 
 def _read(path: Path, separator: str, encoding: str) -> tuple[pa.Table, dict[str, str], pa.Table]:
-    """One file as a table without types in its names, the type of each column, and the quarantine of its bad lines."""
+    """One file as texts without types in their names, the type of each column, and the quarantine of its bad lines."""
     if not path.is_file():
         raise ValueError(f"There is no file {str(path)!r}.")
     data = path.read_bytes()
@@ -113,15 +112,23 @@ def _read(path: Path, separator: str, encoding: str) -> tuple[pa.Table, dict[str
         raise ValueError(f"{path.name} has two columns of one name: {titles}; rename one in its first line.")
     table = table.rename_columns(list(types))
     broken = np.zeros(table.num_rows, dtype=bool)
-    for index, (name, kind) in enumerate(types.items()):
+    for name, kind in types.items():
         if kind == "float":
-            numbers = _numbers(table[name])
-            broken |= numbers.is_null().to_numpy() & table[name].is_valid().to_numpy()
-            table = table.set_column(index, name, pa.chunked_array([numbers.to_arrow()]))
+            broken |= _numbers(table[name]).is_null().to_numpy() & table[name].is_valid().to_numpy()
     if not broken.any():
         return table, types, bad
     lines = list(_lines_of(data, set(np.flatnonzero(broken).tolist()), set(bad["number"].to_pylist()), encoding))
     return table.filter(pa.array(~broken)), types, q.concat([bad, q.of_lines(lines, table=path.name)])
+
+
+def _typed(table: pa.Table, types: dict[str, str], names: dict[str, str]) -> pa.Table:
+    """The `float` columns as numbers; but times stay texts, whose digits a float cannot always hold."""
+    for old, kind in types.items():
+        name = names.get(old, old)
+        if kind == "float" and name != TIMESTAMP:
+            numbers = pa.chunked_array([_numbers(table[name]).to_arrow()])
+            table = table.set_column(table.column_names.index(name), name, numbers)
+    return table
 
 
 def _numbers(column: pa.ChunkedArray) -> pl.Series:
@@ -148,14 +155,3 @@ def _with_found(mapping: dict[str, str], types: dict[str, str], wanted: dict[str
         if standard not in names.values() and (found := next(free, None)) is not None:
             names[found] = standard
     return names
-
-
-def _codes(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Split codes as integers, null where one is none; names of splits stay as they are."""
-    import polars as pl
-
-    numbers = _numbers(column)
-    if numbers.is_null().all():
-        return column
-    whole = numbers.set(numbers != numbers.floor(), None)
-    return pa.chunked_array([whole.cast(pl.Int64, strict=False).to_arrow()])
