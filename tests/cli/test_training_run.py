@@ -35,7 +35,7 @@ def test_a_bar_is_drawn_and_every_number_kept(shop, tmp_path, capfd):
     assert main([*line, "--save_strategy", "no"]) == 0
     error = capfd.readouterr().err
     assert re.search(r"VLM2Rec: 100%.*3/3 \[\d+:\d+<00:00", error)
-    assert re.search(r"examples/s=\d+, loss=\d\.\d+, text=-?\d\.\d+, image=-?\d\.\d+", error)
+    assert re.search(r"targets/s=\d+, loss=\d\.\d+, text=-?\d\.\d+, image=-?\d\.\d+", error)
     assert "{'loss'" not in error and "grad_norm" not in error
     logged = lines_of(tmp_path / "run")
     assert [one["step"] for one in logged if "loss" in one] == [1, 2, 3]
@@ -59,6 +59,19 @@ def test_the_same_command_again_writes_nothing_over_and_goes_on_when_told(shop, 
     assert main([*line, "2", "--resume_from_checkpoint", "false"]) == 0
     assert [one["step"] for one in lines_of(folder) if "loss" in one] == [1, 2]
     assert len((folder / "training_log.1.jsonl").read_text().splitlines()) >= 4
+
+
+def test_training_ends_with_the_best_validated_checkpoint(shop, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main([*TRAIN, "--dataset", shop, "--output_dir", str(folder), "--max_steps", "20"]) == 0
+    scores = {one["step"]: one["eval_both_ndcg@10"] for one in lines_of(folder) if "eval_both_ndcg@10" in one}
+    assert sorted(scores) == list(range(2, 21, 2))
+    newest = complete_checkpoints(folder)[-1]
+    state = json.loads((newest / "trainer_state.json").read_text())
+    best = complete_checkpoints(folder)[0] if len(complete_checkpoints(folder)) > 1 else newest
+    assert scores[state["best_global_step"]] == max(scores.values())
+    assert best.name == f"checkpoint-{state['best_global_step']}"
+    assert (best / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path):

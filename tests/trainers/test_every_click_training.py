@@ -105,6 +105,15 @@ def test_for_every_objective_and_mask(tiny, trainer, demo_dataset, objective, ma
     assert_same(one_step(run, batch), separately(run, batch))
 
 
+@pytest.mark.parametrize(("objective", "view"), [("text_only", 0), ("image_only", 1)])
+def test_only_the_view_that_trains_is_run(tiny, trainer, demo_dataset, objective, view):
+    run = make(tiny, trainer, demo_dataset, objective=objective)
+    batch = run.data_collator(WINDOWS)
+    assert set(batch["owners"][:, 0].tolist()) == {view}
+    both = make(tiny, trainer, demo_dataset).data_collator(WINDOWS)
+    assert batch["real_tokens"] < 0.7 * both["real_tokens"]
+
+
 def test_last_trains_one_target_per_row(tiny, trainer, demo_dataset):
     every = make(tiny, trainer, demo_dataset)
     last = make(tiny, trainer, demo_dataset, targets_per_row="last")

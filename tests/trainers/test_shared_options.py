@@ -31,12 +31,12 @@ METHODS = {
 def method(request, tiny, tiny_pix, demo_dataset, tmp_path):
     """`method(model=None, **arguments)`: a trainer of either kind on the demo shop."""
     trainer, arguments, metric = METHODS[request.param]
-    model, processor = (tiny if request.param == "vlm2rec" else tiny_pix)()
+    model, processor = (tiny if request.param == "vlm2rec" else tiny_pix)(max_history=3)
 
     def make(given=None, **options):
         own = {name: options.pop(name) for name in ("peft_config", "evaluator", "catalogue") if name in options}
         settings = {
-            "output_dir": str(tmp_path / "run"), "max_steps": 2, "per_device_train_batch_size": 8, "max_history": 3,
+            "output_dir": str(tmp_path / "run"), "max_steps": 2, "per_device_train_batch_size": 8,
             "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "learning_rate": 1e-3,
             "validation_users": 10,
         }  # fmt: skip
@@ -60,7 +60,7 @@ def test_their_names_defaults_and_words_are_one():
     for name in own | {"learning_rate", "logging_steps", "report_to", "save_total_limit", "dataloader_drop_last"}:
         one, other = (each[name] for each in fields)
         assert one.metadata["help"] == other.metadata["help"], name
-        assert one.default == other.default or name == "max_history", name
+        assert one.default == other.default, name
 
 
 def test_freeze_vision_false_trains_a_tower_that_was_frozen(method):
