@@ -61,11 +61,12 @@ def embed(
 
 
 def encoded_views(
-    loaded: LoadedModel, catalogue: PreparedCatalogue, *, batch_size: int, show_progress: bool
+    loaded: LoadedModel, catalogue: PreparedCatalogue, *, batch_size: int | None, show_progress: bool
 ) -> dict[str, Any]:
     """View -> `(n_items, dim)` float32 on the CPU, of an embedder's or PixRec model's prepared items."""
     if loaded.model_type == "pixrec":
-        vectors = encode_pixrec_catalogue(loaded.model, catalogue, batch_size=batch_size, show_progress=show_progress)
+        at_once = batch_size or 64
+        vectors = encode_pixrec_catalogue(loaded.model, catalogue, batch_size=at_once, show_progress=show_progress)
         return {"both": vectors.float().cpu()}
     encoding = encode_catalogue(loaded.model, catalogue, batch_size=batch_size, show_progress=show_progress)
     return {view: encoding.view(view).float().cpu() for view in ("both", "text", "image")}

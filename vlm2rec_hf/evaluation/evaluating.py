@@ -263,7 +263,8 @@ def _report_pixrec(
     report = start_report(dataset, examples, facts=facts, **common)
     view = "both" if loaded.processor.images else "text"
     report.add(name, result.ranking, view=view, train_counts=examples.sequences.train_counts())
-    rankings = {name: rank_targets(VectorScorer(result.users, result.items), examples, exclude_seen=False)}
+    cosines = VectorScorer(result.users, result.items, normalize=True)
+    rankings = {name: rank_targets(cosines, examples, exclude_seen=False)}
     rankings |= rank_floors(examples, exclude_seen=False)
     report.facts["with_seen"] = {method: ranking_metrics(ranks.ranks, ks) for method, ranks in rankings.items()}
     if generation is not None:

@@ -1,7 +1,8 @@
 """Floors: what needs no learning. A model's number means little until popularity and transitions stand beside it.
 
 Each is a `BlockScorer` built from what is trained on (counts; `Sequences.trained`) and the examples' own histories
-(inputs). All three score in float64 with the training count as the last tie-breaker, scaled below one step of the main score.
+(inputs). All three score in float64 with the training count as the last tie-breaker, scaled below one step of the main
+score.
 """
 
 from __future__ import annotations
