@@ -1,7 +1,8 @@
 """Losses of sequential heads: score the next item against the whole catalogue, or against drawn negatives.
 
 All take flat positions: row `i` of `hidden` is the state of the head before the item `targets[i]`. Padding never comes
-in. Scores are in float32 (float64 stays), also under autocast. Gradients reach `hidden` and `items`, so `items` may be an embedding matrix or projected content vectors.
+in. Scores are in float32 (float64 stays), also under autocast. Gradients reach `hidden` and `items`, so `items` may be
+an embedding matrix or projected content vectors.
 """
 
 from __future__ import annotations

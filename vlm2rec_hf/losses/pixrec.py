@@ -36,8 +36,8 @@ class PixRecLoss:
 
     L_gen is the mean negative log-likelihood of the target's text tokens. L_item_item contrasts v_{T|U} (the target
     behind its history) with v_T (the target alone), L_user_item contrasts v_U with v_T; both are symmetric InfoNCE
-    with cosine similarity (in float32, also under autocast) over the batch, where the same item is never a negative and, for users, neither is an item
-    of the history (masks and symmetry are our choice).
+    with cosine similarity over the batch (in float32, also under autocast), where the same item is never a negative
+    and, for users, neither is an item of the history (masks and symmetry are our choice).
 
     Args:
         alpha: weight of the item-item term.

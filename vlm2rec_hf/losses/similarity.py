@@ -155,7 +155,7 @@ def unit_rows(vectors: Tensor) -> Tensor:
 
 
 def products(first: Tensor, second: Tensor) -> Tensor:
-    """Inner products `(n, m)` of the rows of `(n, d)` and `(m, d)`, in float32 (float64 stays), also under autocast."""
+    """Inner products `(n, m)` of `(n, d)` and `(m, d)` rows, in float32 (float64 stays), also under autocast."""
     with torch.autocast(device_type=first.device.type, enabled=False):
         return at_least_float32(first) @ at_least_float32(second).T
 
