@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ..columns import DESCRIPTION
 from ..losses.similarity import products
+from .adapters import refuse_quantized
 
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
@@ -125,6 +126,7 @@ def warm_up_backbone(
     """
     if model.config.fusion != "external":
         raise ValueError("`model` must use external fusion: the warm-up trains its two views separately.")
+    refuse_quantized(model)
     if catalogue.has_cached_features:
         raise ValueError("`catalogue` holds cached vision features; warm up before calling `cache_features`.")
     if target not in TARGETS:
