@@ -301,7 +301,7 @@ def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict
     _put_in(model, adapter)
     model.config.base_model, model.config.base_model_revision = config.base_model, config.base_model_revision
     model.config.name_or_path = adapter.where
-    info = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+    info: Any = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
     return (model.eval(), info) if with_info else model.eval()
 
 
