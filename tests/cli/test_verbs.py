@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from vlm2rec_hf import Report, embed, evaluate, load_model, make_demo_shop, recommender
+from vlm2rec_hf import Report, embed, evaluate, load_model, load_processor, make_demo_shop, recommender
 from vlm2rec_hf.cli.main import main
 
 SMALL = ["--per_device_train_batch_size", "8", "--use_cpu", "true", "--max_users", "20", "--warmup_steps", "1"]
@@ -165,6 +165,40 @@ def test_options_of_other_kinds_of_models_are_refused(trained, shop, tmp_path, m
     line = ["evaluate", "--dataset", shop, "--model", trained(method), "--output", str(tmp_path / "report")]
     assert main([*line, *option]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("method", ["seqrec", "vlm2rec"])
+def test_item_columns_are_no_option_of_embedding_heads_and_embedders(trained, shop, dataset, tmp_path, method, capsys):
+    with pytest.raises(ValueError, match="`item_columns` is an option of PixRec models, and `model` is a"):
+        embed(trained(method), dataset, item_columns=["title"])
+    line = ["embed", "--dataset", shop, "--model", trained(method), "--output", str(tmp_path / "v.parquet")]
+    assert main([*line, "--item_columns", "title"]) == 2
+    assert "`--item_columns` is an option of PixRec models" in capsys.readouterr().err
+    assert not (tmp_path / "v.parquet").exists()
+
+
+def test_a_processors_options_are_checked_before_training(trained, shop, tmp_path, capsys):
+    line = [
+        "train",
+        "--method",
+        "vlm2rec",
+        "--dataset",
+        shop,
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--max_steps",
+        "1",
+    ]
+    line += ["--model", trained("vlm2rec")]
+    bad = [(["--max_item_tokens", "0"], "`--max_item_tokens` must be at least 1"),
+           (["--min_pixels", "9", "--max_pixels", "8"], "`--min_pixels` must not be above `--max_pixels`"),
+           (["--history_template", "nothing"], "`--history_template` must hold '{text}' once")]  # fmt: skip
+    for options, message in bad:
+        assert main([*line, *options]) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+    line += ["--max_pixels", "784", "--per_device_train_batch_size", "8", "--lora", "false", "--eval_strategy", "no"]
+    assert main([*line, "--use_cpu", "true", "--max_users", "4"]) == 0
+    assert load_processor(str(tmp_path / "out")).image_processor.size["longest_edge"] == 784
 
 
 def test_a_head_is_refused_items_in_another_order(trained, dataset):

@@ -71,3 +71,19 @@ def test_what_does_not_belong_together_is_refused(three):
         join_reports({**three, "floored": floored})
     with pytest.raises(ValueError, match="`method` 'two sft'.*already"):
         join_reports({"two": make_report(("sft", "wpcl")), "two sft": make_report(("x",))})
+
+
+def test_models_trained_on_different_parts_keep_their_own_floors_and_share_no_popularity(three):
+    other = make_report(("a",))
+    other.facts["trained_on"] = "train and some of validation"
+    other.slices["third"] = ~other.slices["third"]
+    other._ranks["popularity", "floor"] = draw_ranks(98, 30)
+    joined = join_reports({"alone": three["alone"], "other": other, "again": other})
+    assert joined.facts["slices_left_out"] == ["third"] and set(joined.slices) == {"empty"}
+    assert list(joined.floors) == ["popularity", "popularity, trained as other"]
+    assert np.array_equal(joined.ranks("popularity, trained as other", "floor"), draw_ranks(98, 30))
+    other.facts["trained_on"] = "train"
+    with pytest.raises(ValueError, match="'other' and 'again' rank differently by the floor 'popularity'"):
+        again = make_report(("a",))
+        again.facts["trained_on"], again.slices = "train", other.slices
+        join_reports({"alone": three["alone"], "other": other, "again": again})

@@ -41,9 +41,8 @@ def test_every_item_but_the_first_is_a_target_exactly_once(lengths, max_history,
     sequences = make(lengths)
     windows = ClickWindows(sequences, max_history, seed=seed)
     pairs = trained(windows, epoch)
-    expected = [
-        start + place for start, length in zip(sequences.offsets, lengths, strict=False) for place in range(1, length)
-    ]
+    starts = np.flatnonzero(sequences.split == TRAIN)[np.concatenate([[0], np.cumsum(lengths)])[:-1]]
+    expected = [start + place for start, length in zip(starts, lengths, strict=True) for place in range(1, length)]
     assert sorted(target for target, _, _ in pairs) == expected
     for target, history, past in pairs:
         user = np.searchsorted(sequences.offsets, target, side="right") - 1

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModel, TrainerCallback
 
 from vlm2rec_hf import RecDataset, SeqRecConfig, SeqRecTrainer, SeqRecTrainingArguments, SequentialRecommender
-from vlm2rec_hf.evaluation import rank_head
+from vlm2rec_hf.evaluation import evaluate, join_reports, make_slices, novelty_at_k, rank_head
 from vlm2rec_hf.modeling.configuration_seqrec import SEQUENCE_ENCODERS
 from vlm2rec_hf.modeling.modeling_seqrec import MASK, PADDING
 from vlm2rec_hf.trainers.seqrec_trainer import mask_items
@@ -153,6 +153,58 @@ def test_popularity_counts_exactly_what_was_trained_on(rounds, tmp_path):
     trained = (sequences.split == 0) | ((sequences.split == 1) & ~np.isin(user, list(held)))
     expected = np.bincount(sequences.items[trained], minlength=rounds.n_items)
     assert np.array_equal(some.head.catalogue.popularity.numpy(), expected)
+
+
+def test_cold_items_stay_cold_and_every_number_counts_what_was_trained_on(tmp_path, caplog):
+    whole = walks(120)
+    shop = whole.hold_out_cold_items(0.2)
+    sequences = shop.sequences()
+    cold = sequences.train_counts() == 0
+    of_validation = sequences.items[sequences.split == 1]
+    assert cold[of_validation].sum() > 3  # there is something to go wrong
+    run = make(shop, tmp_path, validation_users=20, num_train_epochs=1)
+    for batch in run.get_train_dataloader():
+        read = torch.cat([batch["input_ids"].flatten(), batch["labels"].flatten()])
+        assert not cold[read[read >= 0].numpy()].any()
+    run.train()
+    run.save_model(str(tmp_path / "head"))
+    user = np.repeat(np.arange(sequences.n_users), np.diff(sequences.offsets))
+    held = np.isin(user, run.validation.user)
+    trained = (sequences.split == 0) | ((sequences.split == 1) & ~held & ~cold[sequences.items])
+    counts = np.bincount(sequences.items[trained], minlength=shop.n_items)
+    assert (counts != sequences.train_counts()).any() and np.array_equal(counts == 0, cold)
+    for head in (run.head, str(tmp_path / "head")):  # in this process as from the disk
+        report = evaluate(head, shop)
+        assert "all but 20 users" in report.facts["trained_on"]
+        examples = shop.examples("test", max_history=12)
+        ours = make_slices(examples, has_image=shop.item_has_image, train_counts=counts)
+        assert report.slices.keys() == ours.keys()
+        assert all(np.array_equal(report.slices[name], ours[name]) for name in ours)
+        ranking = rank_head(run.head, examples)
+        assert report.metrics["sasrec"]["both"]["novelty@10"]["mean"] == pytest.approx(
+            np.nanmean(novelty_at_k(ranking.top_items, counts, 10))
+        )
+        ranks = [
+            1 + sum(counts[i] >= counts[t] for i in range(len(counts)) if i != t and i not in examples.seen(row))
+            for row, t in enumerate(examples.targets)
+        ]
+        assert report.ranks("popularity", "floor").tolist() == ranks
+    assert not caplog.records
+    joined = join_reports({"head": report, "other": evaluate(make(shop, tmp_path / "b").head, shop)})
+    assert {"popularity", "popularity, trained as other"} <= set(joined.floors)
+    assert "cold_item" in joined.slices  # the same to both
+
+
+def test_what_was_trained_on_is_not_validated_on(rounds, tmp_path, caplog):
+    head = make(rounds, tmp_path, validation_users=20).head
+    report = evaluate(head, rounds, split="validation")
+    assert len(report) == 20 and "100 of 120 examples are left out" in caplog.text
+    caplog.clear()
+    assert len(evaluate(make(rounds, tmp_path, validation_users=None).head, rounds, split="validation")) == 120
+    head.set_catalogue(head.catalogue.ids, head.catalogue.popularity + 1)
+    assert not caplog.records
+    evaluate(head, rounds)
+    assert "other counts than this dataset" in caplog.text
 
 
 def test_training_stops_early_and_the_best_head_remains(rounds, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +96,12 @@ class TrainModelArguments(EncoderModelArguments):
     max_history_item_tokens: int | None = field(
         default=None, metadata={"help": "Tokens kept of each text inside a history."}
     )
+    min_pixels: int | None = field(
+        default=None, metadata={"help": "Least pixels (height x width) that images are resized to (Qwen-VL)."}
+    )
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "Most pixels (height x width) that images are resized to (Qwen-VL)."}
+    )
     lora: bool | None = field(
         default=None, metadata={"help": "Train LoRA adapters; by default for pretrained models, not for tiny ones."}
     )
@@ -107,6 +114,19 @@ class TrainModelArguments(EncoderModelArguments):
         names = ("item_instruction", "user_instruction", "history_template", "max_item_tokens",
                  "max_history_item_tokens")  # fmt: skip
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def __post_init__(self) -> None:
+        for name in ("max_item_tokens", "max_history_item_tokens", "min_pixels", "max_pixels"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"`--{name}` must be at least 1, got {number}.")
+        if (self.min_pixels or 1) > (self.max_pixels or math.inf):
+            raise ValueError(f"`--min_pixels` must not be above `--max_pixels`, got {self.min_pixels}.")
+
+    def pixels(self) -> dict[str, int]:
+        """Bounds of the images' sizes that were set."""
+        bounds = {"max_pixels": self.max_pixels, "min_pixels": self.min_pixels}
+        return {name: value for name, value in bounds.items() if value is not None}
 
     def tiny_options(self) -> dict[str, Any]:
         """Options of `tiny_vlm`."""

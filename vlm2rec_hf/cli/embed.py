@@ -107,6 +107,8 @@ def embed_at_once(
 
     of_shards = [name for name in given_options(options) if name not in ("output", "embed_batch_size", "item_columns")]
     refuse_given(kind, ("vlm2rec",), "embedders", of_shards)
+    if options.item_columns:  # before anything is loaded
+        refuse_given(kind, ("pixrec",), "PixRec models", ["item_columns"])
     if output.exists():
         raise ValueError(f"`--output` {options.output!r} exists; name a new file or move the old one away.")
     dataset = open_dataset(data) if data.dataset else None

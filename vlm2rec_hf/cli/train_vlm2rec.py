@@ -118,9 +118,14 @@ def starting_model(
     if (models.model is None) == (models.tiny is None):
         raise ValueError("Name exactly one of `--model` (folder or Hub id) and `--tiny` (build one from config).")
     options = {**models.processor_options(), **({} if max_history is None else {"max_history": max_history})}
+    pixels = models.pixels()
+    named = {name: f"--{name}" for name in (*options, *pixels)}
     if models.tiny is not None:
         texts = [text for text in dataset.item_texts() if text]
-        model, processor = tiny_vlm(models.tiny, texts, seed=seed, processor_options=options, **models.tiny_options())
+        with named_as_options(**named):
+            sizes = models.tiny_options()
+            model, processor = tiny_vlm(models.tiny, texts, seed=seed, processor_options=options, **sizes)
+            _set(processor, pixels)
         return LoadedModel(model, processor), True
     fusion = {"fusion": models.fusion} if method == "vlm2rec" else {}
     with named_as_options(where="--model", method="--method", model="--model"):
@@ -132,9 +137,14 @@ def starting_model(
             processor_options=fusion,
             **models.loading(),
         )
-    for name, value in options.items():
-        setattr(loaded.processor, name, value)
+    with named_as_options(**named):
+        _set(loaded.processor, {**options, **pixels})
     return loaded, False
+
+
+def _set(processor: Any, options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        setattr(processor, name, value)
 
 
 def wants_lora(models: TrainModelArguments, model: Any, from_config: bool) -> bool:

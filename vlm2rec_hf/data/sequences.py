@@ -28,6 +28,8 @@ class Sequences:
         offsets: `(n_users + 1,)` int64; user `u` owns the flat positions `offsets[u]:offsets[u + 1]`.
         items: `(n_interactions,)` int32 catalogue index of each interaction.
         split: `(n_interactions,)` int8, one of `TRAIN`, `VALIDATION`, `TEST`; never decreasing within a user.
+        trained: `(n_interactions,)` bool, what a model was trained on; None for the training split. Popularity, floors
+            and slices count these.
     """
 
     user_ids: np.ndarray
@@ -35,6 +37,7 @@ class Sequences:
     offsets: np.ndarray
     items: np.ndarray
     split: np.ndarray
+    trained: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return f"Sequences(users={self.n_users:,}, items={self.n_items:,}, interactions={len(self.items):,})"
@@ -49,9 +52,19 @@ class Sequences:
         """Number of items in the catalogue (including items nobody interacted with)."""
         return len(self.item_ids)
 
+    @property
+    def in_training(self) -> np.ndarray:
+        """Which interactions are trained on: `(n_interactions,)` bool."""
+        return self.split == TRAIN if self.trained is None else self.trained
+
+    def training_part(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is trained on alone, as `items` and `offsets` `(n_users + 1,)` of its own: a copy."""
+        trained = self.in_training
+        return self.items[trained], np.concatenate([[0], np.cumsum(trained)])[self.offsets]
+
     def train_counts(self) -> np.ndarray:
-        """How often each item occurs in the training split: `(n_items,)` int64."""
-        return np.bincount(self.items[self.split == TRAIN], minlength=self.n_items).astype(np.int64)
+        """How often each item occurs in what is trained on: `(n_items,)` int64."""
+        return np.bincount(self.items[self.in_training], minlength=self.n_items).astype(np.int64)
 
 
 @dataclass(frozen=True)

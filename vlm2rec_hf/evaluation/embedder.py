@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..columns import VIEWS
-from .encoding_inputs import ChosenRows, check_ranked, first_of_equals, history_items
+from .encoding_inputs import ChosenRows, PreparedHistories, check_ranked, first_of_equals
 from .metrics import ranking_metrics
 from .modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
 from .sharing import encoded_by_all, rows_by_all
@@ -18,7 +18,6 @@ from .sharing import encoded_by_all, rows_by_all
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..data.sequences import Examples
-    from ..modeling.items_vlm2rec import PreparedItem
     from ..modeling.modeling_vlm2rec import Encoding, VLM2RecEmbedder
     from .ranking import Ranking
 
@@ -152,7 +151,7 @@ def encode_users(
     vision_cache: Any | None = None,
     **options: Any,
 ) -> Encoding:
-    """Vectors of every example's history; zero where no item of it has a text or image.
+    """Vectors of every example's history (`PreparedHistories`); zero where no item of it has a text or image.
 
     Args:
         model: the embedder.
@@ -167,20 +166,15 @@ def encode_users(
     """
     catalogue.check_items(examples.sequences.item_ids)
     catalogue.check_features(model)
-    used = history_items(examples)
-    if vision_cache is None:
-        prepared = {i: catalogue[i] for i in used}
-    else:
-        usable = [i for i in used if not catalogue.is_empty(i)]
-        made = vision_cache.prepare(model, catalogue.processor, ChosenRows(catalogue.items, usable))
-        prepared = dict(zip(usable, made, strict=True))
-    histories = [
-        [prepared[int(i)] for i in history if int(i) in prepared and _says_something(prepared[int(i)])]
-        for history in examples.histories()
-    ]
-    known = [i for i, history in enumerate(histories) if history]
-    encoded = model.encode_histories([histories[i] for i in known], catalogue.processor, **options)
-    return _spread(encoded, known, len(histories))
+    prepare = None
+    if vision_cache is not None:
+
+        def prepare(rows: list[int]) -> Any:
+            return vision_cache.prepare(model, catalogue.processor, ChosenRows(catalogue.items, rows))
+
+    histories = PreparedHistories(catalogue, examples.histories(), examples.max_history, prepare)
+    encoded = model.encode_histories(histories.readable(), catalogue.processor, **options)
+    return _spread(encoded, histories.known, len(histories))
 
 
 def _tied(items: Encoding, catalogue: PreparedCatalogue, keys: torch.Tensor) -> Encoding:
@@ -197,10 +191,6 @@ def _tied(items: Encoding, catalogue: PreparedCatalogue, keys: torch.Tensor) -> 
     return replace(items, **tied)
 
 
-def _says_something(item: PreparedItem) -> bool:
-    return item.text is not None or item.grid is not None
-
-
 def _spread(encoded: Encoding, rows: Sequence[int], count: int) -> Encoding:
     """Put vectors in their places among `count`, zeros elsewhere."""
     if len(rows) == count:
@@ -211,7 +201,8 @@ def _spread(encoded: Encoding, rows: Sequence[int], count: int) -> Encoding:
         out[list(rows)] = values
         return out
 
-    return replace(encoded, **{field.name: place(getattr(encoded, field.name)) for field in fields(encoded)})
+    parts = {field.name: getattr(encoded, field.name) for field in fields(encoded)}
+    return replace(encoded, **{name: place(values) for name, values in parts.items() if values is not None})
 
 
 def _mean(values: np.ndarray) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..catalogues.item_vectors import ItemVectors
-from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor
+from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor, refuse_options
 from .embedder import encode_catalogue
 from .evaluating import encodable_items, head_items
 from .heads import check_same_items
@@ -44,9 +44,11 @@ def embed(
         An embedder's three views, not normalised (scores are cosine similarities); of other models `both` alone.
 
     Raises:
-        ValueError: nothing loadable, no dataset for an encoder, or a head of other items.
+        ValueError: nothing loadable, no dataset for an encoder, a head of other items, or an option that this kind
+            of model does not have.
     """
     loaded = load_with_processor(model, revision=revision, processor=processor)
+    refuse_options(loaded.model_type, ("pixrec",), "PixRec models", item_columns=item_columns)
     if loaded.model_type not in ENCODING_METHODS:
         ids = head_items(loaded.model)
         if dataset is not None:
@@ -61,11 +63,12 @@ def embed(
 
 
 def encoded_views(
-    loaded: LoadedModel, catalogue: PreparedCatalogue, *, batch_size: int, show_progress: bool
+    loaded: LoadedModel, catalogue: PreparedCatalogue, *, batch_size: int | None, show_progress: bool
 ) -> dict[str, Any]:
     """View -> `(n_items, dim)` float32 on the CPU, of an embedder's or PixRec model's prepared items."""
     if loaded.model_type == "pixrec":
-        vectors = encode_pixrec_catalogue(loaded.model, catalogue, batch_size=batch_size, show_progress=show_progress)
+        at_once = batch_size or 64
+        vectors = encode_pixrec_catalogue(loaded.model, catalogue, batch_size=at_once, show_progress=show_progress)
         return {"both": vectors.float().cpu()}
     encoding = encode_catalogue(loaded.model, catalogue, batch_size=batch_size, show_progress=show_progress)
     return {view: encoding.view(view).float().cpu() for view in ("both", "text", "image")}

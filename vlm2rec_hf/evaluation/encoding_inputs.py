@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..data.sequences import Examples
+    from ..modeling.items_vlm2rec import PreparedItem
 
 
 class ChosenRows(Sequence[Any]):
@@ -56,6 +57,44 @@ def first_of_equals(
     return np.unique(np.array(copies, dtype=np.int64), return_index=True)[1], np.array(copies, dtype=np.int64)
 
 
-def history_items(examples: Examples) -> list[int]:
-    """Every item that stands in a history, once: each is prepared once, however many histories hold it."""
-    return np.unique(np.concatenate([np.zeros(0, np.int64), *examples.histories()])).tolist()
+class PreparedHistories(Sequence[Any]):
+    """Histories as an encoder reads them: of the newest `max_history` items those that have a text or an image.
+
+    They are cut first, as in training, so an item that says nothing takes up a place. A history of such items alone is
+    empty here. Each item is prepared once, however many histories hold it.
+
+    Args:
+        catalogue: the prepared items.
+        histories: catalogue indices, oldest first.
+        max_history: items kept; the processor's `max_history` bounds it, too.
+        prepare: catalogue indices of items that say something -> prepared items, in place of the catalogue.
+    """
+
+    def __init__(
+        self,
+        catalogue: PreparedCatalogue,
+        histories: Iterable[Sequence[int] | np.ndarray],
+        max_history: int | None = None,
+        prepare: Callable[[list[int]], Sequence[PreparedItem]] | None = None,
+    ) -> None:
+        most = min(max_history or catalogue.processor.max_history, catalogue.processor.max_history)
+        self._rows = [[int(i) for i in history[-most:]] for history in histories]
+        used = sorted({i for row in self._rows for i in row})
+        if prepare is None:
+            found = {i: catalogue[i] for i in used}
+        else:
+            usable = [i for i in used if not catalogue.is_empty(i)]
+            found = dict(zip(usable, prepare(usable), strict=True))
+        self._prepared = {i: item for i, item in found.items() if item.text is not None or item.grid is not None}
+        self.known = [i for i, row in enumerate(self._rows) if not self._prepared.keys().isdisjoint(row)]
+        """Which of the histories say something."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return [self._prepared[i] for i in self._rows[index] if i in self._prepared]
+
+    def readable(self) -> ChosenRows:
+        """The histories that say something, those of `known`."""
+        return ChosenRows(self, self.known)

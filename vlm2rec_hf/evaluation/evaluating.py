@@ -19,12 +19,13 @@ from .pixrec import evaluate_pixrec, method_name
 from .ranking import Ranking, rank_targets
 from .scorers import VectorScorer
 from .start_report import add_embedder, start_report
-from .trained_on import dataset_warning, trained_columns
+from .trained_on import as_trained, dataset_warning, trained_columns, trained_on
 
 if TYPE_CHECKING:
     from ..catalogues.vision_cache import VisionCache
     from ..data.dataset import RecDataset
     from ..data.sequences import Examples
+    from ..modeling.modeling_seqrec import HeadModel
     from .report import Report
 
 logger = logging.getLogger(__name__)
@@ -103,16 +104,16 @@ def evaluate(
     if warning is not None:
         logger.warning(warning)
     history = loaded.model.config.max_length if kind not in ENCODING_METHODS else max_history or loaded.max_history
-    examples = users_of(dataset, split, history, max_users)
+    examples = users_of(dataset, split, history, max_users, None if kind in ENCODING_METHODS else loaded.model)
     common: dict[str, Any] = {"ks": ks, "exclude_seen": exclude_seen, "split": split}
     origin = {} if loaded.where is None else {"model": loaded.where, **_weights(loaded.where)}
     given = {**origin, **(facts or {})}
     ranking: Ranking
     if kind not in ENCODING_METHODS:
-        check_same_items("dataset", [str(item) for item in dataset.item_ids], head_items(loaded.model))
         report = start_report(dataset, examples, facts={**_head_facts(loaded.model), **given}, **common)
         ranking = rank_head(loaded.model, examples, k=max(ks), exclude_seen=exclude_seen, batch_size=batch_size or 128)
-        report.add(report_name or default_report_name(loaded), ranking, train_counts=dataset.popularity())
+        counts = examples.sequences.train_counts()
+        report.add(report_name or default_report_name(loaded), ranking, train_counts=counts)
         return report
     sharing: dict[str, Any] = {"show_progress": show_progress, "across_processes": across_processes}
     if kind == "vlm2rec":
@@ -137,7 +138,9 @@ def evaluate(
     )
 
 
-def users_of(dataset: RecDataset, split: str, max_history: int, max_users: int | None = None) -> Examples:
+def users_of(
+    dataset: RecDataset, split: str, max_history: int, max_users: int | None = None, head: HeadModel | None = None
+) -> Examples:
     """The examples of a split that are ranked.
 
     Args:
@@ -145,15 +148,19 @@ def users_of(dataset: RecDataset, split: str, max_history: int, max_users: int |
         split: `"test"` or `"validation"`.
         max_history: most recent items of a history.
         max_users: this many of them, evenly spread; all by default.
+        head: a head that is ranked; see `as_trained`.
 
     Raises:
-        ValueError: `max_users` below 1, or a split without examples.
+        ValueError: `max_users` below 1, a split without examples, or a head of other items or trained on all targets.
     """
     if max_users is not None and max_users < 1:
         raise ValueError(f"`max_users` must be at least 1, got {max_users}.")
     examples = dataset.examples(split, max_history=max_history)
     if len(examples) == 0:
         raise ValueError(f"`dataset` has no {split} interactions with a history; choose another `split`.")
+    if head is not None:
+        check_same_items("dataset", [str(item) for item in dataset.item_ids], head_items(head))
+        examples = as_trained(head, examples)
     return examples.spread(max_users)
 
 
@@ -229,7 +236,7 @@ def _weights(where: str) -> dict[str, Any]:
 
 def _head_facts(head: Any) -> dict[str, Any]:
     names = ("encoder", "item_representation", "embedder", "embedder_revision")
-    return {name: getattr(head.config, name) for name in names}
+    return {**{name: getattr(head.config, name) for name in names}, **trained_on(head)}
 
 
 def _report_pixrec(
@@ -256,7 +263,8 @@ def _report_pixrec(
     report = start_report(dataset, examples, facts=facts, **common)
     view = "both" if loaded.processor.images else "text"
     report.add(name, result.ranking, view=view, train_counts=examples.sequences.train_counts())
-    rankings = {name: rank_targets(VectorScorer(result.users, result.items), examples, exclude_seen=False)}
+    cosines = VectorScorer(result.users, result.items, normalize=True)
+    rankings = {name: rank_targets(cosines, examples, exclude_seen=False)}
     rankings |= rank_floors(examples, exclude_seen=False)
     report.facts["with_seen"] = {method: ranking_metrics(ranks.ranks, ks) for method, ranks in rankings.items()}
     if generation is not None:

@@ -1,7 +1,8 @@
 """Floors: what needs no learning. A model's number means little until popularity and transitions stand beside it.
 
-Each is a `BlockScorer` built from the training split (counts) and the examples' own histories (inputs). All three
-score in float64 with the training count as the last tie-breaker, scaled below one step of the main score.
+Each is a `BlockScorer` built from what is trained on (counts; `Sequences.trained`) and the examples' own histories
+(inputs). All three score in float64 with the training count as the last tie-breaker, scaled below one step of the main
+score.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..data.sequences import TRAIN, Examples, Sequences
+from ..data.sequences import Examples, Sequences
 from .ranking import Ranking, rank_targets
 from .scorers import BlockScorer
 from .seen import SeenItems
@@ -86,8 +87,8 @@ class TransitionScorer:
     """First-order Markov chain: how often an item followed the user's last one in training, then popularity.
 
     Args:
-        examples: what is ranked; transitions are counted between neighbours of one user that are both in the training
-            split, and applied to the last item before each target.
+        examples: what is ranked; transitions are counted between neighbours of one user that are both trained on,
+            and applied to the last item before each target.
     """
 
     def __init__(self, examples: Examples) -> None:
@@ -115,15 +116,14 @@ class TransitionScorer:
 
 
 def count_transitions(sequences: Sequences) -> scipy.sparse.csr_array:
-    """How often item `j` directly follows item `i` in the training split: sparse `(n_items, n_items)` int64."""
+    """How often item `j` directly follows item `i` in what is trained on: sparse `(n_items, n_items)` int64."""
     import scipy.sparse
 
-    train = sequences.split == TRAIN
-    both = train[:-1] & train[1:]
-    starts = sequences.offsets[1:-1]
-    inner = starts[(starts > 0) & (starts < len(train))]
-    both[inner - 1] = False  # the pair that crosses from one user to the next
-    source, target = sequences.items[:-1][both], sequences.items[1:][both]
+    items, offsets = sequences.training_part()
+    starts = offsets[1:-1]
+    within = np.ones(max(len(items) - 1, 0), dtype=bool)
+    within[starts[(starts > 0) & (starts < len(items))] - 1] = False  # pairs that cross from one user to the next
+    source, target = items[:-1][within], items[1:][within]
     shape = (sequences.n_items, sequences.n_items)
     return scipy.sparse.coo_array((np.ones(len(source), dtype=np.int64), (source, target)), shape=shape).tocsr()
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.sequences import spread_rows
-from .encoding_inputs import check_ranked
+from .encoding_inputs import PreparedHistories, check_ranked
 from .metrics import ranking_metrics
-from .pixrec import _Histories
 from .ranking import Ranking, rank_targets
 from .scorers import VectorScorer
 
@@ -168,15 +167,19 @@ def rank_generated(
             f"`texts` must have one entry per item of the catalogue ({len(catalogue)}), got {len(texts)}."
         )
     catalogue.check_features(model)  # type: ignore[arg-type]
-    written = generate_next_items(
+    histories = PreparedHistories(catalogue, examples.histories(), examples.max_history)
+    written: list[list[tuple[str, float]]] = [[] for _ in range(len(histories))]
+    generated = generate_next_items(
         model,
-        _Histories(catalogue, examples),
+        histories.readable(),
         catalogue.processor,  # type: ignore[arg-type]
         beams=beams,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         show_progress=show_progress,
     )
+    for row, texts_of_row in zip(histories.known, generated, strict=True):
+        written[row] = texts_of_row
     ranking = rank_targets(LexicalScorer(texts, written), examples, k=k, exclude_seen=exclude_seen)
     return GeneratedRanking(ranking, written)
 
@@ -222,12 +225,12 @@ def compare_generated(
         exclude_seen=exclude_seen,
         show_progress=True,
     )
-    scorer = VectorScorer(towers.users[rows], towers.items)
+    scorer = VectorScorer(towers.users[rows], towers.items, normalize=True)
     return {
         "beams": options.beams,
         "max_new_tokens": options.max_new_tokens,
         "n_examples": len(some),
         "generation": ranking_metrics(generated.ranking.ranks, ks),
         "towers": ranking_metrics(rank_targets(scorer, some, exclude_seen=exclude_seen).ranks, ks),
-        "first_texts": [texts[0][0] for texts in generated.beams[:5]],
+        "first_texts": [texts[0][0] if texts else "" for texts in generated.beams[:5]],
     }

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .encoding_inputs import ChosenRows, check_ranked, first_of_equals, history_items
+from .encoding_inputs import ChosenRows, PreparedHistories, check_ranked, first_of_equals
 from .metrics import ranking_metrics
 from .ranking import Ranking, rank_targets
 from .scorers import VectorScorer
@@ -29,7 +29,7 @@ class PixRecEvaluation:
 
     Attributes:
         ranking: ranks and top items of every example.
-        users: `(n, p)` v_U of the examples' histories.
+        users: `(n, p)` v_U of the examples' histories, zero where no item of one has a text or an image.
         items: `(n_items, p)` v_T of the catalogue, zero for items with neither text nor image.
     """
 
@@ -76,8 +76,12 @@ def evaluate_pixrec(
     items = encode_pixrec_catalogue(model, catalogue, across_processes=across_processes, **options)
 
     def encode_users(rows: np.ndarray) -> Tensor:
-        histories = _Histories(catalogue, examples.take(rows))
-        return model.encode_histories(histories, catalogue.processor, **options)  # type: ignore[arg-type]
+        some = examples.take(rows)
+        histories = PreparedHistories(catalogue, some.histories(), some.max_history)
+        vectors = torch.zeros(len(histories), model.config.projection_dim)
+        encoded = model.encode_histories(histories.readable(), catalogue.processor, **options)  # type: ignore[arg-type]
+        vectors[histories.known] = encoded
+        return vectors
 
     users = rows_by_all(len(examples), encode_users, across_processes)
     ranking = rank_targets(VectorScorer(users, items, normalize=True), examples, k=k, exclude_seen=exclude_seen)
@@ -109,17 +113,3 @@ def encode_pixrec_catalogue(
     items = torch.zeros(len(catalogue), model.config.projection_dim)
     items[usable] = rows_by_all(len(distinct), encode, across_processes)[copies]
     return items
-
-
-class _Histories(Sequence):
-    """The examples' histories as prepared items, each item of the catalogue prepared once."""
-
-    def __init__(self, catalogue: PreparedCatalogue, examples: Examples) -> None:
-        self._examples = examples
-        self._prepared = {i: catalogue[i] for i in history_items(examples)}
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, index: Any) -> Any:
-        return [self._prepared[int(i)] for i in self._examples.history(index)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .info_nce import check_positive_number, scaled
-from .similarity import unit_rows
+from .similarity import products, unit_rows
 
 TARGETS = ("hard", "soft")
 
@@ -66,7 +66,7 @@ def alignment_loss(
         wanted = None
         if targets == "soft":
             wanted = _soft(first.detach(), second.detach(), alike, soft_temperature)
-        scores = scaled(first @ second.T, temperature)
+        scores = scaled(products(first, second), temperature)
         losses += [_cross_entropy(scores, alike, wanted), _cross_entropy(scores.T, alike, wanted)]
     if not losses:
         return scaled(vectors, 1.0).sum() * 0.0
@@ -80,7 +80,7 @@ def _alike(groups: Tensor) -> Tensor:
 
 
 def _soft(first: Tensor, second: Tensor, alike: Tensor | None, temperature: float) -> Tensor:
-    scores = scaled(first @ first.T + second @ second.T, 2.0 * temperature)
+    scores = scaled(products(first, first) + products(second, second), 2.0 * temperature)
     return _masked(scores, alike).softmax(dim=1)
 
 

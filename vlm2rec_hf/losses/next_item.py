@@ -1,7 +1,8 @@
 """Losses of sequential heads: score the next item against the whole catalogue, or against drawn negatives.
 
 All take flat positions: row `i` of `hidden` is the state of the head before the item `targets[i]`. Padding never comes
-in. Gradients reach `hidden` and `items`, so `items` may be an embedding matrix or projected content vectors.
+in. Scores are in float32 (float64 stays), also under autocast. Gradients reach `hidden` and `items`, so `items` may be
+an embedding matrix or projected content vectors.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .similarity import at_least_float32, products
 
 LOSSES = ("cross_entropy", "sampled_softmax", "gbce", "bce")
 NEGATIVES_FROM = ("uniform", "popularity")
@@ -174,8 +177,8 @@ def sampled_softmax(
     _check(hidden, items, targets)
     if negatives.ndim != 1 or len(negatives) == 0:
         raise ValueError(f"`negatives` must be (k,) with k >= 1, got shape {tuple(negatives.shape)}.")
-    own = (hidden * items[targets]).sum(dim=1).float()
-    others = (hidden @ items[negatives].T).float()
+    own = (at_least_float32(hidden) * items[targets]).sum(dim=1)
+    others = products(hidden, items[negatives])
     chance = -math.log(len(items)) if log_q is None else log_q[negatives]
     others = others - chance - math.log(len(negatives))
     others = others.masked_fill(negatives[None, :] == targets[:, None], -torch.inf)
@@ -218,11 +221,12 @@ def gbce(hidden: Tensor, items: Tensor, targets: Tensor, negatives: Tensor, t: f
     k = negatives.shape[-1]
     alpha = k / (len(items) - 1)
     beta = alpha * (t * (1.0 - 1.0 / alpha) + 1.0 / alpha)
-    own = (hidden * items[targets]).sum(dim=1).float()
+    own = (at_least_float32(hidden) * items[targets]).sum(dim=1)
     if negatives.ndim == 1:
-        others, same = (hidden @ items[negatives].T).float(), negatives[None, :] == targets[:, None]
+        others, same = products(hidden, items[negatives]), negatives[None, :] == targets[:, None]
     else:
-        others = torch.einsum("nd,nkd->nk", hidden, items[negatives]).float()
+        with torch.autocast(device_type=hidden.device.type, enabled=False):
+            others = torch.einsum("nd,nkd->nk", at_least_float32(hidden), at_least_float32(items[negatives]))
         same = negatives == targets[:, None]
     # log(1 - sigma(s)) = log sigma(-s); beta log sigma(s) is the power sigma^beta of the paper.
     against = F.logsigmoid(-others).masked_fill(same, 0.0).sum(dim=1)

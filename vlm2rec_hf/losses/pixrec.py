@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .info_nce import check_positive_number, info_nce, mean_over_users
 from .masks import negative_mask
+from .similarity import products
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class PixRecLoss:
 
     L_gen is the mean negative log-likelihood of the target's text tokens. L_item_item contrasts v_{T|U} (the target
     behind its history) with v_T (the target alone), L_user_item contrasts v_U with v_T; both are symmetric InfoNCE
-    with cosine similarity over the batch, where the same item is never a negative and, for users, neither is an item
-    of the history (masks and symmetry are our choice).
+    with cosine similarity over the batch (in float32, also under autocast), where the same item is never a negative
+    and, for users, neither is an item of the history (masks and symmetry are our choice).
 
     Args:
         alpha: weight of the item-item term.
@@ -109,13 +110,13 @@ class PixRecLoss:
                 "generation_nll": generation.detach(),
                 "item_item_nce": item_item.detach(),
                 "user_item_nce": user_item.detach(),
-                "negatives": unseen.sum(1).to(users.dtype).mean(),
+                "negatives": unseen.sum(1).float().mean(),
             },
         )
 
     def _contrast(self, first: Tensor, second: Tensor, own: Tensor, negatives: Tensor) -> Tensor:
         """(Symmetric) InfoNCE of the pairs `(first[i], second[i])`; the mean over rows that have a negative."""
-        similarity = first @ second.T
+        similarity = products(first, second)
         losses = [self._mean(info_nce(similarity, own, negatives, self.temperature), negatives.any(1))]
         if self.symmetric:
             back = info_nce(similarity.T, own, negatives.T, self.temperature)

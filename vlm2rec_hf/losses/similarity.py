@@ -66,12 +66,12 @@ class ViewVectors:
     @property
     def present_text(self) -> Tensor:
         """`(n, d)` text vectors in float32 (float64 stays), zero where absent."""
-        return torch.where(self.has_text[:, None], _at_least_float32(self.text), 0.0)
+        return torch.where(self.has_text[:, None], at_least_float32(self.text), 0.0)
 
     @property
     def present_image(self) -> Tensor:
         """`(n, d)` image vectors in float32 (float64 stays), zero where absent."""
-        return torch.where(self.has_image[:, None], _at_least_float32(self.image), 0.0)
+        return torch.where(self.has_image[:, None], at_least_float32(self.image), 0.0)
 
     @property
     def fused(self) -> Tensor:
@@ -132,13 +132,12 @@ def view_similarities(
     def gradient(view: str) -> AbstractContextManager[object]:
         return nullcontext() if view in with_gradient else torch.no_grad()
 
-    with torch.autocast(device_type=users.text.device.type, enabled=False):
-        with gradient("both"):
-            both = unit_rows(users.fused) @ unit_rows(candidates.fused).T
-        with gradient("text"):
-            text = users.present_text @ candidates.present_text.T
-        with gradient("image"):
-            image = users.present_image @ candidates.present_image.T
+    with gradient("both"):
+        both = products(unit_rows(users.fused), unit_rows(candidates.fused))
+    with gradient("text"):
+        text = products(users.present_text, candidates.present_text)
+    with gradient("image"):
+        image = products(users.present_image, candidates.present_image)
     return ViewSimilarities(
         both, text, image, users.has_text, users.has_image, candidates.has_text, candidates.has_image
     )
@@ -149,11 +148,18 @@ def unit_rows(vectors: Tensor) -> Tensor:
 
     Dividing by `max(norm, eps)` instead would send a gradient of size `1 / eps` into such a row.
     """
-    vectors = _at_least_float32(vectors)
+    vectors = at_least_float32(vectors)
     squared = vectors.square().sum(dim=-1, keepdim=True)
     nonzero = squared > _SMALLEST_SQUARED_NORM
     return vectors * torch.where(nonzero, torch.where(nonzero, squared, 1.0).rsqrt(), 0.0)
 
 
-def _at_least_float32(vectors: Tensor) -> Tensor:
+def products(first: Tensor, second: Tensor) -> Tensor:
+    """Inner products `(n, m)` of `(n, d)` and `(m, d)` rows, in float32 (float64 stays), also under autocast."""
+    with torch.autocast(device_type=first.device.type, enabled=False):
+        return at_least_float32(first) @ at_least_float32(second).T
+
+
+def at_least_float32(vectors: Tensor) -> Tensor:
+    """The vectors in float32, where they are not in float64."""
     return vectors if vectors.dtype == torch.float64 else vectors.float()

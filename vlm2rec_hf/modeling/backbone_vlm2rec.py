@@ -26,17 +26,12 @@ from .hub_loading import (
 
 
 class Origin:
-    """Where a model's weights were loaded from, for as long as they are those weights.
+    """Where a model's weights were loaded from (folder, or Hub id and commit), for as long as they are those weights.
 
     Two marks are kept of each weight. Some of its values show what optimizers, `load_state_dict` and a merged adapter
     do. The version counter also shows an operation in place that changes a few other values; it counts for weights
     that can train only, as `DistributedDataParallel` writes all weights once, with the values they have. Neither the
     device nor an adapter beside the weights makes a difference, and casting the weights does not count as a change.
-
-    Args:
-        where: Hub id or folder.
-        commit: of the Hub repo; `None` for a folder.
-        model: with these weights.
     """
 
     def __init__(self, where: str, commit: str | None, model: nn.Module) -> None:
@@ -112,13 +107,34 @@ class BackboneModel(PreTrainedModel):
         return self._origin.where if self._origin is not None and self._origin.is_origin_of(self) else None
 
     def note_origin(self, where: str, commit: str | None) -> None:
-        """Say where the present weights were loaded from; every way of loading does.
+        """Say where the present weights were loaded from: folder, or Hub id and commit; every way of loading does.
 
-        Args:
-            where: Hub id or folder.
-            commit: of the Hub repo; `None` for a folder.
+        Raises:
+            ValueError: weights that are not in memory.
         """
+        if away := [name for name, weight in self.named_parameters() if weight.is_meta]:
+            raise ValueError(
+                f"`device_map` leaves {len(away)} weights of {where!r} out of memory ({away[0]}, ...), which these "
+                "models cannot do without; leave it out, or use a smaller backbone or `dtype`."
+            )
         self._origin = Origin(where, commit, self)
+
+    def around_loaded(self, loaded: Any, where: str, commit: str | None) -> Self:
+        """End building a model around a raw backbone; it is quantized as the library `loaded` that, and saved so."""
+        for name in ("hf_quantizer", "is_quantized", "quantization_method", "is_loaded_in_8bit", "is_loaded_in_4bit"):
+            if hasattr(loaded, name):
+                setattr(self, name, getattr(loaded, name))
+        if (how := getattr(loaded.config, "quantization_config", None)) is not None:
+            self.config.quantization_config = how
+        self.config.name_or_path = where
+        self.note_origin(where, commit)
+        return self.eval()
+
+    def similarity(self, first: Any, second: Any) -> Tensor:
+        """Cosine similarities `(n, m)` of vectors `(n, d)` and `(m, d)`, in float32: what items are ranked by."""
+        first, second = (nn.functional.normalize(torch.as_tensor(one).float(), dim=-1) for one in (first, second))
+        with torch.autocast(first.device.type, enabled=False):
+            return torch.atleast_2d(first) @ torch.atleast_2d(second).T
 
     def set_up_backbone(self, vlm: Any) -> None:
         """Take `vlm` as the backbone."""
@@ -216,6 +232,12 @@ class BackboneModel(PreTrainedModel):
         return images.select(image_index, self.family.tokens_per_image(self.config.vlm_config, images.grid))
 
 
+def refuse_pixels(arguments: dict[str, Any]) -> None:
+    """Refuse the image processor's options among a model's."""
+    if given := sorted({"min_pixels", "max_pixels"} & set(arguments)):
+        raise ValueError(f"`{given[0]}` is an option of the processor; give it to the processor's `from_backbone`.")
+
+
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FULL_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -224,13 +246,7 @@ _PREFIX = "base_model.model."  # PEFT saves the names of its wrapper
 
 @dataclass(frozen=True)
 class AdapterRepo:
-    """An adapter without its base's weights.
-
-    Attributes:
-        where: the folder or Hub id.
-        base: what `adapter_config.json` names as its base.
-        hub: arguments to read `where` with (`revision`, `token`, ...).
-    """
+    """An adapter without its base's weights: where it is, the base it names, and how to read `where` from the Hub."""
 
     where: str
     base: str | None
@@ -238,15 +254,7 @@ class AdapterRepo:
 
 
 def find_adapter_repo(where: Any, arguments: dict[str, Any]) -> AdapterRepo | None:
-    """Find out whether `where` holds an adapter and no full weights.
-
-    Args:
-        where: folder or Hub id given to `from_pretrained`.
-        arguments: the other arguments given to `from_pretrained`.
-
-    Raises:
-        ValueError: the adapter's weights are not safetensors.
-    """
+    """Find out whether `where`, given to `from_pretrained` with `arguments`, holds an adapter and no full weights."""
     where, hub = str(where), hub_arguments(arguments)
     given = arguments.get("adapter_kwargs") or {}
     adapter = str(given.get("_adapter_model_path") or where)
@@ -268,16 +276,7 @@ def find_adapter_repo(where: Any, arguments: dict[str, Any]) -> AdapterRepo | No
 
 
 def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict[str, Any]) -> Any:
-    """Load the base that the adapter's `config.json` names, at the commit named there, and put the adapter into it.
-
-    Args:
-        embedder_class: `VLM2RecEmbedder`.
-        adapter: as returned by `find_adapter_repo`.
-        arguments: the other arguments given to `from_pretrained`.
-
-    Raises:
-        ValueError: no base is named, or the adapter does not fit the base.
-    """
+    """Load the base that the adapter's `config.json` names, at the commit named there, and put the adapter into it."""
     config = embedder_class.config_class.from_pretrained(adapter.where, **adapter.hub)
     base = config.base_model or adapter.base
     if not base or base == adapter.where:
@@ -287,6 +286,8 @@ def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict
         )
     of_the_adapter = (*HUB_ARGUMENTS, "config", "adapter_kwargs", "trust_remote_code", "_from_auto", "_commit_hash")
     arguments = {name: value for name, value in arguments.items() if name not in of_the_adapter}
+    if (how := getattr(config, "quantization_config", None)) is not None:
+        arguments.setdefault("quantization_config", how)  # trained on such weights, it fits no others exactly
     with_info = arguments.pop("output_loading_info", False)
     hub = {name: value for name, value in adapter.hub.items() if name not in ("revision", "subfolder")}
     if config.base_model_revision is not None:
@@ -300,23 +301,14 @@ def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict
     _put_in(model, adapter)
     model.config.base_model, model.config.base_model_revision = config.base_model, config.base_model_revision
     model.config.name_or_path = adapter.where
-    info: dict[str, Any] = {
-        "missing_keys": set(),
-        "unexpected_keys": set(),
-        "mismatched_keys": set(),
-        "error_msgs": [],
-    }
+    info: Any = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
     return (model.eval(), info) if with_info else model.eval()
 
 
 def _put_in(model: Any, adapter: AdapterRepo) -> None:
     """Add the adapter's layers to `model` and fill them, by PEFT's own functions.
 
-    `PreTrainedModel.load_adapter` does the same, but renames the weights in ways that changed with its version and
-    PEFT's; with transformers 5.17 and PEFT 0.19 it finds no place for any of them.
-
-    Raises:
-        ValueError: a weight of the adapter has no place in the model, or a place got no weight.
+    `PreTrainedModel.load_adapter` renames weights; with transformers 5.17 and PEFT 0.19 it finds no place for any.
     """
     peft = importlib.import_module("peft")  # not `import`: without an adapter nobody needs it to be installed
     config_file = str(repo_file(adapter.where, ADAPTER_CONFIG, adapter.hub))
@@ -341,15 +333,14 @@ def _put_in(model: Any, adapter: AdapterRepo) -> None:
 
 def _check_shape(adapter: AdapterRepo, base: str, wanted: Any, actual: Any) -> None:
     """Refuse a base of another family or size than the one the adapter was trained on."""
-    for name in ("vlm_config.model_type", "hidden_size", "text_config.num_hidden_layers"):
-        values = []
-        for config in (wanted, actual):
-            value = config.get_text_config() if name.startswith("text_config") else config
-            for part in name.removeprefix("text_config.").split("."):
-                value = getattr(value, part)
-            values.append(value)
-        if values[0] != values[1]:
+    for name, here in _sizes(wanted).items():
+        if here != (there := _sizes(actual)[name]):
             raise ValueError(
                 f"`pretrained_model_name_or_path` {adapter.where!r} does not fit its base {base!r}: {name} is "
-                f"{values[1]!r} there and {values[0]!r} here. Its config.json must name the base it was trained on."
+                f"{there!r} there and {here!r} here. Its config.json must name the base it was trained on."
             )
+
+
+def _sizes(config: Any) -> dict[str, Any]:
+    layers = config.get_text_config().num_hidden_layers
+    return {"vlm_config.model_type": config.vlm_config.model_type, "hidden_size": config.hidden_size, "layers": layers}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 CATALOGUE_FILE = "catalogue.parquet"
 
@@ -201,15 +201,33 @@ def recommend(
         recommendations[i] = _named(catalogue, places, scores, "popularity", unknown[i])
     known_rows = [i for i, row in enumerate(rows) if row]
     at_once = max(1, min(1024, SCORES_AT_ONCE // max(len(catalogue), 1)))
-    items: Tensor = model.item_vectors() if known_rows else popular
+    items = _scored(model.item_vectors(), "`model`", catalogue.ids) if known_rows else popular
     for start in range(0, len(known_rows), at_once):
         part = known_rows[start : start + at_once]
-        users = model.encode_histories([rows[i] for i in part])
-        scores_of_all = (users @ items.T).float().cpu()
+        users = _scored(model.encode_histories([rows[i] for i in part]), "`histories`", part)
+        with torch.autocast(users.device.type, enabled=False):
+            scores_of_all = (users @ items.T)[: len(part), : len(catalogue)].cpu()
         best = _best(scores_of_all, [rows[i] for i in part], k, exclude_seen, allowed)
         for i, (places, scores) in zip(part, best, strict=True):
             recommendations[i] = _named(catalogue, places, scores, "model", unknown[i])
     return [one for one in recommendations if one is not None]
+
+
+def _scored(vectors: Tensor, argument: str, names: Sequence[Any]) -> Tensor:
+    """Vectors as evaluation compares them, in float32 whatever the weights are, filled up with zeros to 64 rows.
+
+    The product then has no ragged edge, where another rounding would keep equal items from tying.
+
+    Raises:
+        ValueError: NaN or infinite values.
+    """
+    bad = (~torch.isfinite(vectors).all(dim=1)).nonzero()[:, 0].tolist()
+    if bad:
+        raise ValueError(
+            f"{argument} gives {len(bad)} vectors with NaN or infinite values, first that of {names[bad[0]]!r}; the "
+            "weights are damaged, or too large for their type."
+        )
+    return nn.functional.pad(vectors.float(), (0, 0, 0, -len(vectors) % 64))
 
 
 def _best(

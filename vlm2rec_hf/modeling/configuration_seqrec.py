@@ -28,6 +28,9 @@ class SeqRecConfig(PreTrainedConfig):
         initializer_range: standard deviation of fresh weights.
         embedder: Hub id or folder of the embedder that made the content vectors, if any.
         embedder_revision: its commit; item vectors of another one are refused.
+        validation_users: how many users' validation items were held out of training, where the others' were trained
+            on; None where it was the training split alone.
+        validation_seed: by which these users were drawn.
 
     Example:
         ```python
@@ -53,6 +56,8 @@ class SeqRecConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02
     embedder: str | None = None
     embedder_revision: str | None = None
+    validation_users: int | None = None
+    validation_seed: int | None = None
 
     def __post_init__(self, **kwargs) -> None:  # noqa: ANN003 - signature is the library's
         super().__post_init__(**kwargs)

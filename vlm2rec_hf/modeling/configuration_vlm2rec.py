@@ -8,15 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 @strict
 class BackboneConfig(PreTrainedConfig):
-    """A backbone's configuration inside another one, and where the weights came from.
-
-    Args:
-        vlm_config: configuration (object or dict) of the backbone; a Qwen2-VL by default.
-        initializer_range: standard deviation used when weights are initialised from scratch.
-        base_model: Hub id of what this model was made from, or, in an adapter's repo, of what the adapter sits on;
-            `None` where that is no Hub repo.
-        base_model_revision: commit of `base_model`.
-    """
+    """A backbone's configuration inside another one, and where the weights came from; see `VLM2RecConfig`."""
 
     # The plain form: `sub_configs_defaults` replaces it from transformers 5.20 on, but older ones do not know it.
     sub_configs = {"vlm_config": PreTrainedConfig}

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoModelForImageTextToText
 from transformers.utils import ModelOutput
 
-from .backbone_vlm2rec import BackboneModel
+from .backbone_vlm2rec import BackboneModel, refuse_pixels
 from .configuration_pixrec import PixRecConfig
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
 from .items_vlm2rec import PreparedItem, check_list
@@ -74,6 +74,7 @@ class PixRecModel(BackboneModel):
         """
         options = {name: kwargs.pop(name) for name in PixRecConfig().backbone_options() if name in kwargs}
         require_safetensors(kwargs)
+        refuse_pixels(kwargs)
         commit = hub_commit(str(backbone), **hub_arguments(kwargs))
         if commit is not None:
             kwargs["revision"] = commit
@@ -90,9 +91,12 @@ class PixRecModel(BackboneModel):
             **options,
         )
         model = cls.around(vlm, config, None if config.tie_word_embeddings else head, seed=seed)
-        model.config.name_or_path = str(backbone)
-        model.note_origin(str(backbone), commit)
-        return model.eval()
+        if (how := getattr(whole.config, "quantization_config", None)) is not None:
+            for name in ("llm_int8_skip_modules", "modules_to_not_convert"):
+                if hasattr(how, name):  # what is new is not quantized, neither now nor when it is loaded again
+                    new = {part for part, _ in model.named_children()} - {"vlm"}
+                    setattr(how, name, sorted({*(getattr(how, name) or []), *new}))
+        return model.around_loaded(whole, str(backbone), commit)
 
     @classmethod
     def around(

@@ -143,6 +143,9 @@ class HeadModel(SeqRecPreTrainedModel):
     def encode_histories(self, histories: Sequence[Any], batch_size: int = 128) -> Tensor:
         """User vectors after each history, in evaluation mode.
 
+        The encoder works in float32 at least, whatever its weights are stored in: in bfloat16 a user's list would
+        depend on the rows beside it.
+
         Args:
             histories: non-empty sequences of catalogue indices, oldest first; the last `max_length` count.
             batch_size: rows at once; rows of similar length share a batch.
@@ -161,7 +164,9 @@ class HeadModel(SeqRecPreTrainedModel):
         masked = self.mask_vector is not None
         room = self.config.max_length - int(masked)
         rows = [torch.as_tensor(history, dtype=torch.int64)[-room:] for history in histories]
-        table = self.item_vectors()
+        kind = torch.promote_types(self.dtype, torch.float32)
+        table = self.item_vectors().to(kind)
+        own = {n: w.to(kind) for n, w in self.named_parameters() if n.startswith(("encoder.", "mask_vector"))}
         states = table.new_zeros((len(rows), table.shape[1]))
         for start in range(0, len(rows), batch_size):
             chosen = order[start : start + batch_size]
@@ -171,7 +176,9 @@ class HeadModel(SeqRecPreTrainedModel):
                 batch[place, : len(rows[i])] = rows[i]
                 if masked:
                     batch[place, len(rows[i])] = MASK
-            states[chosen] = self(batch.to(device), item_vectors=table).user_vectors
+            with torch.autocast(device.type, enabled=False):
+                output = torch.func.functional_call(self, own, (batch.to(device),), {"item_vectors": table})
+            states[chosen] = output.user_vectors
         self.train(was_training)
         return states
 

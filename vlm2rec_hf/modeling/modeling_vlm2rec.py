@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModel
 from transformers.utils import ModelOutput
 
-from .backbone_vlm2rec import BackboneModel
+from .backbone_vlm2rec import BackboneModel, refuse_pixels
 from .configuration_vlm2rec import VLM2RecConfig
 from .encoding_vlm2rec import Encoding, EncodingMixin
 from .family_vlm2rec import ImageFeatures
@@ -68,6 +68,7 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
                 model would be partly random.
         """
         require_safetensors(kwargs)
+        refuse_pixels(kwargs)
         commit = hub_commit(str(backbone), **hub_arguments(kwargs))
         if commit is not None:
             kwargs["revision"] = commit
@@ -84,9 +85,7 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
         with torch.device("meta"):
             model = cls(config)
         model.set_up_backbone(vlm)
-        model.config.name_or_path = str(backbone)
-        model.note_origin(str(backbone), commit)
-        return model.eval()
+        return model.around_loaded(vlm, str(backbone), commit)
 
     def forward(
         self,

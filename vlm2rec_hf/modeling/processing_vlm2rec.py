@@ -21,6 +21,20 @@ from .items_vlm2rec import MessagesMixin, PreparedItem, as_item, check_list
 ROLES = ("item", "user")
 MAX_ASPECT = 100
 
+_PIXELS = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
+_COUNTS = ("max_history", "max_item_tokens", "max_history_item_tokens", *_PIXELS)
+_TEXTS = ("item_instruction", "user_instruction", "next_item_prompt")
+_RULES: dict[str, tuple[Any, str]] = {  # which values an option may have, and this in words
+    **dict.fromkeys(_COUNTS, (lambda value: type(value) is int and value > 0, "be at least 1")),
+    **dict.fromkeys(_TEXTS, (lambda value: isinstance(value, str), "be a text")),
+    "fusion": (lambda value: value in ("external", "internal"), "be 'external' or 'internal'"),
+    "images": (lambda value: isinstance(value, bool), "be True or False"),
+    "history_template": (
+        lambda value: str(value).count("{text}") == 1 and "{number}" not in value.partition("{text}")[2],
+        "hold '{text}' once, and '{number}' only before it",
+    ),
+}
+
 
 @dataclass
 class Row:
@@ -82,20 +96,6 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         end_token: str | None = None,
         chat_template: str | None = None,
     ) -> None:
-        for name, number in (
-            ("max_history", max_history),
-            ("max_item_tokens", max_item_tokens),
-            ("max_history_item_tokens", max_history_item_tokens),
-        ):
-            if number < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {number}.")
-        if history_template.count("{text}") != 1 or "{number}" in history_template.split("{text}")[-1]:
-            raise ValueError(
-                f"`history_template` must hold '{{text}}' once, and '{{number}}' only before it, got "
-                f"{history_template!r}."
-            )
-        if fusion not in ("external", "internal"):
-            raise ValueError(f"`fusion` must be 'external' or 'internal', got {fusion!r}.")
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.backbone_type = backbone_type
         self.fusion = fusion
@@ -106,10 +106,24 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         self.max_item_tokens = max_item_tokens
         self.max_history_item_tokens = max_history_item_tokens
         self.end_token = end_token if end_token is not None else tokenizer.eos_token
-        if self.end_token is None:
-            raise ValueError("`tokenizer` has no end-of-sequence token; name one with `end_token=`.")
-        if tokenizer.convert_tokens_to_ids(self.end_token) in (None, tokenizer.unk_token_id):
-            raise ValueError(f"`end_token` {self.end_token!r} is not in the tokenizer's vocabulary.")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse an option that could not be loaded again. `max_pixels` and `min_pixels` go to the image processor."""
+        fits, wanted = _RULES.get(name, (None, ""))
+        if name == "end_token":
+            known = value and self.tokenizer.convert_tokens_to_ids(value) not in (None, self.tokenizer.unk_token_id)
+            fits, wanted = (lambda _: known), "be a token that `tokenizer` knows"
+        elif name in _PIXELS and not self.backbone_type.startswith("qwen"):
+            fits, wanted = (lambda _: False), "be left out: it is an option of Qwen-VL backbones"
+        if fits is not None and not fits(value):
+            raise ValueError(f"`{name}` must {wanted}, got {value!r}.")
+        if name in _PIXELS:
+            size = self.image_processor.size
+            low, high = min(size["shortest_edge"], value), max(size["longest_edge"], value)
+            edges = {"shortest_edge": low, "longest_edge": high, _PIXELS[name]: value}
+            self.image_processor.size = type(size)(**edges)
+            return
+        super().__setattr__(name, value)
 
     @classmethod
     def from_backbone(cls, backbone: str, *, revision: str | None = None, **options: Any) -> Self:
@@ -118,7 +132,7 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         Args:
             backbone: Hub id or path, as for `VLM2RecEmbedder.from_backbone`.
             revision: tag, branch or commit.
-            options: of `VLM2RecProcessor`, such as `fusion` or `max_history`.
+            options: of `VLM2RecProcessor`, such as `fusion` or `max_history`, and `min_pixels`, `max_pixels`.
         """
         # By file: the plain name insists on torchvision in transformers 5.17.
         from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -127,7 +141,11 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         image_processor = AutoImageProcessor.from_pretrained(backbone, revision=revision)
         family_of(config.model_type).set_up_image_processor(image_processor, config)
         tokenizer = AutoTokenizer.from_pretrained(backbone, revision=revision)
-        return cls(image_processor, tokenizer, backbone_type=config.model_type, **options)
+        pixels = {name: options.pop(name) for name in ("max_pixels", "min_pixels") if options.get(name) is not None}
+        processor = cls(image_processor, tokenizer, backbone_type=config.model_type, **options)
+        for name, value in pixels.items():
+            setattr(processor, name, value)
+        return processor
 
     @property
     def family(self) -> BackboneFamily:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..catalogues.item_vectors import ItemVectors, read_item_vectors
 from ..evaluation.embedding import encoded_views
+from ..evaluation.encoding_inputs import PreparedHistories
 from ..evaluation.evaluating import encodable_items, head_items
+from ..evaluation.scorers import as_matrix, normalize_rows
 from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor, model_type_of, refuse_options
 from ..modeling.catalogue_seqrec import HeadCatalogue, Recommendation, recommend
 from ..modeling.encoding_vlm2rec import VIEWS
@@ -94,7 +96,7 @@ def recommender(
     view: str | None = None,
     vectors: str | Path | ItemVectors | None = None,
     item_columns: Sequence[str] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     show_progress: bool = False,
 ) -> Recommender:
     """Make any model ready to recommend a dataset's items.
@@ -107,7 +109,7 @@ def recommender(
         view: of embedders: `"text"`, `"image"` or `"both"` (default).
         vectors: of embedders: the items' vectors, or what `vlm2rec embed` wrote, so that no item is encoded.
         item_columns: of PixRec: item columns that make an item's text; by default as in training.
-        batch_size: items per forward pass.
+        batch_size: items per forward pass at most; by default as in `evaluate`.
         show_progress: draw progress bars.
 
     Raises:
@@ -149,14 +151,16 @@ def recommender(
     items = _unit(known)
 
     def encode(rows: list[list[int]]) -> Tensor:
-        histories = [[catalogue[i] for i in row if not catalogue.is_empty(i)] for row in rows]
-        known = [place for place, history in enumerate(histories) if history]
+        histories = PreparedHistories(catalogue, rows)
         users = torch.zeros(len(rows), items.shape[1])
-        if known:
-            encoded = loaded.model.encode_histories([histories[place] for place in known], loaded.processor)
-            users[known] = _unit(encoded.view(view) if kind == "vlm2rec" else encoded)
+        if histories.known:
+            encoded = loaded.model.encode_histories(histories.readable(), loaded.processor)
+            users[histories.known] = _unit(encoded.view(view) if kind == "vlm2rec" else encoded)
         if not bool(users.any(dim=-1).all()):
-            raise ValueError("`histories` holds one of which no item has a text or an image; name another item.")
+            raise ValueError(
+                "`histories` holds one of which no item has a text or an image among the last "
+                f"{loaded.processor.max_history}, which are read; name another item."
+            )
         return users
 
     counts = torch.as_tensor(dataset.sequences().train_counts())
@@ -218,4 +222,5 @@ def _checked(vectors: Any, loaded: LoadedModel, dataset: RecDataset, view: str) 
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(vectors.float().cpu(), dim=-1)
+    """The directions of `(n, d)` vectors, by the very steps of an evaluation."""
+    return normalize_rows(as_matrix("vectors", vectors))

@@ -68,14 +68,19 @@ def inner_model(model: Any, kind: type[Model]) -> Model:
 def continue_adapter(model: BackboneModel, peft_config: PeftConfig | None, also: str | None = None) -> None:
     """Of a model that was loaded with an adapter, train the adapter alone; other models stay as they are.
 
+    Quantized weights cannot be trained, so such a model needs an adapter.
+
     Args:
         model: without PEFT's wrapper.
         peft_config: what the trainer was given.
         also: parameters with this in their name are trained, too.
 
     Raises:
-        ValueError: the model holds an adapter and a `peft_config` asks for a fresh one.
+        ValueError: the model holds an adapter and a `peft_config` asks for a fresh one, or its weights are quantized
+            and there is no adapter.
     """
+    if peft_config is None and not hasattr(model, "peft_config"):
+        refuse_quantized(model)
     if not model.holds_adapter:
         return
     if peft_config is not None:
@@ -128,6 +133,20 @@ def prepare_adapter_training(model: Any, inner: BackboneModel, args: TrainingArg
 def _shards_weights(args: TrainingArguments) -> bool:
     plugin = args.deepspeed_plugin
     return plugin is not None and plugin.zero_stage == 3
+
+
+def refuse_quantized(model: Any) -> None:
+    """Refuse to train all weights of a model that was loaded in 8 or 4 bits.
+
+    Raises:
+        ValueError: its weights are quantized.
+    """
+    if getattr(model, "is_quantized", False) or _is_quantized(model):
+        how = getattr(getattr(model, "quantization_method", None), "value", "bitsandbytes")
+        raise ValueError(
+            f"`model` was loaded with quantized weights ({how}), which cannot be trained; train an adapter on them "
+            "(`peft_config=default_lora_config()`, or `--lora`), or load it without `quantization_config`."
+        )
 
 
 def _is_quantized(model: Any) -> bool:

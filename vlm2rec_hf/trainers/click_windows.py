@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.sequences import Sequences
-from .seqrec_windows import LengthBatches, train_stops
+from .seqrec_windows import LengthBatches
 
 TARGETS_PER_ROW = ("all", "last")
 WindowKey = tuple[int, int, int]
@@ -52,7 +52,7 @@ class ClickWindows(Dataset):
     window of random length; seed and epoch decide it (our choice).
 
     Args:
-        sequences: the flat sequences; their training split is used.
+        sequences: the flat sequences; their training part is used.
         max_history: items of a row at most.
         targets_per_row: `"all"`: a target behind every item of the row; `"last"`: one target per row, every prefix of
             at most `max_history` items a row of its own.
@@ -78,13 +78,13 @@ class ClickWindows(Dataset):
             raise ValueError(f"`targets_per_row` must be one of {TARGETS_PER_ROW}, got {targets_per_row!r}.")
         if max_history < 1:
             raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
-        self.sequences, self.max_history, self.targets_per_row = sequences, max_history, targets_per_row
-        self.seed = seed
+        self.max_history, self.targets_per_row, self.seed = max_history, targets_per_row, seed
+        self.items, self.offsets = sequences.training_part()
         self.empty = np.zeros(sequences.n_items, dtype=bool) if empty is None else empty
-        starts, stops = sequences.offsets[:-1], train_stops(sequences, None)
+        starts, stops = self.offsets[:-1], self.offsets[1:]
         self._users = np.flatnonzero(stops - starts >= 2)
         self._starts, self._stops = starts[self._users], stops[self._users]
-        items = sequences.items
+        items = self.items
         sizes = np.ones(len(items), dtype=np.int64) if tokens is None else tokens[items].astype(np.int64)
         self._tokens = np.concatenate([[0], np.cumsum(sizes)])
         filled = ~self.empty[items]
@@ -116,14 +116,14 @@ class ClickWindows(Dataset):
             last `k` items, -1 where that is not trained; `past`: everything before the row.
         """
         user, start, stop = window if isinstance(window, tuple) else self._first_cut.key(window)
-        items = self.sequences.items
+        items = self.items
         clicks = stop - start - 1 if self.targets_per_row == "all" else 1
         places = np.arange(stop - clicks, stop)
         trained = ~self.empty[items[places]] & (self._next_filled[start] < places)
         return {
             "items": items[start : stop - 1],
             "targets": np.where(trained, items[places], -1),
-            "past": items[self.sequences.offsets[user] : start],
+            "past": items[self.offsets[user] : start],
         }
 
     def cut(self, epoch: int) -> Cut:

@@ -202,9 +202,9 @@ class EncoderTrainer(RecommendationTrainer):
         self, model: Any, inner: BackboneModel, args: EncoderTrainingArguments, peft_config: PeftConfig | None
     ) -> Any:
         """The model with the adapters that are trained, and the vision tower frozen or not."""
+        continue_adapter(inner, peft_config, also=self._trained_beside_adapters)
         if not args.freeze_vision and not is_peft(model) and not inner.holds_adapter:
             unfreeze_vision(inner)
-        continue_adapter(inner, peft_config, also=self._trained_beside_adapters)
         if peft_config is not None:
             model = wrap_with_adapter(model, peft_config, args)
         if adapter_facts(model) is not None:

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from ..columns import TITLE
+from ..data.training_part import choose_users, with_validation_trained
 from ..evaluation.heads import rank_head
 from ..evaluation.metrics import ranking_metrics
 from ..modeling.modeling_seqrec import MASK, PADDING, HeadModel, SequentialRecommender
 from .base_trainer import RecommendationTrainer, require_dataset
 from .seqrec_args import SeqRecTrainingArguments
-from .seqrec_windows import EpochLoader, LengthBatches, Windows, choose_users, train_stops
+from .seqrec_windows import EpochLoader, LengthBatches, Windows
 
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset
@@ -76,7 +77,7 @@ class SeqRecTrainer(RecommendationTrainer):
             )
         sequences = dataset.sequences()
         self.validation: Examples | None = None
-        held_out = None
+        model.config.validation_users = model.config.validation_seed = None
         if args.eval_strategy != "no":
             everybody = dataset.examples("validation", max_history=model.config.max_length)
             if len(everybody) == 0:
@@ -85,11 +86,13 @@ class SeqRecTrainer(RecommendationTrainer):
                     "or train with eval_strategy='no'."
                 )
             self.validation = choose_users(everybody, args.validation_users, args.seed)
-            held_out = None if args.validation_users is None else np.unique(self.validation.user)
-        stops = train_stops(sequences, held_out)
+            if args.validation_users is not None:
+                sequences = with_validation_trained(sequences, np.unique(self.validation.user))
+                # With these, evaluation finds out what was trained on.
+                model.config.validation_users, model.config.validation_seed = args.validation_users, args.seed
         self.masked = model.config.encoder == "bert4rec"
-        windows = Windows(sequences, stops, model.config.max_length, args.windows, shifted=not self.masked)
-        counts = _counts(sequences.items, sequences.offsets[:-1], stops, sequences.n_items)
+        windows = Windows(sequences, model.config.max_length, args.windows, shifted=not self.masked)
+        counts = sequences.train_counts()
         names = dataset.items.column_names
         titles = dataset.items.select_columns([TITLE])[TITLE] if TITLE in names else None
         model.set_catalogue(list(dataset.item_ids), torch.from_numpy(counts), titles)
@@ -202,11 +205,3 @@ def mask_items(input_ids: Tensor, probability: float) -> tuple[Tensor, Tensor]:
     if not bool(hidden.any()):
         hidden[0, last[0]] = True
     return input_ids.masked_fill(hidden, MASK), input_ids.masked_fill(~hidden, PADDING)
-
-
-def _counts(items: np.ndarray, starts: np.ndarray, stops: np.ndarray, n_items: int) -> np.ndarray:
-    """How often each item occurs in the trained parts: `(n_items,)` int64."""
-    edges = np.zeros(len(items) + 1, dtype=np.int64)
-    np.add.at(edges, starts, 1)
-    np.add.at(edges, stops, -1)
-    return np.bincount(items[np.cumsum(edges)[:-1] > 0], minlength=n_items).astype(np.int64)

@@ -10,37 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..data.sequences import TRAIN, VALIDATION, Examples, Sequences
+from ..data.sequences import Sequences
 from ..modeling.modeling_seqrec import PADDING
 
 
-def train_stops(sequences: Sequences, held_out: np.ndarray | None) -> np.ndarray:
-    """Where each user's trained part ends: `(n_users,)` flat positions.
-
-    Args:
-        sequences: the flat sequences.
-        held_out: users whose validation interactions are kept out of training; the other users' are trained on. None
-            keeps everybody's out.
-    """
-    in_train = np.concatenate([[0], np.cumsum(sequences.split == TRAIN)])
-    starts, ends = sequences.offsets[:-1], sequences.offsets[1:]
-    stops = starts + in_train[ends] - in_train[starts]
-    if held_out is None:
-        return stops
-    in_both = np.concatenate([[0], np.cumsum(sequences.split <= VALIDATION)])
-    more = starts + in_both[ends] - in_both[starts]
-    more[held_out] = stops[held_out]
-    return more
-
-
 class Windows(Dataset):
-    """Slices of the flat sequences, as rows for a causal encoder or for masked training.
-
-    Nothing is copied before a batch is made, so the sequences may be memory-mapped.
+    """Slices of what is trained on, as rows for a causal encoder or for masked training.
 
     Args:
-        sequences: the flat sequences.
-        stops: `(n_users,)` where each user's trained part ends, from `train_stops`.
+        sequences: the flat sequences; rows hold what is `in_training`, each user's in order, and nothing else.
         max_length: longest row.
         which: `"last"`: each user's most recent row; `"all"`: the earlier ones too, cut from the end without overlap.
         shifted: rows have the next item of each place as its label (causal encoders); otherwise the items themselves
@@ -50,13 +28,11 @@ class Windows(Dataset):
         ValueError: an unknown `which`, or no user with two training interactions.
     """
 
-    def __init__(
-        self, sequences: Sequences, stops: np.ndarray, max_length: int, which: str = "last", shifted: bool = True
-    ) -> None:
+    def __init__(self, sequences: Sequences, max_length: int, which: str = "last", shifted: bool = True) -> None:
         if which not in ("last", "all"):
             raise ValueError(f"`windows` must be 'last' or 'all', got {which!r}.")
-        self.items, self.shifted = sequences.items, shifted
-        first = sequences.offsets[:-1]
+        self.items, edges = sequences.training_part()
+        self.shifted, first, stops = shifted, edges[:-1], edges[1:]
         usable = stops - first >= 2
         if not usable.any():
             raise ValueError(
@@ -179,18 +155,3 @@ class EpochLoader(DataLoader):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def choose_users(examples: Examples, n: int | None, seed: int) -> Examples:
-    """`n` of the examples' users drawn at random (all for None), in order.
-
-    Raises:
-        ValueError: more than there are.
-    """
-    if n is None:
-        return examples
-    users = np.unique(examples.user)
-    if n > len(users):
-        raise ValueError(f"`validation_users` must be at most the {len(users)} users with validation items, got {n}.")
-    chosen = np.sort(np.random.default_rng(seed).choice(users, n, replace=False))
-    return examples.take(np.flatnonzero(np.isin(examples.user, chosen)))

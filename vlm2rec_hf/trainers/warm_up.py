@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..columns import DESCRIPTION
+from ..losses.similarity import products
+from .adapters import refuse_quantized
 
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
@@ -124,6 +126,7 @@ def warm_up_backbone(
     """
     if model.config.fusion != "external":
         raise ValueError("`model` must use external fusion: the warm-up trains its two views separately.")
+    refuse_quantized(model)
     if catalogue.has_cached_features:
         raise ValueError("`catalogue` holds cached vision features; warm up before calling `cache_features`.")
     if target not in TARGETS:
@@ -198,7 +201,7 @@ def _view_losses(output: Any, targets: Tensor, temperature: float) -> dict[str, 
         if len(rows) < 2:
             out[f"loss_{name}"], out[f"accuracy_{name}"] = vectors.sum() * 0.0, torch.tensor(float("nan"))
             continue
-        logits = vectors[rows] @ targets[rows].T / temperature
+        logits = products(vectors[rows], targets[rows]) / temperature
         logits = logits.masked_fill(same[rows][:, rows], float("-inf"))
         labels = torch.arange(len(rows), device=logits.device)
         out[f"loss_{name}"] = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
