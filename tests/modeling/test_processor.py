@@ -35,6 +35,16 @@ def test_an_item_needs_something(value):
         as_item(value)
 
 
+@pytest.mark.parametrize("item", [{"title": "Mug"}, {"text": "Mug", "title": "Mug", "color": "red"}, {"txt": None}])
+def test_keys_that_nothing_reads_are_named(item, tiny):
+    """Nothing of an item is lost in silence: not by the processor, nor by a catalogue, where items may be empty."""
+    unknown = sorted(set(item) - {"text"})
+    for take in (as_item, lambda item: PreparedCatalogue([item], tiny("qwen2_vl")[1])):
+        with pytest.raises(ValueError, match="image") as error:
+            take(item)
+        assert str(unknown) in str(error.value)
+
+
 def test_rows_are_instruction_content_end(tiny, items):
     _, processor = tiny(item_instruction="I: ", user_instruction="U: ", history_template="{number}) {text}|")
     batch = processor(histories=[["red tent", "blue mug", items[2]]])

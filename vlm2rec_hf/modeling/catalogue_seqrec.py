@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -132,6 +132,21 @@ class HeadCatalogue:
         return cls(
             table["item_id"].to_pylist(), torch.tensor(table["popularity"].to_pylist()), table["title"].to_pylist()
         )
+
+
+def by_view(vectors: Any, views: Sequence[str]) -> Mapping[str, Tensor]:
+    """Vectors of some items as view -> matrix, however they come: an `Encoding`, a mapping, one matrix.
+
+    Raises:
+        ValueError: one matrix where there are several views.
+    """
+    if isinstance(vectors, Mapping):
+        return vectors
+    if hasattr(vectors, "has_text"):  # an `Encoding`, whose file is not copied beside a head's weights
+        return {view: vectors.view(view) for view in views}
+    if len(views) != 1:
+        raise ValueError(f"`vectors` must map each view of {tuple(views)} to a matrix, got {type(vectors).__name__}.")
+    return {views[0]: vectors}
 
 
 SCORES_AT_ONCE = 2**25

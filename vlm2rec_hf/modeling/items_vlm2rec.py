@@ -49,7 +49,7 @@ def as_item(value: Any) -> dict[str, Any]:
 
     Raises:
         TypeError: something else, or a dict entry of another type (strings are never opened as paths or URLs).
-        ValueError: neither text nor image is present.
+        ValueError: neither text nor image, or another key.
     """
     if isinstance(value, str):
         value = {"text": value}
@@ -60,6 +60,8 @@ def as_item(value: Any) -> dict[str, Any]:
             f"`items` holds a {type(value).__name__}; pass a str (text), a PIL.Image.Image or a dict with 'text' "
             "and/or 'image'."
         )
+    if unknown := sorted(map(str, value.keys() - {"text", "image"})):
+        raise ValueError(f"`items` holds a dict with {unknown}, which nothing reads; an item has 'text' and 'image'.")
     text, image = value.get("text"), value.get("image")
     if text is not None and not isinstance(text, str):
         raise TypeError(f"`text` of an item must be a str or None, got {type(text).__name__}.")
@@ -81,9 +83,7 @@ def check_list(name: str, value: Any) -> None:
         TypeError: `value` is an item.
     """
     if isinstance(value, (str, dict, Image.Image, PreparedItem)):
-        raise TypeError(
-            f"`{name}` must be a list of items, got a {type(value).__name__}; wrap a single item as `[item]`."
-        )
+        raise TypeError(f"`{name}` must be a list of items, got a {type(value).__name__}; wrap one as `[item]`.")
 
 
 @dataclass

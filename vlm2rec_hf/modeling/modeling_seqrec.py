@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .catalogue_seqrec import CATALOGUE_FILE, HeadCatalogue, Recommendation, recommend
+from .catalogue_seqrec import CATALOGUE_FILE, HeadCatalogue, Recommendation, by_view, recommend
 from .configuration_seqrec import SeqRecConfig
 from .encoders_seqrec import make_encoder
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, repo_file, require_safetensors
@@ -330,13 +330,11 @@ class SequentialRecommender(HeadModel):
 
     # ---- items
 
-    def set_content(
-        self, vectors: Mapping[str, Tensor], *, embedder: str | None = None, embedder_revision: str | None = None
-    ) -> None:
+    def set_content(self, vectors: Any, *, embedder: str | None = None, embedder_revision: str | None = None) -> None:
         """Put in the frozen content vectors of all items and record where they came from.
 
         Args:
-            vectors: view -> `(n_items, D)`, the views and lengths of `config.content_dims`.
+            vectors: the items' `Encoding`; or view -> `(n_items, D)`, the views and lengths of `config.content_dims`.
             embedder: repo id or folder of the embedder.
             embedder_revision: its commit.
 
@@ -353,7 +351,7 @@ class SequentialRecommender(HeadModel):
 
     def add_items(
         self,
-        vectors: Mapping[str, Tensor] | Tensor,
+        vectors: Any,
         ids: Sequence[str],
         *,
         titles: Sequence[str | None] | None = None,
@@ -365,7 +363,7 @@ class SequentialRecommender(HeadModel):
         choice).
 
         Args:
-            vectors: view -> `(n, D)`, or the matrix itself where there is one view.
+            vectors: the items' `Encoding`; or view -> `(n, D)`, or the matrix itself where there is one view.
             ids: raw ids of the new items.
             titles: their titles.
             embedder_revision: commit of the embedder that made `vectors`; checked where given.
@@ -379,10 +377,6 @@ class SequentialRecommender(HeadModel):
             )
         catalogue = self._required_catalogue()
         self.check_embedder(None, embedder_revision)
-        if isinstance(vectors, Tensor):
-            if len(self.content_views) != 1:
-                raise ValueError(f"`vectors` must map each view of {self.content_views} to a matrix, got one matrix.")
-            vectors = {self.content_views[0]: vectors}
         checked = self._checked_content(vectors, len(ids))
         extended = catalogue.extended(ids, titles)
         for view, matrix in checked.items():
@@ -415,7 +409,8 @@ class SequentialRecommender(HeadModel):
         weight = self.item_embedding.weight
         weight[:, : parts.shape[1]] = (parts * scale).to(weight)
 
-    def _checked_content(self, vectors: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
+    def _checked_content(self, vectors: Any, n: int) -> dict[str, Tensor]:
+        vectors = by_view(vectors, self.content_views)
         if set(vectors) != set(self.content_views):
             raise ValueError(f"`vectors` must hold the views {list(self.content_views)}, got {list(vectors)}.")
         checked = {}
