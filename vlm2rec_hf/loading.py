@@ -220,11 +220,9 @@ def model_version(where: str | Path, revision: str | None = None) -> str:
 
     A branch or a folder's name would say something else tomorrow.
     """
-    from .modeling.hub_loading import hub_commit
-
     if Path(where).is_dir():
         return f"sha256:{weight_files_fingerprint(Path(where))}"
-    return hub_commit(str(where), revision=revision or "main") or ""
+    return _commit(str(where), revision) or ""
 
 
 def weight_files_fingerprint(folder: Path) -> str:
@@ -318,7 +316,11 @@ def _commit(where: str, revision: str | None) -> str | None:
     try:
         return hub_commit(where, revision=revision or "main") or revision
     except OSError as error:
-        raise ValueError(f"`where` {where!r} is neither a folder nor a model that the Hub has: {error}") from error
+        raise ValueError(f"{_no_model(where)} It says: {str(error).splitlines()[0]}") from error
+
+
+def _no_model(where: str) -> str:
+    return f"`where`: there is no folder {where!r}, and the Hub has no such model or cannot be reached."
 
 
 def _required_type(where: str, revision: str | None) -> str:
@@ -329,7 +331,7 @@ def _required_type(where: str, revision: str | None) -> str:
     """
     kind = model_type_of(where, revision)
     if kind is None and not Path(where).exists():
-        raise ValueError(f"`where` {where!r} is neither a folder nor a model that the Hub has.")
+        raise ValueError(_no_model(where))
     if kind is None:
         raise ValueError(f"`where` {where!r} holds no config.json: it is no saved model.")
     return kind

@@ -19,14 +19,33 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
     Raises:
         ValueError: no dataset named, an unknown split, or filters on a dataset that is split already.
     """
+    return filtered(read_dataset(arguments), arguments)
+
+
+def read_dataset(arguments: DataArguments) -> RecDataset:
+    """The dataset that the arguments name, as it comes.
+
+    Raises:
+        ValueError: no dataset named, or nothing readable there.
+    """
     from ..data.readers import load_recsys
 
+    check_split(arguments.split)
     if not arguments.dataset:
         raise ValueError("`--dataset` is required: a folder that `vlm2rec prepare` wrote, raw data, or a Hub id.")
     options: dict[str, Any] = {}
     if arguments.column_mapping:
-        options["column_mapping"] = _column_mapping(arguments.column_mapping)
-    dataset = load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision, **options)
+        options["column_mapping"] = column_mapping(arguments.column_mapping)
+    with named_as_options(path_or_hub_id="--dataset", repo_id="--dataset", folder="--dataset", path="--dataset"):
+        return load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision, **options)
+
+
+def filtered(dataset: RecDataset, arguments: DataArguments) -> RecDataset:
+    """The dataset filtered and split as the arguments say.
+
+    Raises:
+        ValueError: an unknown split, or filters on a dataset that is split already.
+    """
     if arguments.k_core:
         dataset = dataset.k_core(arguments.k_core)
     if dataset.split_spec["kind"] == "none":
@@ -38,18 +57,28 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
 
 def split_dataset(dataset: RecDataset, split: str) -> RecDataset:
     """Split by `leave_one_out`, `temporal:A,B` (shares of all interactions before validation and test) or `none`."""
-    if split == "none":
-        return dataset
-    if split == "leave_one_out":
-        return dataset.leave_one_out()
+    shares = check_split(split)
+    if shares is not None:
+        return dataset.temporal_split(quantiles=shares)
+    return dataset if split == "none" else dataset.leave_one_out()
+
+
+def check_split(split: str) -> tuple[float, float] | None:
+    """The shares of a temporal split; None of another one.
+
+    Raises:
+        ValueError: an unknown split.
+    """
     kind, _, shares = split.partition(":")
     if kind == "temporal":
         try:
             first, second = (float(part) for part in shares.split(","))
         except ValueError:
-            raise ValueError(f"`split` {split!r} must look like temporal:0.8,0.9.") from None
-        return dataset.temporal_split(quantiles=(first, second))
-    raise ValueError(f"`split` must be leave_one_out, temporal:A,B or none, got {split!r}.")
+            raise ValueError(f"`--split` {split!r} must look like temporal:0.8,0.9.") from None
+        return first, second
+    if split not in ("leave_one_out", "none"):
+        raise ValueError(f"`--split` must be leave_one_out, temporal:A,B or none, got {split!r}.")
+    return None
 
 
 def say(text: str) -> None:
@@ -121,7 +150,7 @@ def item_ids(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _column_mapping(text: str) -> dict[str, str]:
+def column_mapping(text: str) -> dict[str, str]:
     """`user=user_id,sku=item_id` as a mapping."""
     pairs = [pair.split("=") for pair in text.split(",")]
     if any(len(pair) != 2 or not all(part.strip() for part in pair) for pair in pairs):

@@ -120,6 +120,41 @@ class RecDataset:
         )
         return cls(log, catalogue, taken_out, provenance)
 
+    @classmethod
+    def from_files(
+        cls,
+        interactions: str | Path,
+        items: str | Path | None = None,
+        *,
+        image_folder: str | Path | None = None,
+        image_pattern: str | None = None,
+        image_column: str | None = None,
+        column_mapping: ColumnMapping | None = None,
+        **kwargs: Any,
+    ) -> RecDataset:
+        """Build a dataset from files of your own, whatever they are called; `vlm2rec prepare` does the same.
+
+        Args:
+            interactions: CSV, TSV, JSON lines (each also `.gz`) or parquet, with the columns that `from_tables` needs.
+            items: likewise; None: a catalogue of bare ids.
+            image_folder: where the images lie, named by item id.
+            image_pattern: how they are named else: `"{item_id[:3]}/{item_id}.jpg"`, in Python's words for parts.
+            image_column: instead: the item column that names the files.
+            column_mapping: `{original: standard}` names, or `{"interactions": {...}, "items": {...}}`.
+            **kwargs: `separator` and `encoding` of the files, and further arguments of `from_tables`.
+
+        Raises:
+            ValueError: no such file or folder, a missing column, or what `from_tables` raises.
+        """
+        from .readers.delimited import read_delimited  # which makes a dataset, so it is imported late
+
+        if Path(interactions).is_dir():
+            raise ValueError(f"`interactions` {str(interactions)!r} is a folder; name a file, or use `load_recsys`.")
+        files: dict[str, Any] = {"image_folder": image_folder, "image_pattern": image_pattern}
+        return read_delimited(
+            interactions, items, column_mapping=column_mapping, image_column=image_column, **files, **kwargs
+        )
+
     # ---- what is in it
 
     @cached_property

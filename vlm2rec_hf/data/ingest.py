@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -11,15 +12,19 @@ import pyarrow.compute as pc
 
 from ..columns import IMAGE, ITEM_ID
 from . import quarantine as q
+from .ids import encode_ids
 from .images import check_image_header, try_decode_image
 from .interaction_log import InteractionLog
 from .items import IMAGE_TYPE, items_from_ids
 from .tables import ColumnMapping, rename, split_mapping, to_arrow
 from .timestamps import UNITS
+from .usefulness import leading_zeros, losses, reasons
 from .validation import Duplicates, UnknownItems, check_interactions, check_items
 
 if TYPE_CHECKING:
     import datasets
+
+logger = logging.getLogger(__name__)
 
 
 class Source(TypedDict):
@@ -106,10 +111,32 @@ def ingest(
         events, item_ids, duplicates=duplicates, unknown_items=unknown_items, split_column=split_column
     )
     parts.append(checked.quarantine)
+    taken_out = q.concat(parts)
+    _speak_of_losses(events, item_ids, len(checked.log), taken_out)
     catalogue = _extend(catalogue, checked.log.item_ids)
     split = {"kind": "none"} if split_column is None else {"kind": "given", "column": split_column}
     provenance = Provenance(name, timestamp_unit or checked.timestamp_unit, split, (), checked.counts)
-    return checked.log, items_dataset(catalogue), q.concat(parts), provenance
+    return checked.log, items_dataset(catalogue), taken_out, provenance
+
+
+def _speak_of_losses(events: pa.Table, item_ids: pa.Array | None, kept: int, taken_out: pa.Table) -> None:
+    """Log what made many rows useless.
+
+    Raises:
+        ValueError: there were interactions, and none is usable.
+    """
+    counts = q.counts(taken_out)
+    hint = None
+    if item_ids is not None and "unknown_item" in counts:
+        hint = leading_zeros(encode_ids(events[ITEM_ID], ITEM_ID)[1], item_ids)
+    if events.num_rows and not kept:
+        raise ValueError(
+            f"None of the {events.num_rows:,} interactions is usable: {reasons(counts)}."
+            + (f" {hint}" if hint else "")
+        )
+    kept += 0 if item_ids is None else len(item_ids)
+    for sentence in [*([hint] if hint else []), *losses(counts, kept)]:
+        logger.warning(sentence)
 
 
 def items_dataset(table: pa.Table) -> datasets.Dataset:

@@ -1,7 +1,7 @@
 """What recommenders over a catalogue share: the encoder at work, raw ids in and out, saving with the catalogue."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 

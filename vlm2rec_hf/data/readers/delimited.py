@@ -14,7 +14,9 @@ from .. import quarantine as q
 from ..dataset import RecDataset
 from ..ids import id_strings
 from ..tables import ColumnMapping, rename, split_mapping, to_arrow
+from . import parquet
 from .image_folder import with_images
+from .image_pattern import with_images_by_pattern
 from .jsonl import json_object, open_bytes, parse_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
@@ -39,9 +41,10 @@ def read_delimited(
     encoding: str = "utf-8",
     image_folder: str | Path | None = None,
     image_column: str | None = None,
+    image_pattern: str | None = None,
     **kwargs: Any,
 ) -> RecDataset:
-    """Read delimited or JSON-lines files, plain or gzipped.
+    """Read delimited, JSON-lines or parquet files of any name, the texts plain or gzipped.
 
     Lines that do not parse (wrong number of fields, no JSON object) go to the quarantine with their number.
 
@@ -49,10 +52,12 @@ def read_delimited(
         interactions: a file, or a folder with `interactions.csv` (`.tsv`, `.jsonl`, each also `.gz`) and `items.*`.
         items: the file of the items, if they lie elsewhere.
         column_mapping: original to standard names, as in `RecDataset.from_tables`.
-        separator: one character; default by ending: comma, or tab for `.tsv`.
+        separator: one character; by default the one that the first line shows: comma, tab, semicolon or `|`.
         encoding: of CSV and TSV files.
         image_folder: local folder with the images, named by item id.
         image_column: take file names inside `image_folder` from this item column (original or standard name) instead.
+        image_pattern: paths inside `image_folder` instead, such as `"{item_id[:3]}/{item_id}.jpg"`; see
+            `with_images_by_pattern`.
         **kwargs: passed to `RecDataset.from_tables`.
 
     Raises:
@@ -66,6 +71,9 @@ def read_delimited(
         items = items if items is not None else find(source, "items")
         kwargs.setdefault("name", source.name)
         source = file
+    for argument, file in (("interactions", source), ("items", items)):
+        if file is not None and not Path(file).is_file():
+            raise ValueError(f"`{argument}`: there is no file {str(file)!r}.")
     ids = id_columns(column_mapping)
     events, bad_events = read_file(source, separator, encoding, ids)
     catalogue, bad_items = (None, q.empty()) if items is None else read_file(Path(items), separator, encoding, ids)
@@ -78,8 +86,16 @@ def read_delimited(
             raise ValueError(f"`image_folder` needs `items` with a column `{ITEM_ID}`.")
         item_ids = id_strings(catalogue[ITEM_ID], ITEM_ID)
         catalogue = catalogue.set_column(catalogue.column_names.index(ITEM_ID), ITEM_ID, item_ids)
-        column = None if image_column is None else for_items.get(image_column, image_column)
-        catalogue = with_images(catalogue, image_folder, file_column=column)
+        if image_pattern is not None and image_column is not None:
+            raise ValueError("Name at most one of `image_pattern` and `image_column`.")
+        if image_pattern is not None:
+            catalogue = with_images_by_pattern(catalogue, image_folder, image_pattern, names=for_items)
+        else:
+            column = None if image_column is None else for_items.get(image_column, image_column)
+            catalogue = with_images(catalogue, image_folder, file_column=column)
+    elif image_pattern is not None or image_column is not None:
+        option = "image_pattern" if image_pattern is not None else "image_column"
+        raise ValueError(f"`{option}` needs `image_folder`, the folder of the images.")
     return RecDataset.from_tables(events, catalogue, quarantine=q.concat([bad_events, bad_items]), **kwargs)
 
 
@@ -104,14 +120,23 @@ def read_file(path: Path, separator: str | None, encoding: str, ids: list[str]) 
     """
     if not path.is_file():
         raise ValueError(f"There is no file {str(path)!r}.")
-    name = path.name.removesuffix(".gz")
-    if name.endswith(".jsonl"):
+    name = path.name.removesuffix(".gz").lower()
+    if name.endswith(".parquet"):
+        return parquet.read(path), q.empty()
+    if name.endswith((".jsonl", ".ndjson", ".json")):
         rows, bad = parse_lines(path, json_object)
         return to_arrow(rows, path.name), q.of_lines(bad, table=path.name)
-    if separator is None:
-        separator = "\t" if name.endswith(".tsv") else ","
     with open_bytes(path) as file:
-        return read_csv_bytes(file.read(), path.name, separator=separator, encoding=encoding, ids=ids)
+        data = file.read()
+    if separator is None:
+        separator = "\t" if name.endswith(".tsv") else _separator(data)
+    return read_csv_bytes(data, path.name, separator=separator, encoding=encoding, ids=ids)
+
+
+def _separator(data: bytes) -> str:
+    """What separates the names in the first line: comma where there is one, else tab, semicolon or `|`."""
+    header = data[: data.find(b"\n") + 1 or None]
+    return next((mark for mark in ",\t;|" if mark.encode() in header), ",")
 
 
 def read_csv_bytes(

@@ -37,6 +37,18 @@ def read_parquet(folder: str | Path, **kwargs: Any) -> RecDataset:
     return RecDataset.from_tables(_read_interactions(shards), _read(items) if items else None, **kwargs)
 
 
+def read(path: Path) -> pa.Table:
+    """One file as a table.
+
+    Raises:
+        ValueError: it is no parquet file.
+    """
+    try:
+        return pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{str(path)!r} is no parquet file: {error}") from error
+
+
 def _shards(folder: Path, table: str) -> list[Path]:
     single = folder / f"{table}.parquet"
     return [single] if single.is_file() else sorted((folder / table).glob("*.parquet"))
