@@ -54,8 +54,9 @@ def test_files_of_any_name_and_images_by_a_pattern(tmp_path, capsys):
     assert (dataset.n_users, dataset.n_items, dataset.n_interactions) == (6, len(IDS), 30)
     assert dataset.coverage.items_with_both == len(IDS)
     assert dataset.item(3)["text"] == f"Shirt {IDS[3]}" and dataset.item(3)["image"].size == (6, 4)
-    command = ["prepare", "--interactions", str(shop / "T.csv"), "--items", str(shop / "A.csv"), "--column_mapping",
-               WORDS, "--image-folder", str(shop / "images"), "--image-pattern", "{item_id[:3]}/{item_id}"]  # fmt: skip
+    command = ["prepare", "--interactions", str(shop / "T.csv"), "--items", str(shop / "A.csv")]
+    command += ["--column_mapping", WORDS, "--image-folder", str(shop / "images")]
+    command += ["--image-pattern", "{item_id[:3]}/{item_id}"]
     assert main([*command, "--split", "none", "--output", str(tmp_path / "data")]) == 0
     assert RecDataset.load(tmp_path / "data").fingerprint == dataset.fingerprint
     assert "Next: vlm2rec train" in capsys.readouterr().err

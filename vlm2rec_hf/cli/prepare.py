@@ -33,25 +33,37 @@ class FileArguments:
     image_column: str | None = field(default=None, metadata={"help": "Or the item column that holds their names."})
     encoding: str = field(default="utf-8", metadata={"help": "Of text files: utf-8, latin-1, ..."})
 
+    append: str | None = field(
+        default=None,
+        metadata={"help": "Prepared dataset that these files are new rows of; --output is the dataset with them."},
+    )
+
     def read(self, data: DataArguments) -> RecDataset:
-        """The dataset in these files.
+        """The dataset in these files, or the one that they are new rows of, with them.
 
         Raises:
             ValueError: no interactions, a file that is not there, or what `RecDataset.from_files` raises.
         """
         from ..data.dataset import RecDataset
+        from ..data.readers.delimited import read_tables
 
         if data.dataset:
             raise ValueError("Name `--dataset` or files of your own (`--interactions`, ...), not both.")
-        for name in ("format", "revision"):
-            if getattr(data, name) is not None:
-                raise ValueError(f"`--{name}` goes with `--dataset`; leave it out.")
-        if self.interactions is None:
-            raise ValueError("`--interactions` is required beside the other files: who took what, and when.")
+        fixed = ["format", "revision"] + ([] if self.append is None else ["split", "k_core", "cold_items"])
+        for name in set(fixed) & set(given_options(data)):
+            owner = "goes with `--dataset`" if self.append is None else "is as the dataset of `--append` has it"
+            raise ValueError(f"`--{name}` {owner}; leave it out.")
         check_split(data.split)
+        files = {name: value for name, value in vars(self).items() if name != "append"}
         mapping = column_mapping(data.column_mapping) if data.column_mapping else None
-        with named_as_options(**{name: f"--{name}" for name in [*vars(self), "column_mapping"]}):
-            return RecDataset.from_files(**vars(self), column_mapping=mapping)
+        with named_as_options(folder="--append", **{name: f"--{name}" for name in [*files, "column_mapping"]}):
+            if self.append is None and self.interactions is None:
+                raise ValueError("`--interactions` is required beside the other files: who took what, and when.")
+            if self.append is None:
+                return RecDataset.from_files(**files, column_mapping=mapping)
+            before = RecDataset.load(self.append)
+            events, catalogue, bad = read_tables(**files, column_mapping=mapping)
+            return before.append(events, catalogue, quarantine=bad, duplicates="quarantine")
 
 
 @dataclass
@@ -71,7 +83,7 @@ TYPES = (DataArguments, FileArguments, PrepareArguments)
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     check_options_early(argv, TYPES)
-    usage = "(--dataset SOURCE | --interactions FILE [--items FILE]) --output DIR [options]"
+    usage = "(--dataset SOURCE | [--append DATA] --interactions FILE [--items FILE]) --output DIR [options]"
     data, files, options = parse("prepare", __doc__ or "", TYPES, argv, usage)
     output = Path(require(options.output, "--output", "the folder to write"))
     from ..data.storage import check_free
@@ -84,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
     coverage = dataset.coverage
     # A dataset that was prepared before may have lost rows to filters since its quarantine was filled.
     troubles = [] if dataset.steps else losses(coverage.quarantined, coverage.interactions + coverage.items)
-    dataset = filtered(dataset, data)
+    dataset = dataset if files.append else filtered(dataset, data)
     if options.check_images:
         dataset = dataset.check_images()
     dataset.save(output, overwrite=options.overwrite)

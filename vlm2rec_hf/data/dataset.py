@@ -15,6 +15,7 @@ from ..columns import IMAGE, ITEM_ID, TEXT, TIMESTAMP, TITLE
 from . import items as item_tables
 from . import quarantine as q
 from . import splits
+from .appending import grow
 from .catalogue_items import CatalogueItems
 from .coverage import Coverage, measure
 from .filters import keep_core, take_out_cold
@@ -22,12 +23,12 @@ from .fingerprint import dataset_fingerprint
 from .html_tables import html_table
 from .ids import to_objects
 from .images import MAX_PIXELS, try_decode_image
-from .ingest import Provenance, Source, find_broken_images, ingest, without_images
+from .ingest import Provenance, Source, find_broken_images, ingest, items_dataset, without_images
 from .interaction_log import InteractionLog, log_from_stored
 from .items import Item, text_of
 from .sequences import SPLIT_CODES, TRAIN, Examples, Sequences, make_examples
 from .storage import read_folder, write_folder
-from .tables import ColumnMapping
+from .tables import ColumnMapping, rename, split_mapping, to_arrow
 from .validation import Duplicates, UnknownItems
 
 if TYPE_CHECKING:
@@ -456,6 +457,77 @@ class RecDataset:
             items = items.add_column(name, pa.array(values, pa.string()))
         kept = q.concat([self._quarantine, quarantine if quarantine is not None else q.empty()])
         return RecDataset(self._log, items, kept, self._provenance.after(step))
+
+    def append(
+        self,
+        interactions: Any = None,
+        items: Any = None,
+        *,
+        column_mapping: ColumnMapping | None = None,
+        timestamp_unit: str | None = None,
+        duplicates: Duplicates = "keep",
+        unknown_items: UnknownItems | None = None,
+        split_column: str | None = None,
+        quarantine: pa.Table | None = None,
+    ) -> RecDataset:
+        """The dataset with more interactions and items, under the same kind of split and a new fingerprint.
+
+        Old items keep their places, so that vectors and heads by place stay right; new ones follow. A row of `items`
+        with a known id replaces the values of its columns. The split is made anew as it was made: leave-one-out
+        moves to the latest events, fixed moments of a temporal split stay, shares move, and cold items are held out
+        by the same choice. A k-core is not repeated.
+
+        Args:
+            interactions: as in `from_tables`; None: only items.
+            items: likewise; None: interactions with known items only.
+            column_mapping: as in `from_tables`.
+            timestamp_unit: unit of new numeric timestamps, where the dataset knows its own.
+            duplicates: "quarantine": events that are there already (exports that overlap), too.
+            unknown_items: as in `from_tables`; by default "keep" where the dataset knows nothing of items but ids.
+            split_column: column of the split, for a dataset whose split came with its rows.
+            quarantine: rows that a reader already took out.
+
+        Raises:
+            ValueError: nothing to append, or rows that cannot stand beside the old ones (other units, types, keys).
+        """
+        if interactions is None and items is None:
+            raise ValueError("`interactions` and `items` are both None; give at least one.")
+        events = None if interactions is None else to_arrow(interactions, "interactions")
+        catalogue = None if items is None else to_arrow(items, "items")
+        mapped = split_mapping(column_mapping, pa.table({}) if events is None else events, catalogue)
+        bare = catalogue is None and self.items.column_names == [ITEM_ID]
+        flat = self.items.flatten_indices() if self.items._indices is not None else self.items
+        grown = grow(
+            self._log,
+            flat.data.table.replace_schema_metadata(None),
+            self._provenance,
+            None if events is None else rename(events, mapped[0], "interactions"),
+            None if catalogue is None else rename(catalogue, mapped[1], "items"),
+            timestamp_unit=timestamp_unit,
+            duplicates=duplicates,
+            unknown_items=unknown_items or ("keep" if bare else "quarantine"),
+            split_column=split_column,
+        )
+        taken_out = q.concat([self._quarantine, *([] if quarantine is None else [quarantine]), grown.quarantine])
+        spec, provenance = grown.provenance.split, grown.provenance
+        if spec["kind"] in ("none", "given"):
+            return RecDataset(grown.log, items_dataset(grown.items), taken_out, provenance)
+        unsplit = replace(provenance, split={"kind": "none"})
+        return RecDataset(grown.log, items_dataset(grown.items), taken_out, unsplit)._split_as(spec, grown.factor)
+
+    def _split_as(self, spec: Mapping[str, Any], factor: int) -> RecDataset:
+        """Split as `spec` says, its moments multiplied by a factor, and hold out its cold items."""
+        if spec["kind"] == "leave_one_out":
+            dataset = self.leave_one_out()
+        elif "quantiles" in spec:
+            first, second = spec["quantiles"]
+            dataset = self.temporal_split(quantiles=(first, second))
+        else:
+            moments = {name: spec[name] for name in ("validation_from", "test_from")}
+            dataset = self.temporal_split(**{name: at if at is None else at * factor for name, at in moments.items()})
+        if "cold_items" not in spec:
+            return dataset
+        return dataset.hold_out_cold_items(spec["cold_items"]["fraction"], spec["cold_items"]["seed"])
 
     def renamed(self, name: str) -> RecDataset:
         """The same dataset under another name; the fingerprint stays."""

@@ -112,14 +112,14 @@ def ingest(
     )
     parts.append(checked.quarantine)
     taken_out = q.concat(parts)
-    _speak_of_losses(events, item_ids, len(checked.log), taken_out)
+    speak_of_losses(events, item_ids, len(checked.log), taken_out)
     catalogue = _extend(catalogue, checked.log.item_ids)
     split = {"kind": "none"} if split_column is None else {"kind": "given", "column": split_column}
     provenance = Provenance(name, timestamp_unit or checked.timestamp_unit, split, (), checked.counts)
     return checked.log, items_dataset(catalogue), taken_out, provenance
 
 
-def _speak_of_losses(events: pa.Table, item_ids: pa.Array | None, kept: int, taken_out: pa.Table) -> None:
+def speak_of_losses(events: pa.Table, item_ids: pa.Array | None, kept: int, taken_out: pa.Table) -> None:
     """Log what made many rows useless.
 
     Raises:

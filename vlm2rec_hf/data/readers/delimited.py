@@ -71,32 +71,66 @@ def read_delimited(
         items = items if items is not None else find(source, "items")
         kwargs.setdefault("name", source.name)
         source = file
-    for argument, file in (("interactions", source), ("items", items)):
+    events, catalogue, bad = read_tables(
+        source,
+        items,
+        column_mapping=column_mapping,
+        separator=separator,
+        encoding=encoding,
+        image_folder=image_folder,
+        image_column=image_column,
+        image_pattern=image_pattern,
+    )
+    return RecDataset.from_tables(events, catalogue, quarantine=bad, **kwargs)
+
+
+def read_tables(
+    interactions: str | Path | None,
+    items: str | Path | None,
+    *,
+    column_mapping: ColumnMapping | None = None,
+    separator: str | None = None,
+    encoding: str = "utf-8",
+    image_folder: str | Path | None = None,
+    image_column: str | None = None,
+    image_pattern: str | None = None,
+) -> tuple[pa.Table | None, pa.Table | None, pa.Table]:
+    """The two files as tables under standard names, images in, and the quarantine of their bad lines.
+
+    Either may be None. See `read_delimited` for the arguments and errors.
+    """
+    for argument, file in (("interactions", interactions), ("items", items)):
         if file is not None and not Path(file).is_file():
             raise ValueError(f"`{argument}`: there is no file {str(file)!r}.")
     ids = id_columns(column_mapping)
-    events, bad_events = read_file(source, separator, encoding, ids)
-    catalogue, bad_items = (None, q.empty()) if items is None else read_file(Path(items), separator, encoding, ids)
-    for_events, for_items = split_mapping(column_mapping, events, catalogue)
-    events = rename(events, for_events, "interactions")
-    if catalogue is not None:
-        catalogue = rename(catalogue, for_items, "items")
-    if image_folder is not None:
-        if catalogue is None or ITEM_ID not in catalogue.column_names:
-            raise ValueError(f"`image_folder` needs `items` with a column `{ITEM_ID}`.")
-        item_ids = id_strings(catalogue[ITEM_ID], ITEM_ID)
-        catalogue = catalogue.set_column(catalogue.column_names.index(ITEM_ID), ITEM_ID, item_ids)
-        if image_pattern is not None and image_column is not None:
-            raise ValueError("Name at most one of `image_pattern` and `image_column`.")
-        if image_pattern is not None:
-            catalogue = with_images_by_pattern(catalogue, image_folder, image_pattern, names=for_items)
-        else:
-            column = None if image_column is None else for_items.get(image_column, image_column)
-            catalogue = with_images(catalogue, image_folder, file_column=column)
-    elif image_pattern is not None or image_column is not None:
-        option = "image_pattern" if image_pattern is not None else "image_column"
-        raise ValueError(f"`{option}` needs `image_folder`, the folder of the images.")
-    return RecDataset.from_tables(events, catalogue, quarantine=q.concat([bad_events, bad_items]), **kwargs)
+    events, bad_events = _table(interactions, separator, encoding, ids)
+    catalogue, bad_items = _table(items, separator, encoding, ids)
+    for_events, for_items = split_mapping(column_mapping, pa.table({}) if events is None else events, catalogue)
+    events = None if events is None else rename(events, for_events, "interactions")
+    catalogue = None if catalogue is None else rename(catalogue, for_items, "items")
+    if image_folder is None:
+        for option, value in (("image_pattern", image_pattern), ("image_column", image_column)):
+            if value is not None:
+                raise ValueError(f"`{option}` needs `image_folder`, the folder of the images.")
+        return events, catalogue, q.concat([bad_events, bad_items])
+    if catalogue is None or ITEM_ID not in catalogue.column_names:
+        raise ValueError(f"`image_folder` needs `items` with a column `{ITEM_ID}`.")
+    item_ids = id_strings(catalogue[ITEM_ID], ITEM_ID)
+    catalogue = catalogue.set_column(catalogue.column_names.index(ITEM_ID), ITEM_ID, item_ids)
+    if image_pattern is not None and image_column is not None:
+        raise ValueError("Name at most one of `image_pattern` and `image_column`.")
+    if image_pattern is not None:
+        catalogue = with_images_by_pattern(catalogue, image_folder, image_pattern, names=for_items)
+    else:
+        column = None if image_column is None else for_items.get(image_column, image_column)
+        catalogue = with_images(catalogue, image_folder, file_column=column)
+    return events, catalogue, q.concat([bad_events, bad_items])
+
+
+def _table(
+    file: str | Path | None, separator: str | None, encoding: str, ids: list[str]
+) -> tuple[pa.Table | None, pa.Table]:
+    return (None, q.empty()) if file is None else read_file(Path(file), separator, encoding, ids)
 
 
 def id_columns(mapping: ColumnMapping | None) -> list[str]:
