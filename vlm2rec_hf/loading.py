@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .hub.reach import asked_once
 from .quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class LoadedModel:
         return None if self.where is None else model_version(self.where, self.revision)
 
 
+@asked_once
 def load_model(where: str | Path, *, revision: str | None = None, **options: Any) -> PreTrainedModel:
     """Load a saved model of any method, in evaluation mode.
 
@@ -93,6 +95,7 @@ def load_model(where: str | Path, *, revision: str | None = None, **options: Any
     return model
 
 
+@asked_once
 def load_processor(where: str | Path, *, revision: str | None = None) -> Any:
     """Load the processor saved beside a model; `None` for heads, which have none.
 
@@ -113,6 +116,7 @@ def load_processor(where: str | Path, *, revision: str | None = None) -> Any:
         return processor_class.from_pretrained(where, revision=commit or "main")
 
 
+@asked_once
 def load_with_processor(
     model: Any, *, revision: str | None = None, processor: Any = None, **options: Any
 ) -> LoadedModel:
@@ -163,6 +167,7 @@ def origin_of(model: Any) -> tuple[str, str | None] | None:
     return origin.where if origin is not None and unchanged else None
 
 
+@asked_once
 def load_or_build(
     where: str,
     method: str,
@@ -202,6 +207,7 @@ def load_or_build(
     return LoadedModel(model, processor, where, commit)
 
 
+@asked_once
 def model_type_of(where: str | Path, revision: str | None = None) -> str | None:
     """`model_type` in the `config.json` of a folder or Hub repo; `None` where there is no readable one."""
     from transformers import PreTrainedConfig
@@ -215,6 +221,7 @@ def model_type_of(where: str | Path, revision: str | None = None) -> str | None:
     return config.get("model_type")
 
 
+@asked_once
 def model_version(where: str | Path, revision: str | None = None) -> str:
     """Which weights a model has: the commit of a Hub id, or `sha256:...` of the weight files of a folder.
 
@@ -237,6 +244,7 @@ def weight_files_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+@asked_once
 def read_training_facts(where: str | Path, revision: str | None = None) -> dict[str, Any] | None:
     """The `training.json` of a model; `None` where there is no such file.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .common import say
 from .parsing import with_underscores
+from .places import check_folder
 
 if TYPE_CHECKING:
     from ..evaluation.comparison import Comparison
@@ -44,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
     from ..evaluation.report import Report
 
     options = make_parser().parse_args(with_underscores(argv))
+    if options.output:
+        check_folder(options.output)
     reports: dict[str, Report] = {}
     for given in options.reports:
         name, folder = _named(given)

@@ -13,6 +13,7 @@ from .arguments import DataArguments, EncoderModelArguments, given_options
 from .common import item_ids, named_as_options, open_dataset, refuse_given, require
 from .evaluate import load
 from .parsing import check_options_early, parse
+from .places import check_new
 
 if TYPE_CHECKING:
     from ..jobs.embed import Embedded, Engine
@@ -107,8 +108,7 @@ def embed_at_once(
 
     of_shards = [name for name in given_options(options) if name not in ("output", "embed_batch_size", "item_columns")]
     refuse_given(kind, ("vlm2rec",), "embedders", of_shards)
-    if output.exists():
-        raise ValueError(f"`--output` {options.output!r} exists; name a new file or move the old one away.")
+    check_new(output, what="file", ending=".parquet")
     dataset = open_dataset(data) if data.dataset else None
     names = {"where": "--model", "model": "--model", "dataset": "--dataset", "path": "--output"}
     with named_as_options(**names):

@@ -83,9 +83,10 @@ def explained(repo_id: str, *, kind: str = "model", revision: str | None = None,
             f"`revision` {revision!r}: the {kind} {repo_id!r} has no such branch, tag or commit; its page lists them."
         ) from error
     except OfflineModeIsEnabled as error:
-        raise ConnectionError(
-            f"The {kind} {repo_id!r} cannot be reached: HF_HUB_OFFLINE is set; unset it and try again."
-        ) from error
+        from .reach import offline_is_asked_for  # which asks this module what trouble with the line is
+
+        why = "HF_HUB_OFFLINE is set; unset it" if offline_is_asked_for() else "the Hub gives no answer; mend the line"
+        raise ConnectionError(f"The {kind} {repo_id!r} cannot be reached: {why} and try again.") from error
     except HfHubHTTPError as error:
         raise _of_status(error, repo_id, kind, what, log_in) from error
     except Exception as error:

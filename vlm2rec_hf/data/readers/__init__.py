@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from ...hub.reach import cache_alone_without_hub
 from ..dataset import RecDataset
 from ..storage import INFO_FILE, is_saved_dataset
 from . import amazon_2014, amazon_2023, delimited, hub, movielens, parquet, recbole
@@ -144,7 +145,8 @@ def _from_hub(read: Callable[..., Any], name: str, revision: str | None, options
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ValueError(f"`path_or_hub_id`: there is no folder {name!r}, and a Hub id has the form 'owner/name'.")
     try:
-        return read(name, revision=revision, **options)
+        with cache_alone_without_hub():
+            return read(name, revision=revision, **options)
     except ConnectionError as error:
         raise NoSuchDataset(f"`path_or_hub_id`: there is no folder {name!r}. If it is a Hub id: {error}") from error
     except ValueError as error:
