@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def from_yaml(config: Mapping[str, Any], parser: argparse.ArgumentParser, types:
     Raises:
         ValueError: a value that the option does not take, which is named.
     """
-    structured = {one.name for kind in types for one in fields(kind) if re.search(r"\b(dict|list)\b", str(one.type))}
+    structured = {name for kind in types for name in _structured(kind)}
     actions = {action.dest: action for action in parser._actions if action.option_strings}
     values: dict[str, Any] = {}
     for name, value in config.items():
@@ -66,6 +65,12 @@ def from_yaml(config: Mapping[str, Any], parser: argparse.ArgumentParser, types:
         taken = [_taken(name, as_typed(name, part), action) for part in parts]
         values[name] = taken if action.nargs in ("+", "*") else taken[0]
     return values
+
+
+def _structured(kind: type) -> set[str]:
+    """Fields that hold lists or mappings. (The parser writes over `Field.type`, not over the annotations.)"""
+    lines = [base.__dict__.get("__annotations__", {}) for base in kind.__mro__]
+    return {name for line in lines for name, hint in line.items() if re.search(r"\b(dict|list)\b", str(hint))}
 
 
 def as_typed(name: str, value: Any) -> str:

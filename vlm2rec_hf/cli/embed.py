@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import DataArguments, EncoderModelArguments, given_options
-from .common import item_ids, named_as_options, open_dataset, refuse_given, require
+from .common import item_ids, named_as_options, open_dataset, refuse_given, require, say
 from .evaluate import load
 from .parsing import check_options_early, parse
 from .places import check_new
@@ -41,6 +41,11 @@ class EmbedArguments:
         default=None,
         metadata={"help": "I/N: do part I of N parts, from 0; by default RANK and WORLD_SIZE of the environment."},
     )
+    update: str | None = field(
+        default=None,
+        metadata={"help": "What this command wrote for an earlier state of the dataset: only what is new or has "
+                          "changed since is encoded."},
+    )  # fmt: skip
     item_columns: str | None = field(
         default=None, metadata={"help": "Of PixRec: item columns, such as title,brand; as in training by default."}
     )
@@ -127,6 +132,7 @@ def embed_in_shards(
     data: DataArguments, models: EncoderModelArguments, options: EmbedArguments, output: Path, name: str
 ) -> None:
     """Write an embedder's vectors, or a part of them."""
+    from ..jobs.earlier import EarlierVectors
     from ..jobs.embed import run_embed_job
     from ..jobs.job import EmbedJob
     from ..loading import model_version
@@ -148,8 +154,13 @@ def embed_in_shards(
         shard_size=options.shard_size,
         batch_size=options.embed_batch_size,
         torch_threads=options.torch_threads,
+        update=None if options.update is None else Path(options.update).absolute(),
     )
-    _tell(run_embed_job(job, _engine(options), part=part), part, options.output)
+    done = run_embed_job(job, _engine(options), part=part)
+    _tell(done, part, options.output)
+    if job.update is not None and not done.missing:
+        kept = len(EarlierVectors(job.update).place.keys() & EarlierVectors(output).place.keys())
+        say(f"{kept:,} items were as in {options.update}; {done.items - kept:,} were encoded.")
 
 
 def _model_and_processor(models: EncoderModelArguments) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .arguments import DataArguments, given_options
 from .common import check_split, column_mapping, filtered, named_as_options, read_dataset, require, say
 from .parsing import check_options_early, parse
+from .places import check_folder
 
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset
@@ -85,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
     check_options_early(argv, TYPES)
     usage = "(--dataset SOURCE | [--append DATA] --interactions FILE [--items FILE]) --output DIR [options]"
     data, files, options = parse("prepare", __doc__ or "", TYPES, argv, usage)
-    output = Path(require(options.output, "--output", "the folder to write"))
+    output = check_folder(require(options.output, "--output", "the folder to write"))
     from ..data.storage import check_free
     from ..data.usefulness import empty_items, losses
 
