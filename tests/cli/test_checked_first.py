@@ -87,7 +87,8 @@ def read(tmp_path, text, types=TYPES):
      ("learning_rate: 1", "learning_rate", 1.0), ("report_to: [none]", "report_to", []), ("cold_items: 0",
       "cold_items", 0.0), ("model: 7", "model", "7"), ("eval_strategy: steps", "eval_strategy", "steps"),
      ("lr_scheduler_kwargs: {num_cycles: 2}", "lr_scheduler_kwargs", {"num_cycles": 2}),
-     ("split: none", "split", "none"), ("resume_from_checkpoint: true", "resume_from_checkpoint", "true"), ("seed: '3'", "seed", 3)],
+     ("split: none", "split", "none"), ("resume_from_checkpoint: true", "resume_from_checkpoint", "true"),
+     ("seed: '3'", "seed", 3)],
     ids=lambda value: str(value)[:20],
 )  # fmt: skip
 def test_natural_yaml_means_what_it_looks_like(text, name, value, tmp_path):

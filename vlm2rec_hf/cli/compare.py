@@ -68,11 +68,13 @@ def main(argv: Sequence[str]) -> None:
             tests = compare(joined, joined, methods=pairs, metrics=metrics)
     elif len(joined.methods) > 1:
         tests = compare_methods(joined, metrics=metrics)
+    # Written before anything is said: a reader that leaves (`| head`) ends the command at the first line.
+    saved = joined.save(options.output) if options.output else None
     print(table)
     if tests:
         print(comparisons_to_markdown(tests))
-    if options.output:
-        say(f"Report in {joined.save(options.output).parent}.")
+    if saved is not None:
+        say(f"Report in {saved.parent}.")
 
 
 def _named(given: str) -> tuple[str, Path]:

@@ -68,7 +68,7 @@ def from_yaml(config: Mapping[str, Any], parser: argparse.ArgumentParser, types:
 
 
 def _structured(kind: type) -> set[str]:
-    """Fields that hold lists or mappings. (The parser writes over `Field.type`, not over the annotations.)"""
+    """Fields that hold lists or mappings; the parser writes over `Field.type`, not over the annotations."""
     lines = [base.__dict__.get("__annotations__", {}) for base in kind.__mro__]
     return {name for line in lines for name, hint in line.items() if re.search(r"\b(dict|list)\b", str(hint))}
 
