@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,8 @@ logger = logging.getLogger(__name__)
 SECONDS = 5.0
 """How long an answer may take (our choice)."""
 _answered: set[str] = set()
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def asked_once(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -62,12 +62,6 @@ def cache_alone_without_hub() -> Iterator[None]:
     finally:
         for module, value in zip(modules, before, strict=True):
             module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
-
-
-def offline_is_asked_for() -> bool:
-    """Whether the user set HF_HUB_OFFLINE (or its sibling), and not `cache_alone_without_hub`."""
-    wanted = (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").lower()
-    return wanted in ("1", "true", "yes", "on")
 
 
 def _trouble(endpoint: str) -> str | None:
