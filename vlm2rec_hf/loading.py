@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .hub.reach import asked_once
 from .quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class LoadedModel:
         return None if self.where is None else model_version(self.where, self.revision)
 
 
+@asked_once
 def load_model(where: str | Path, *, revision: str | None = None, **options: Any) -> PreTrainedModel:
     """Load a saved model of any method, in evaluation mode.
 
@@ -93,6 +95,7 @@ def load_model(where: str | Path, *, revision: str | None = None, **options: Any
     return model
 
 
+@asked_once
 def load_processor(where: str | Path, *, revision: str | None = None) -> Any:
     """Load the processor saved beside a model; `None` for heads, which have none.
 
@@ -113,6 +116,7 @@ def load_processor(where: str | Path, *, revision: str | None = None) -> Any:
         return processor_class.from_pretrained(where, revision=commit or "main")
 
 
+@asked_once
 def load_with_processor(
     model: Any, *, revision: str | None = None, processor: Any = None, **options: Any
 ) -> LoadedModel:
@@ -163,6 +167,7 @@ def origin_of(model: Any) -> tuple[str, str | None] | None:
     return origin.where if origin is not None and unchanged else None
 
 
+@asked_once
 def load_or_build(
     where: str,
     method: str,
@@ -202,6 +207,7 @@ def load_or_build(
     return LoadedModel(model, processor, where, commit)
 
 
+@asked_once
 def model_type_of(where: str | Path, revision: str | None = None) -> str | None:
     """`model_type` in the `config.json` of a folder or Hub repo; `None` where there is no readable one."""
     from transformers import PreTrainedConfig
@@ -215,16 +221,15 @@ def model_type_of(where: str | Path, revision: str | None = None) -> str | None:
     return config.get("model_type")
 
 
+@asked_once
 def model_version(where: str | Path, revision: str | None = None) -> str:
     """Which weights a model has: the commit of a Hub id, or `sha256:...` of the weight files of a folder.
 
     A branch or a folder's name would say something else tomorrow.
     """
-    from .modeling.hub_loading import hub_commit
-
     if Path(where).is_dir():
         return f"sha256:{weight_files_fingerprint(Path(where))}"
-    return hub_commit(str(where), revision=revision or "main") or ""
+    return _commit(str(where), revision) or ""
 
 
 def weight_files_fingerprint(folder: Path) -> str:
@@ -239,6 +244,7 @@ def weight_files_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+@asked_once
 def read_training_facts(where: str | Path, revision: str | None = None) -> dict[str, Any] | None:
     """The `training.json` of a model; `None` where there is no such file.
 
@@ -318,7 +324,11 @@ def _commit(where: str, revision: str | None) -> str | None:
     try:
         return hub_commit(where, revision=revision or "main") or revision
     except OSError as error:
-        raise ValueError(f"`where` {where!r} is neither a folder nor a model that the Hub has: {error}") from error
+        raise ValueError(f"{_no_model(where)} It says: {str(error).splitlines()[0]}") from error
+
+
+def _no_model(where: str) -> str:
+    return f"`where`: there is no folder {where!r}, and the Hub has no such model or cannot be reached."
 
 
 def _required_type(where: str, revision: str | None) -> str:
@@ -329,7 +339,7 @@ def _required_type(where: str, revision: str | None) -> str:
     """
     kind = model_type_of(where, revision)
     if kind is None and not Path(where).exists():
-        raise ValueError(f"`where` {where!r} is neither a folder nor a model that the Hub has.")
+        raise ValueError(_no_model(where))
     if kind is None:
         raise ValueError(f"`where` {where!r} holds no config.json: it is no saved model.")
     return kind

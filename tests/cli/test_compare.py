@@ -60,6 +60,16 @@ def test_refusals(folders, capsys, more, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_report_is_written_before_it_is_spoken_of(folders, capsys, monkeypatch):
+    def full(self, folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Report, "save", full)
+    assert main(["compare", str(folders / "study"), "--output", str(folders / "all")]) == 1
+    said = capsys.readouterr()
+    assert "Report in" not in said.out + said.err and "No space left" in said.err
+
+
 def test_a_reader_that_leaves_gets_no_message(folders):
     command = [sys.executable, "-m", "vlm2rec_hf.cli.main", "compare", str(folders / "study")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -33,7 +33,19 @@ def test_push_a_model(hub, model, capsys):
     assert "Left out: training_args.bin." in err and hub.token not in out + err
     assert "license: mit" in hub.files("org/shop-embedder", "v1.0")["README.md"].decode()
     assert main(["push", str(model), "org/shop-embedder", "--tag", "v1.0", "--license", "mit", "--no-verify"]) == 0
-    assert capsys.readouterr().out.startswith("Already published: ")
+    out, err = capsys.readouterr()
+    assert out.startswith("Already published: ") and "changed nothing" not in err
+    # A published version keeps its card: another licence has no effect, and that is said.
+    again = ["push", str(model), "org/shop-embedder", "--no-verify"]
+    assert main([*again, "--tag", "v1.0", "--license", "apache-2.0"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Already published: ") and "`license` 'apache-2.0' changed nothing" in err and "v1.0" in err
+    assert "license: mit" in hub.files("org/shop-embedder", "v1.0")["README.md"].decode()
+    assert main([*again, "--card", "keep", "--license", "apache-2.0"]) == 0
+    assert "`license` 'apache-2.0' changed nothing" in capsys.readouterr().err
+    assert main([*again, "--tag", "v1.1", "--license", "apache-2.0"]) == 0
+    assert "changed nothing" not in capsys.readouterr().err
+    assert "license: apache-2.0" in hub.files("org/shop-embedder", "v1.1")["README.md"].decode()
 
 
 def test_push_a_dataset(hub, data, capsys):

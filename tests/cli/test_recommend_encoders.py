@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vlm2rec_hf import PreparedCatalogue, make_demo_shop
+from vlm2rec_hf import PreparedCatalogue, make_demo_shop, recommender
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.data.described_items import DescribedItems
 from vlm2rec_hf.evaluation import evaluate_embedder, evaluate_pixrec
@@ -89,3 +89,32 @@ def test_refusals(embedder, dataset, shop, capsys):
     bare = next(item for i, item in enumerate(dataset.item_ids) if dataset.item(i)["image"] is None)
     assert main([*command, bare, "--view", "image"]) == 2
     assert "no item has a text or an image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--history", "nope"], "'nope'"), (["--user", "nobody"], "`--user` 'nobody'"),
+     (["--history", "p000001", "--candidates", "p000002,nope"], "`--candidates` names 1 items"),
+     (["--history", "p000001", "--on_unknown", "ignore"], "`--on_unknown` must be"),
+     (["--history", "a", "-k", "0"], "-k")],
+)  # fmt: skip
+def test_nothing_is_encoded_for_a_question_that_cannot_be_answered(
+    embedder, shop, capsys, monkeypatch, options, message
+):
+    monkeypatch.setattr(type(embedder[1]), "encode_items", lambda *a, **k: pytest.fail("encoded"))
+    assert main(["recommend", "--model", str(embedder[0]), "--dataset", str(shop), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_encoder_encodes_once_for_many_questions(embedder, dataset, monkeypatch):
+    """From Python, too: the first sound question encodes the items, later ones use them."""
+    calls, plain = [], type(embedder[1]).encode_items
+    monkeypatch.setattr(
+        type(embedder[1]), "encode_items", lambda self, *a, **k: (calls.append(1), plain(self, *a, **k))[1]
+    )
+    ready = recommender(embedder[1], dataset, processor=embedder[2])
+    with pytest.raises(ValueError, match="'nope'"):
+        ready.recommend([["nope"]])
+    assert calls == []
+    assert ready.recommend([["p000001"]], k=3) == ready.recommend([["p000001"]], k=3)
+    assert calls == [1]

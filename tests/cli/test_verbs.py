@@ -216,7 +216,7 @@ def test_what_is_no_model_of_ours_is_named(tmp_path, dataset):
         evaluate(str(tmp_path), dataset)
     with pytest.raises(ValueError, match="`model` must be a model of this package"):
         recommender(torch.nn.Linear(2, 2), dataset)
-    with pytest.raises(ValueError, match="neither a folder nor a model that the Hub has"):
+    with pytest.raises(ValueError, match="no folder .*, and the Hub has no such model"):
         load_model("no/such-model")
 
 

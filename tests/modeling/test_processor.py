@@ -54,6 +54,16 @@ def test_an_item_needs_something(value):
         as_item(value)
 
 
+@pytest.mark.parametrize("item", [{"title": "Mug"}, {"text": "Mug", "title": "Mug", "color": "red"}, {"txt": None}])
+def test_keys_that_nothing_reads_are_named(item, tiny):
+    """Nothing of an item is lost in silence: not by the processor, nor by a catalogue, where items may be empty."""
+    unknown = sorted(set(item) - {"text"})
+    for take in (as_item, lambda item: PreparedCatalogue([item], tiny("qwen2_vl")[1])):
+        with pytest.raises(TypeError, match="image") as error:
+            take(item)
+        assert str(unknown) in str(error.value)
+
+
 def test_rows_are_the_instruction_and_every_item_with_an_end(tiny, items):
     _, processor = tiny(item_instruction="I: ", user_instruction="U: ", history_template="{number}) {text}|")
     batch = processor(histories=[["red tent", "blue mug", items[2]]])
@@ -177,6 +187,6 @@ def test_a_catalogue_decodes_only_what_is_asked_for(tiny):
     catalogue = PreparedCatalogue(items, processor)
     assert items.read == []
     assert catalogue[3].grid is not None and items.read == [3]
-    assert [item.key for item in catalogue[1:3]] == [1, 2]
+    assert len({item.key for item in catalogue[1:3]}) == 2
     with pytest.raises(IndexError):
         catalogue[5]

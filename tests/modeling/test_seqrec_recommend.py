@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from vlm2rec_hf import SequentialRecommender
+from vlm2rec_hf import Encoding, SequentialRecommender
 from vlm2rec_hf.modeling.catalogue_seqrec import HeadCatalogue
 from vlm2rec_hf.modeling.configuration_seqrec import SEQUENCE_ENCODERS
 
@@ -107,6 +107,24 @@ def test_new_items_are_recommendable_at_once(representation, tmp_path):
     again = AutoModel.from_pretrained(tmp_path)
     assert again.config.n_items == N + 1
     assert again.recommend([["i1", "new"]], k=5) == model.recommend([["i1", "new"]], k=5)
+
+
+@pytest.mark.parametrize("representation", ["content", "content+id"])
+def test_vectors_may_come_as_what_the_embedder_gives(representation):
+    """`Encoding` instead of a mapping: `add_items` and `set_content` take what `encode_items` returns."""
+    model, other = make(representation=representation), make(representation=representation)
+    sizes = {"both": 6, "text": 6, "image": 6, **model.config.content_dims}
+    matrices = {view: torch.randn(2, size) for view, size in sizes.items()}
+    yes = torch.ones(2, dtype=torch.bool)
+    encoding = Encoding(**matrices, has_text=yes, has_image=yes)
+    model.add_items(encoding, ["new", "newer"])
+    other.add_items({view: matrices[view] for view in other.content_views}, ["new", "newer"])
+    for view in model.content_views:
+        assert torch.equal(model.content_buffer(view), other.content_buffer(view))
+    matrices = {view: torch.randn(N + 2, size) for view, size in sizes.items()}
+    everything = Encoding(**matrices, has_text=torch.ones(N + 2) > 0, has_image=torch.ones(N + 2) > 0)
+    model.set_content(everything)
+    assert all(torch.equal(model.content_buffer(view), everything.view(view)) for view in model.content_views)
 
 
 def test_new_items_are_checked():

@@ -120,6 +120,7 @@ def _unpacked(batch: list[ReadImage], pixels: Tensor | None) -> list[ReadImage]:
 
 
 def typed_or_empty(item: Any) -> dict[str, Any]:
-    """`as_item`, but an entry may also hold nothing."""
-    empty = isinstance(item, dict) and item.get("image") is None and not (item.get("text") or "")
+    """`as_item`, but an entry may also hold nothing. A key that `as_item` does not know is no nothing."""
+    known = isinstance(item, dict) and item.keys() <= {"text", "image"}
+    empty = known and item.get("image") is None and not (item.get("text") or "")
     return {"text": None, "image": None} if empty else as_item(item)

@@ -23,9 +23,9 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"`--output`: {str(path)!r} is no manifest of ours ({error!r}); move it away.") from error
+        raise ValueError(f"{str(path)!r} is no manifest of ours ({error!r}); move it away.") from error
     if version > FORMAT_VERSION:
-        raise ValueError(f"`--output`: {str(path)!r} has format {version}, this package reads {FORMAT_VERSION}.")
+        raise ValueError(f"{str(path)!r} has format {version}, this package reads {FORMAT_VERSION}.")
     return manifest
 
 

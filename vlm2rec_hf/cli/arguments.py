@@ -209,6 +209,13 @@ class EncoderRankingArguments(RankingArguments):
     eval_split: str = field(default="test", metadata={"help": "validation or test."})
     eval_batch_size: int = field(default=64, metadata={"help": "Histories or items per forward pass."})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eval_split not in ("validation", "test"):
+            raise ValueError(f"`--eval_split` must be validation or test, got {self.eval_split!r}.")
+        if self.eval_batch_size < 1:
+            raise ValueError(f"`--eval_batch_size` must be at least 1, got {self.eval_batch_size}.")
+
     def ranking(self) -> dict[str, Any]:
         """Options of `evaluate`."""
         return {**super().ranking(), "split": self.eval_split, "batch_size": self.eval_batch_size}

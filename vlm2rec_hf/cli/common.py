@@ -20,24 +20,51 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
         ValueError: no dataset named, one without interactions, an unknown split, or filters or another split of a
             dataset that is split already.
     """
+    return filtered(read_dataset(arguments), arguments)
+
+
+def read_dataset(arguments: DataArguments) -> RecDataset:
+    """The dataset that the arguments name, as it comes.
+
+    Raises:
+        ValueError: no dataset named, or nothing readable there.
+    """
     from ..data.readers import load_recsys
 
+    check_split(arguments.split or "leave_one_out")
     if not arguments.dataset:
         raise ValueError("`--dataset` is required: a folder that `vlm2rec prepare` wrote, raw data, or a Hub id.")
     options: dict[str, Any] = {}
     if arguments.column_mapping:
-        options["column_mapping"] = _column_mapping(arguments.column_mapping)
+        options["column_mapping"] = column_mapping(arguments.column_mapping)
     if arguments.text_columns:
         options["text_columns"] = item_ids(arguments.text_columns)
+    options |= reading_options(arguments)
+    names = {"split_column=None": "--split_column none", **{name: f"--{name}" for name in ("day_first", *options)}}
+    places = dict.fromkeys(("path_or_hub_id", "repo_id", "folder", "path"), "--dataset")
+    with named_as_options(**places, **names):
+        dataset = load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision, **options)
+    if not dataset.n_interactions:
+        raise ValueError(f"`--dataset` {arguments.dataset!r} holds no interactions; there is nothing to go on with.")
+    return dataset
+
+
+def reading_options(arguments: DataArguments) -> dict[str, Any]:
+    """How times and a given split of raw interactions are read, as far as the arguments say."""
+    options: dict[str, Any] = {}
     if arguments.day_first is not None:
         options["day_first"] = arguments.day_first
     if arguments.split_column is not None:
         options["split_column"] = None if arguments.split_column == "none" else arguments.split_column
-    names = {"split_column=None": "--split_column none", **{name: f"--{name}" for name in ("day_first", *options)}}
-    with named_as_options(**names):
-        dataset = load_recsys(arguments.dataset, format=arguments.format, revision=arguments.revision, **options)
-    if not dataset.n_interactions:
-        raise ValueError(f"`--dataset` {arguments.dataset!r} holds no interactions; there is nothing to go on with.")
+    return options
+
+
+def filtered(dataset: RecDataset, arguments: DataArguments) -> RecDataset:
+    """The dataset filtered and split as the arguments say.
+
+    Raises:
+        ValueError: an unknown split, or filters or another split of a dataset that is split already.
+    """
     if arguments.k_core:
         dataset = dataset.k_core(arguments.k_core)
     if dataset.split_spec["kind"] == "none":
@@ -55,18 +82,28 @@ def open_dataset(arguments: DataArguments) -> RecDataset:
 
 def split_dataset(dataset: RecDataset, split: str) -> RecDataset:
     """Split by `leave_one_out`, `temporal:A,B` (shares of all interactions before validation and test) or `none`."""
-    if split == "none":
-        return dataset
-    if split == "leave_one_out":
-        return dataset.leave_one_out()
+    shares = check_split(split)
+    if shares is not None:
+        return dataset.temporal_split(quantiles=shares)
+    return dataset if split == "none" else dataset.leave_one_out()
+
+
+def check_split(split: str) -> tuple[float, float] | None:
+    """The shares of a temporal split; None of another one.
+
+    Raises:
+        ValueError: an unknown split.
+    """
     kind, _, shares = split.partition(":")
     if kind == "temporal":
         try:
             first, second = (float(part) for part in shares.split(","))
         except ValueError:
-            raise ValueError(f"`split` {split!r} must look like temporal:0.8,0.9.") from None
-        return dataset.temporal_split(quantiles=(first, second))
-    raise ValueError(f"`split` must be leave_one_out, temporal:A,B or none, got {split!r}.")
+            raise ValueError(f"`--split` {split!r} must look like temporal:0.8,0.9.") from None
+        return first, second
+    if split not in ("leave_one_out", "none"):
+        raise ValueError(f"`--split` must be leave_one_out, temporal:A,B or none, got {split!r}.")
+    return None
 
 
 def _is_split(dataset: RecDataset, split: str) -> bool:
@@ -146,7 +183,7 @@ def item_ids(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _column_mapping(text: str) -> dict[str, str]:
+def column_mapping(text: str) -> dict[str, str]:
     """`user=user_id,sku=item_id` as a mapping."""
     pairs = [pair.split("=") for pair in text.split(",")]
     if any(len(pair) != 2 or not all(part.strip() for part in pair) for pair in pairs):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .common import say
 from .parsing import with_underscores
+from .places import check_folder
 
 if TYPE_CHECKING:
     from ..evaluation.comparison import Comparison
@@ -44,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
     from ..evaluation.report import Report
 
     options = make_parser().parse_args(with_underscores(argv))
+    if options.output:
+        check_folder(options.output)
     reports: dict[str, Report] = {}
     for given in options.reports:
         name, folder = _named(given)
@@ -65,11 +68,13 @@ def main(argv: Sequence[str]) -> None:
             tests = compare(joined, joined, methods=pairs, metrics=metrics)
     elif len(joined.methods) > 1:
         tests = compare_methods(joined, metrics=metrics)
+    # Written before anything is said: a reader that leaves (`| head`) ends the command at the first line.
+    saved = joined.save(options.output) if options.output else None
     print(table)
     if tests:
         print(comparisons_to_markdown(tests))
-    if options.output:
-        say(f"Report in {joined.save(options.output).parent}.")
+    if saved is not None:
+        say(f"Report in {saved.parent}.")
 
 
 def _named(given: str) -> tuple[str, Path]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from .arguments import DataArguments
 from .common import open_dataset, require, say
 from .parsing import check_options_early, parse
+from .places import check_new
 
 
 @dataclass
@@ -44,10 +44,8 @@ def main(argv: Sequence[str]) -> None:
     check_options_early(argv, (DataArguments, DescribeArguments))
     usage = "--dataset DATA --model VLM --output DIR [options]"
     data, options = parse("describe", __doc__ or "", (DataArguments, DescribeArguments), argv, usage)
-    output = Path(require(options.output, "--output", "the folder of the new dataset"))
+    output = check_new(require(options.output, "--output", "the folder of the new dataset"))
     require(options.model, "--model", "a folder or Hub id of an image-text-to-text model")
-    if output.exists():
-        raise ValueError(f"`--output` {str(output)!r} exists; name a new folder or move the old one away.")
     writing = Writing(options.max_new_tokens, options.do_sample, options.temperature, options.top_p, options.seed)
     prompts = load_prompts(options.prompts)
     dataset = open_dataset(data)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import DataArguments, EncoderModelArguments, given_options
-from .common import item_ids, named_as_options, open_dataset, refuse_given, require
+from .common import item_ids, named_as_options, open_dataset, refuse_given, require, say
 from .evaluate import load
 from .parsing import check_options_early, parse
+from .places import check_new
 
 if TYPE_CHECKING:
     from ..jobs.embed import Embedded, Engine
@@ -40,6 +41,11 @@ class EmbedArguments:
         default=None,
         metadata={"help": "I/N: do part I of N parts, from 0; by default RANK and WORLD_SIZE of the environment."},
     )
+    update: str | None = field(
+        default=None,
+        metadata={"help": "What this command wrote for an earlier state of the dataset: only what is new or has "
+                          "changed since is encoded."},
+    )  # fmt: skip
     item_columns: str | None = field(
         default=None, metadata={"help": "Of PixRec: item columns, such as title,brand; as in training by default."}
     )
@@ -109,8 +115,7 @@ def embed_at_once(
     refuse_given(kind, ("vlm2rec",), "embedders", of_shards)
     if options.item_columns:  # before anything is loaded
         refuse_given(kind, ("pixrec",), "PixRec models", ["item_columns"])
-    if output.exists():
-        raise ValueError(f"`--output` {options.output!r} exists; name a new file or move the old one away.")
+    check_new(output, what="file", ending=".parquet")
     dataset = open_dataset(data) if data.dataset else None
     names = {"where": "--model", "model": "--model", "dataset": "--dataset", "path": "--output"}
     with named_as_options(**names):
@@ -129,6 +134,7 @@ def embed_in_shards(
     data: DataArguments, models: EncoderModelArguments, options: EmbedArguments, output: Path, name: str
 ) -> None:
     """Write an embedder's vectors, or a part of them."""
+    from ..jobs.earlier import EarlierVectors
     from ..jobs.embed import run_embed_job
     from ..jobs.job import EmbedJob
     from ..loading import model_version
@@ -150,8 +156,13 @@ def embed_in_shards(
         shard_size=options.shard_size,
         batch_size=options.embed_batch_size,
         torch_threads=options.torch_threads,
+        update=None if options.update is None else Path(options.update).absolute(),
     )
-    _tell(run_embed_job(job, _engine(options), part=part), part, options.output)
+    done = run_embed_job(job, _engine(options), part=part)
+    _tell(done, part, options.output)
+    if job.update is not None and not done.missing:
+        kept = len(EarlierVectors(job.update).place.keys() & EarlierVectors(output).place.keys())
+        say(f"{kept:,} items were as in {options.update}; {done.items - kept:,} were encoded.")
 
 
 def _model_and_processor(models: EncoderModelArguments) -> tuple[Any, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from .arguments import DataArguments
 from .common import named_as_options, open_dataset, require
 from .description_arguments import DescriptionArguments
 from .parsing import check_options_early, parse
+from .places import check_new
 
 
 @dataclass
@@ -27,9 +27,7 @@ def main(argv: Sequence[str]) -> None:
     check_options_early(argv, types)
     usage = "--dataset DATA --text_encoder MODEL --output FILE [options]"
     data, options, place = parse("encode-descriptions", __doc__ or "", types, argv, usage)
-    output = Path(require(place.output, "--output", "the safetensors file to write"))
-    if output.exists():
-        raise ValueError(f"`--output` {str(output)!r} exists; name a new file or move the old one away.")
+    output = check_new(require(place.output, "--output", "the safetensors file to write"), what="file")
     with named_as_options(text_encoder="--text_encoder"):
         encoded = options.encode(open_dataset(data))
     encoded.save(output)

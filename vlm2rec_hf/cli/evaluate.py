@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import (
@@ -16,6 +15,7 @@ from .arguments import (
 )
 from .common import named_as_options, open_dataset, print_report, refuse_given, require, say
 from .parsing import check_options_early, parse
+from .places import check_folder
 
 if TYPE_CHECKING:
     from ..loading import LoadedModel
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     check_options_early(argv, OPTIONS)
     data, models, ranking, pixrec, cached = parse("evaluate", __doc__ or "", OPTIONS, argv, USAGE)
-    output = Path(require(ranking.output, "--output", "the folder of the report"))
+    output = check_folder(require(ranking.output, "--output", "the folder of the report"))
     where = require(models.model, "--model", "a folder or Hub id of a model")
     from ..evaluation.evaluating import evaluate
     from ..loading import ENCODING_METHODS, METHODS, model_type_of

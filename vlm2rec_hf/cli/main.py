@@ -1,6 +1,6 @@
 """Entry point of `vlm2rec`: finds the sub-command and turns errors into exit codes.
 
-Exit codes: 0 done, 2 bad usage or bad input, 1 anything else. Errors are one paragraph; `--debug` shows tracebacks.
+Exit codes: 0 done, 2 bad usage or bad input, 1 anything else. Errors are a few lines; `--debug` shows tracebacks.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from . import parsing
+from .wording import in_command_words
 
 COMMANDS = {
     "quickstart": "train on a generated shop and compare with and without the paper's losses",
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    parsing.known_options.clear()
     arguments = [argument for argument in arguments if argument != "--debug"]
     # Everything up to the first word that is no option belongs to `vlm2rec` itself.
     split = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
@@ -91,9 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         if debug:
             raise
-        print(f"vlm2rec: {_one_paragraph(error)}", file=sys.stderr)
+        print(f"vlm2rec: {message_of(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        # Python remembers an interrupt that passed through an `exec`, as dataclasses and imports use it, and would end
+        # by the signal instead of the exit code; the next `exec` makes it forget.
+        exec("")
         print("vlm2rec: interrupted; what was saved so far is kept.", file=sys.stderr)
         return 1
     except Exception as error:
@@ -102,15 +107,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(
-            f"vlm2rec: {type(error).__name__}: {_one_paragraph(error)} (run again with --debug for the traceback)",
+            f"vlm2rec: {type(error).__name__}: {message_of(error)} (run again with --debug for the traceback)",
             file=sys.stderr,
         )
         return 1
     return 0
 
 
-def _one_paragraph(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def message_of(error: BaseException) -> str:
+    """What an error says, its lines as they are, in the words of the command line."""
+    text = "\n".join(line.rstrip() for line in str(error).strip().splitlines())
+    return in_command_words(text, parsing.known_options) or type(error).__name__
 
 
 def _reader_left() -> bool:

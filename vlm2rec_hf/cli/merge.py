@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..files import whole_folder
 from .arguments import DataArguments, EncoderModelArguments
 from .common import open_dataset, require, say
 from .evaluate import load
 from .parsing import check_options_early, parse
+from .places import check_new
 
 
 @dataclass
@@ -25,7 +25,7 @@ class MergeArguments:
 
     def __post_init__(self) -> None:
         if self.probes < 1:
-            raise ValueError(f"`probes` must be at least 1, got {self.probes}.")
+            raise ValueError(f"`--probes` must be at least 1, got {self.probes}.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,9 +40,7 @@ def main(argv: Sequence[str]) -> None:
     check_options_early(argv, types)
     usage = "--model ADAPTER --dataset DATA --output DIR [options]"
     data, models, options = parse("merge", __doc__ or "", types, argv, usage)
-    output = Path(require(options.output, "--output", "the folder of the merged model"))
-    if output.exists():
-        raise ValueError(f"`--output` {str(output)!r} exists; name a new folder.")
+    output = check_new(require(options.output, "--output", "the folder of the merged model"))
     dataset = open_dataset(data)
     loaded = load(models)
     model, processor = loaded.model, loaded.processor

@@ -10,10 +10,13 @@ import argparse
 import ast
 import difflib
 import importlib.util
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+from .config_file import as_typed, from_yaml, read_config, value_of, with_underscores, without_config
 
 COMMON_TRAINING = (
     "output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
@@ -26,6 +29,10 @@ COMMON_TRAINING = (
 
 keep_quiet = True
 """Whether commands keep the libraries' warnings and bars away; `--debug` shows them."""
+
+
+known_options: set[str] = set()
+"""Names of the options of the command that runs, once they are known; for the words of errors."""
 
 
 def parse(
@@ -47,7 +54,8 @@ def parse(
         defaults: of this command, in place of the dataclasses' own.
 
     Raises:
-        ValueError: an unknown option, or a config file that does not exist, is no mapping, or names an unknown option.
+        ValueError: an unknown option, NaN, or a config file that does not exist, is no mapping, or names an unknown
+            option or a value that an option does not take.
     """
     argv = with_underscores(argv)
     config = read_config(argv)
@@ -72,10 +80,25 @@ def parse(
         parser.print_help()
         raise SystemExit(0)
     known = {option for action in parser._actions for option in action.option_strings} | {"--config"}
+    known_options.update(name.removeprefix("--") for name in known)
     refuse_unknown(argv, known)
     refuse_unknown([f"--{name}" for name in config], known, "`--config` names")
-    parser.set_defaults_with_config(**{**(defaults or {}), **config})
-    return tuple(parser.parse_args_into_dataclasses(args=_without_config(argv)))
+    parser.set_defaults_with_config(**{**(defaults or {}), **from_yaml(config, parser, types)})
+    parsed = tuple(parser.parse_args_into_dataclasses(args=without_config(argv)))
+    refuse_nan(parsed)
+    return parsed
+
+
+def refuse_nan(parsed: Sequence[Any]) -> None:
+    """Refuse `nan` for any number of any option: it passes every comparison, and whatever it meets becomes NaN.
+
+    Raises:
+        ValueError: an option that is NaN.
+    """
+    for arguments in parsed:
+        for name, value in vars(arguments).items():
+            if isinstance(value, float) and math.isnan(value):
+                raise ValueError(f"`--{name}` must be a number, got nan.")
 
 
 def quiet_libraries() -> None:
@@ -101,47 +124,14 @@ def refuse_unknown(argv: Sequence[str], known: set[str], subject: str = "There i
             raise ValueError(f"{subject} {words}{hint}")
 
 
-def with_underscores(argv: Sequence[str]) -> list[str]:
-    """The command line with option names spelt with underscores: `--max-steps=3` becomes `--max_steps=3`."""
-
-    def spelt(argument: str) -> str:
-        name, equals, value = argument.partition("=")
-        return f"--{name[2:].replace('-', '_')}{equals}{value}" if argument.startswith("--") else argument
-
-    return [spelt(argument) for argument in argv]
-
-
 def option_of(argv: Sequence[str], name: str) -> str | None:
     """One option before the whole is parsed: from the command line, else from its `--config` file, else `None`."""
     argv = with_underscores(argv)
-    given = _value_of(argv, name)
+    given = value_of(argv, name)
     if given is None:
         value = read_config(argv).get(name)
-        given = None if value is None else str(value)
+        given = None if value is None else as_typed(name, value)
     return given
-
-
-def read_config(argv: Sequence[str]) -> dict[str, Any]:
-    """The `--config` file of a command line, names spelt with underscores; empty without one.
-
-    Raises:
-        ValueError: it does not exist, or is no YAML mapping.
-    """
-    where = _value_of(argv, "config")
-    if where is None:
-        return {}
-    import yaml
-
-    path = Path(where)
-    if not path.is_file():
-        raise ValueError(f"`--config` {where!r} does not exist; name a YAML file.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"`--config` {where!r} is no YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"`--config` {where!r} must hold `option: value` lines, got {type(content).__name__}.")
-    return {str(name).replace("-", "_"): value for name, value in content.items()}
 
 
 def check_options_early(argv: Sequence[str], dataclass_types: Sequence[Any], modules: Sequence[str] = ()) -> None:
@@ -161,18 +151,6 @@ def check_options_early(argv: Sequence[str], dataclass_types: Sequence[Any], mod
         names |= set(_annotated_names(module))
     aliases = {alias for kind in dataclass_types for one in fields(kind) for alias in one.metadata.get("aliases", ())}
     refuse_unknown(argv, {f"--{name}" for name in names} | {f"--no_{name}" for name in names} | aliases)
-
-
-def _without_config(argv: Sequence[str]) -> list[str]:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    return parser.parse_known_args(list(argv))[1]
-
-
-def _value_of(argv: Sequence[str], name: str) -> str | None:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(f"--{name}", dest="value")
-    return parser.parse_known_args(list(argv))[0].value
 
 
 def _annotated_names(module: str) -> Iterator[str]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import whole_folder
 from .common import say
 from .parsing import check_options_early, parse
+from .places import check_folder
 
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
@@ -64,9 +65,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     check_options_early(argv, (QuickstartArguments,))
     (options,) = parse("quickstart", __doc__ or "", (QuickstartArguments,), argv)
-    output = Path(options.output)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"`--output` {options.output!r} is a file; name a folder.")
+    output = check_folder(options.output)
     start = time.perf_counter()
     with whole_folder(output) as partial:  # a killed run leaves no folder that looks whole
         report, shown = run(options, partial)

@@ -12,8 +12,8 @@ from .common import named_as_options, open_dataset, say
 from .description_arguments import DescriptionArguments
 from .parsing import check_options_early, parse
 from .train import MethodArguments
-from .train_seqrec import check_test_users, train_head
-from .training_run import check_output_dir
+from .train_seqrec import train_head
+from .training_run import check_output_dir, check_ranking
 
 
 @dataclass
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     start = time.perf_counter()
     dataset = open_dataset(data)
     say(repr(dataset))
-    check_test_users(dataset, options.max_length)
+    check_ranking(dataset, ranking, options.max_length)
     with named_as_options(inputs="--inputs", text_encoder="--text_encoder"):
         encoded = EncodedItems.load(options.inputs) if options.inputs else described.encode(dataset)
         model = build_dmesr(dataset, encoded, seed=training.seed, **options.model_options())

@@ -18,7 +18,7 @@ from .common import open_dataset, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
 from .train_vlm2rec import finish, starting_model, wants_lora, warm_up_options
-from .training_run import best_by_validation, check_output_dir, run
+from .training_run import best_by_validation, check_output_dir, check_ranking, run
 
 DIMENSIONS = 128
 """Length of vectors in the paper."""
@@ -72,6 +72,7 @@ def main(argv: Sequence[str]) -> None:
     start = time.perf_counter()
     dataset = open_dataset(data)
     say(repr(dataset))
+    check_ranking(dataset, ranking, training.max_history)
     size = own.projection_dim or DIMENSIONS
     loaded, from_config = starting_model(
         models, dataset, training.max_history, training.seed, "pixrec", {"projection_dim": size, "seed": training.seed}

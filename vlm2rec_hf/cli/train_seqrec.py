@@ -13,7 +13,7 @@ from .common import named_as_options, open_dataset, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
 from .train_vlm2rec import finish
-from .training_run import check_output_dir, run
+from .training_run import check_output_dir, check_ranking, run
 
 if TYPE_CHECKING:
     from ..catalogues.item_vectors import ItemVectors
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     start = time.perf_counter()
     dataset = open_dataset(data)
     say(repr(dataset))
-    check_test_users(dataset, head.max_length)
+    check_ranking(dataset, ranking, head.max_length)
     options = {"item_representation": head.item_representation, "init_ids": head.init_ids, **head.sizes()}
     model = build_head(dataset, item_vectors(head, texts, dataset), seed=training.seed, **options)
     train_head(SeqRecTrainer(model, training, dataset), dataset, ranking, start, argv)
@@ -98,16 +98,6 @@ def check_vectors(head: HeadArguments, texts: TextEncoderArguments) -> None:
             "`--item_representation` 'id' makes no use of item vectors; choose content or content+id, or start "
             "the ids from them with `--init_ids`."
         )
-
-
-def check_test_users(dataset: RecDataset, max_length: int) -> None:
-    """Refuse a dataset that nobody could be tested on, before training.
-
-    Raises:
-        ValueError: no test interactions.
-    """
-    if len(dataset.examples("test", max_history=max_length)) == 0:
-        raise ValueError("`--dataset` has no test interactions with a history; choose another `--split`.")
 
 
 def item_vectors(head: HeadArguments, texts: TextEncoderArguments, dataset: RecDataset) -> ItemVectors | None:

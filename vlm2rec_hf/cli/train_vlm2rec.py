@@ -11,7 +11,7 @@ from .arguments import DataArguments, EncoderRankingArguments, TrainModelArgumen
 from .common import named_as_options, open_dataset, print_report, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
-from .training_run import best_by_validation, check_output_dir, run
+from .training_run import best_by_validation, check_output_dir, check_ranking, run
 
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset
@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
     start = time.perf_counter()
     dataset = open_dataset(data)
     say(repr(dataset))
+    check_ranking(dataset, ranking, training.max_history)
     loaded, from_config = starting_model(models, dataset, training.max_history, training.seed)
     lora = wants_lora(models, loaded.model, from_config)
     if warm.warm_up_backbone and (lora or loaded.model.holds_adapter):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .common import require, say
+from .common import named_as_options, require, say
 from .parsing import option_of
+from .places import check_folder
+
+if TYPE_CHECKING:
+    from ..data.dataset import RecDataset
+    from .arguments import RankingArguments
 
 BEST_BY_VALIDATION: dict[str, Any] = {
     "eval_strategy": "steps",
@@ -35,13 +39,20 @@ def check_output_dir(training: Any) -> None:
         training: the training arguments.
 
     Raises:
-        ValueError: no folder named, a file in its place, or checkpoints that a fresh start would write over.
+        ValueError: no folder named, a file in its place, checkpoints that a fresh start would write over, or an option
+            of the library that would have no effect.
     """
     from ..trainers.checkpoints import complete_checkpoints
 
-    folder = Path(require(training.output_dir, "--output_dir", "the folder of the trained model"))
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`--output_dir` {str(folder)!r} is a file; name a folder.")
+    folder = check_folder(
+        require(training.output_dir, "--output_dir", "the folder of the trained model"), "--output_dir"
+    )
+    check_folder(folder / "evaluation", "--output_dir")
+    if training.label_smoothing_factor:
+        raise ValueError(
+            f"`--label_smoothing_factor` {training.label_smoothing_factor} smooths labels of classes, which no method "
+            "here has; leave it out."
+        )
     checkpoints = complete_checkpoints(folder)
     if checkpoints and training.resume_from_checkpoint is None:
         raise ValueError(
@@ -49,6 +60,20 @@ def check_output_dir(training: Any) -> None:
             "(`--resume_from_checkpoint true`), start anew over it (`--resume_from_checkpoint false`), or name "
             "another folder."
         )
+
+
+def check_ranking(dataset: RecDataset, ranking: RankingArguments, max_history: int) -> None:
+    """Check before training what the test report after it needs.
+
+    Raises:
+        ValueError: nobody to rank, or cut-offs beyond the catalogue.
+    """
+    from ..evaluation.evaluating import check_cut_offs, users_of
+
+    split = getattr(ranking, "eval_split", "test")
+    with named_as_options(dataset="--dataset", split="--split", max_users="--max_users", ks="--ks"):
+        users_of(dataset, split, max_history, ranking.max_users)
+        check_cut_offs(ranking.cut_offs(), dataset.n_items)
 
 
 def run(trainer: Any, argv: Sequence[str]) -> None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..columns import IMAGE, ITEM_ID, TEXT, TIMESTAMP, TITLE
+from ..columns import IMAGE, ITEM_ID, TEXT, TIMESTAMP, TITLE, USER_ID
 from . import items as item_tables
 from . import quarantine as q
 from . import splits
+from .appending import grow
 from .catalogue_items import CatalogueItems
 from .coverage import Coverage, measure
 from .filters import keep_core, recounted, take_out_cold
@@ -23,12 +24,12 @@ from .given_split import OWN_SPLIT
 from .html_tables import html_table
 from .ids import to_objects
 from .images import MAX_PIXELS, try_decode_image
-from .ingest import Provenance, Source, find_broken_images, ingest, without_images
+from .ingest import Provenance, Source, find_broken_images, ingest, items_dataset, without_images
 from .interaction_log import InteractionLog, log_from_stored
 from .items import Item, text_of
 from .sequences import SPLIT_CODES, TRAIN, Examples, Sequences, make_examples
 from .storage import read_folder, write_folder
-from .tables import ColumnMapping
+from .tables import ColumnMapping, rename, split_mapping, standard_names, to_arrow
 from .validation import Duplicates, UnknownItems
 
 if TYPE_CHECKING:
@@ -135,6 +136,52 @@ class RecDataset:
             noted=noted,
         )
         return cls(log, catalogue, taken_out, provenance)
+
+    @classmethod
+    def from_files(
+        cls,
+        interactions: str | Path,
+        items: str | Path | None = None,
+        *,
+        image_folder: str | Path | None = None,
+        image_pattern: str | None = None,
+        image_column: str | None = None,
+        column_mapping: ColumnMapping | None = None,
+        **kwargs: Any,
+    ) -> RecDataset:
+        """Build a dataset from files of your own, whatever they are called; `vlm2rec prepare` does the same.
+
+        Args:
+            interactions: CSV, TSV, JSON lines (each also `.gz`) or parquet, with the columns that `from_tables` needs.
+            items: likewise; None: a catalogue of bare ids.
+            image_folder: where the images lie, named by item id.
+            image_pattern: how they are named else: `"{item_id[:3]}/{item_id}.jpg"`, in Python's words for parts.
+            image_column: instead: the item column that names the files.
+            column_mapping: `{original: standard}` names, or `{"interactions": {...}, "items": {...}}`.
+            **kwargs: `separator` and `encoding` of the files, and further arguments of `from_tables`.
+
+        Raises:
+            ValueError: no such file or folder, a missing column, or what `from_tables` raises.
+        """
+        from .readers.file_tables import read_tables
+
+        if Path(interactions).is_dir():
+            raise ValueError(f"`interactions` {str(interactions)!r} is a folder; name a file, or use `load_recsys`.")
+        reading = {name: kwargs.pop(name) for name in ("separator", "encoding") if name in kwargs}
+        texts = kwargs.pop("text_columns", None)
+        events, catalogue, bad, names = read_tables(
+            interactions,
+            items,
+            column_mapping=column_mapping,
+            image_folder=image_folder,
+            image_pattern=image_pattern,
+            image_column=image_column,
+            text_columns=texts,
+            **reading,
+        )
+        if texts is not None:
+            kwargs["text_columns"] = [names.get(name, name) for name in texts]
+        return cls.from_tables(events, catalogue, quarantine=bad, **kwargs)
 
     # ---- what is in it
 
@@ -444,6 +491,84 @@ class RecDataset:
             items = items.add_column(name, pa.array(values, pa.string()))
         kept = q.concat([self._quarantine, quarantine if quarantine is not None else q.empty()])
         return RecDataset(self._log, items, kept, self._provenance.after(step))
+
+    def append(
+        self,
+        interactions: Any = None,
+        items: Any = None,
+        *,
+        column_mapping: ColumnMapping | None = None,
+        timestamp_unit: str | None = None,
+        duplicates: Duplicates = "keep",
+        unknown_items: UnknownItems | None = None,
+        split_column: str | None = None,
+        quarantine: pa.Table | None = None,
+        day_first: bool | None = None,
+        text_columns: Sequence[str] | None = None,
+    ) -> RecDataset:
+        """The dataset with more interactions and items, under the same kind of split and a new fingerprint.
+
+        Old items keep their places, so that vectors and heads by place stay right; new ones follow. A row of `items`
+        with a known id replaces the values of its columns. The split is made anew as it was made: leave-one-out
+        moves to the latest events, fixed moments of a temporal split stay, shares move, and cold items are held out
+        by the same choice. A k-core is not repeated.
+
+        Args:
+            interactions: as in `from_tables`; None: only items.
+            items: likewise; None: interactions with known items only.
+            column_mapping: as in `from_tables`.
+            timestamp_unit: unit of new numeric timestamps, where the dataset knows its own.
+            duplicates: "quarantine": events that are there already (exports that overlap), too.
+            unknown_items: as in `from_tables`; by default "keep" where the dataset knows nothing of items but ids.
+            split_column: column of the split, for a dataset whose split came with its rows.
+            quarantine: rows that a reader already took out.
+            day_first: as in `from_tables`.
+            text_columns: as in `from_tables`; by default those that the dataset was made with.
+
+        Raises:
+            ValueError: nothing to append, or rows that cannot stand beside the old ones (other units, types, keys).
+        """
+        if interactions is None and items is None:
+            raise ValueError("`interactions` and `items` are both None; give at least one.")
+        ids = standard_names(column_mapping, (USER_ID, ITEM_ID))
+        events = None if interactions is None else to_arrow(interactions, "interactions", ids)
+        catalogue = None if items is None else to_arrow(items, "items", ids)
+        mapped = split_mapping(column_mapping, pa.table({}) if events is None else events, catalogue)
+        bare = catalogue is None and self.items.column_names == [ITEM_ID]
+        flat = self.items.flatten_indices() if self.items._indices is not None else self.items
+        grown = grow(
+            self._log,
+            flat.data.table.replace_schema_metadata(None),
+            self._provenance,
+            None if events is None else rename(events, mapped[0], "interactions"),
+            None if catalogue is None else rename(catalogue, mapped[1], "items"),
+            timestamp_unit=timestamp_unit,
+            duplicates=duplicates,
+            unknown_items=unknown_items or ("keep" if bare else "quarantine"),
+            split_column=split_column,
+            day_first=day_first,
+            text_columns=text_columns,
+        )
+        taken_out = q.concat([self._quarantine, *([] if quarantine is None else [quarantine]), grown.quarantine])
+        spec, provenance = grown.provenance.split, grown.provenance
+        if spec["kind"] in ("none", "given"):
+            return RecDataset(grown.log, items_dataset(grown.items), taken_out, provenance)
+        unsplit = replace(provenance, split={"kind": "none"})
+        return RecDataset(grown.log, items_dataset(grown.items), taken_out, unsplit)._split_as(spec, grown.factor)
+
+    def _split_as(self, spec: Mapping[str, Any], factor: int) -> RecDataset:
+        """Split as `spec` says, its moments multiplied by a factor, and hold out its cold items."""
+        if spec["kind"] == "leave_one_out":
+            dataset = self.leave_one_out()
+        elif "quantiles" in spec:
+            first, second = spec["quantiles"]
+            dataset = self.temporal_split(quantiles=(first, second))
+        else:
+            moments = {name: spec[name] for name in ("validation_from", "test_from")}
+            dataset = self.temporal_split(**{name: at if at is None else at * factor for name, at in moments.items()})
+        if "cold_items" not in spec:
+            return dataset
+        return dataset.hold_out_cold_items(spec["cold_items"]["fraction"], spec["cold_items"]["seed"])
 
     def renamed(self, name: str) -> RecDataset:
         """The same dataset under another name; the fingerprint stays."""

@@ -14,12 +14,14 @@ import pyarrow.compute as pc
 from ..columns import DESCRIPTION, IMAGE, ITEM_ID, TEXT, TITLE, USER_ID
 from . import quarantine as q
 from .given_split import own_split
+from .ids import encode_ids
 from .images import check_image_header, try_decode_image
 from .interaction_log import InteractionLog
 from .items import IMAGE_TYPE, items_from_ids, with_text_columns
 from .tables import ColumnMapping, rename, split_mapping, standard_names, to_arrow
 from .text_tables import clean_items
 from .timestamps import UNITS
+from .usefulness import leading_zeros, losses
 from .validation import Duplicates, UnknownItems, check_interactions, check_items
 
 if TYPE_CHECKING:
@@ -147,14 +149,40 @@ def ingest(
             "which say it themselves; leave it out."
         )
     parts.append(checked.quarantine)
-    if not len(checked.log) and (events.num_rows or (quarantine is not None and quarantine.num_rows)):
-        raise ValueError(_nothing_left(events.num_rows, q.concat(reversed(parts)), item_ids))
+    taken_out = q.concat(parts)
+    speak_of_losses(events, item_ids, len(checked.log), taken_out, quarantine is not None and quarantine.num_rows > 0)
     catalogue = _extend(catalogue, checked.log.item_ids)
     split = {"kind": "none"} if split_column is None else {"kind": "given", "column": split_column}
     provenance = Provenance(
         name, timestamp_unit or checked.timestamp_unit, split, tuple(steps), {**checked.counts, **counts}
     )
-    return checked.log, items_dataset(catalogue), q.concat(parts), provenance
+    return checked.log, items_dataset(catalogue), taken_out, provenance
+
+
+def speak_of_losses(
+    events: pa.Table, item_ids: pa.Array | None, kept: int, taken_out: pa.Table, had_more: bool = False
+) -> None:
+    """Log what made many rows useless.
+
+    Args:
+        events: the interactions as they came.
+        item_ids: those of `items`, if there are any.
+        kept: interactions that are usable.
+        taken_out: the quarantine.
+        had_more: whether a reader has set rows aside before.
+
+    Raises:
+        ValueError: there were interactions, and none is usable.
+    """
+    counts = q.counts(taken_out)
+    hint = None
+    if item_ids is not None and "unknown_item" in counts:
+        hint = leading_zeros(encode_ids(events[ITEM_ID], ITEM_ID)[1], item_ids)
+    if not kept and (events.num_rows or had_more):
+        raise ValueError(_nothing_left(events.num_rows, taken_out, item_ids) + (f" {hint}" if hint else ""))
+    kept += 0 if item_ids is None else len(item_ids)
+    for sentence in [*([hint] if hint else []), *losses(counts, kept)]:
+        logger.warning(sentence)
 
 
 def _nothing_left(rows: int, quarantine: pa.Table, item_ids: pa.Array | None) -> str:

@@ -39,7 +39,7 @@ def write_folder(
     """
     import pyarrow.parquet as pq
 
-    _check_free(folder, overwrite)
+    check_free(folder, overwrite)
     with whole_folder(folder) as staging:
         for name, table in ((INTERACTIONS, interactions), (ITEMS, items)):
             _typed_plainly(table, images=False).save_to_disk(str(staging / name))
@@ -112,7 +112,7 @@ def _typed_plainly(table: datasets.Dataset, *, images: bool) -> datasets.Dataset
     return datasets.Dataset(plain, info=datasets.DatasetInfo(features=features), indices_table=table._indices)
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
+def check_free(folder: Path, overwrite: bool) -> None:
     """Refuse to write a dataset where something else lies.
 
     Raises:

@@ -39,9 +39,9 @@ def load_text_encoder(
         version = model_version(name, revision)
         at = None if version.startswith("sha256:") else version
         return SentenceTransformer(name, revision=at), version
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"`text_encoder` {name!r} is neither a folder nor a model that the Hub has: {error}"
+            f"`text_encoder`: there is no folder {name!r} with a model, nor such a model on the Hub: {error}"
         ) from error
 
 

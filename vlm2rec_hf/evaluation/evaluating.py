@@ -105,6 +105,7 @@ def evaluate(
         logger.warning(warning)
     history = loaded.model.config.max_length if kind not in ENCODING_METHODS else max_history or loaded.max_history
     examples = users_of(dataset, split, history, max_users, None if kind in ENCODING_METHODS else loaded.model)
+    check_cut_offs(ks, dataset.n_items)
     common: dict[str, Any] = {"ks": ks, "exclude_seen": exclude_seen, "split": split}
     origin = {} if loaded.where is None else {"model": loaded.where, **_weights(loaded.where)}
     given = {**origin, **(facts or {})}
@@ -227,6 +228,16 @@ def checked_cut_offs(ks: Sequence[int]) -> tuple[int, ...]:
     if not numbers or any(not isinstance(k, int) or k < 1 for k in numbers):
         raise ValueError(f"`ks` must be positive whole numbers, such as (10, 20), got {ks!r}.")
     return numbers
+
+
+def check_cut_offs(ks: Sequence[int], n_items: int) -> None:
+    """Refuse cut-offs beyond the catalogue.
+
+    Raises:
+        ValueError: one of them.
+    """
+    if max(ks) > n_items:
+        raise ValueError(f"`ks` goes to {max(ks)}, and the catalogue has {n_items} items; choose smaller cut-offs.")
 
 
 def _weights(where: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,9 +84,8 @@ def explained(repo_id: str, *, kind: str = "model", revision: str | None = None,
             f"`revision` {revision!r}: the {kind} {repo_id!r} has no such branch, tag or commit; its page lists them."
         ) from error
     except OfflineModeIsEnabled as error:
-        raise ConnectionError(
-            f"The {kind} {repo_id!r} cannot be reached: HF_HUB_OFFLINE is set; unset it and try again."
-        ) from error
+        why = "HF_HUB_OFFLINE is set; unset it" if offline_is_asked_for() else "the Hub gives no answer; mend the line"
+        raise ConnectionError(f"The {kind} {repo_id!r} cannot be reached: {why} and try again.") from error
     except HfHubHTTPError as error:
         raise _of_status(error, repo_id, kind, what, log_in) from error
     except Exception as error:
@@ -96,6 +96,12 @@ def explained(repo_id: str, *, kind: str = "model", revision: str | None = None,
         raise ConnectionError(
             f"The connection to the Hub failed while trying to {what} {repo_id!r} ({type(error).__name__}); try again."
         ) from error
+
+
+def offline_is_asked_for() -> bool:
+    """Whether the user set HF_HUB_OFFLINE (or its sibling), and not `reach.cache_alone_without_hub`."""
+    wanted = (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").lower()
+    return wanted in ("1", "true", "yes", "on")
 
 
 def is_connection_trouble(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from .model_card import render_model_card
 from .model_folder import REPORT_FILE, TRAINING_FILE, json_bytes, publishable, read_json
 from .model_kinds import kind_of
 from .probes import largest_difference
-from .publish_dataset import publish_dataset
+from .publish_dataset import publish_dataset, states_licence
 from .publishable_files import ModelFiles, find_model_files, stale_files
 from .published import PublishedDataset, PublishedModel
 
@@ -160,6 +160,10 @@ def publish_model(
         difference = _compare(before, model, repo_id, commit, token)
     if tag and not named:
         make_tag(api, repo_id, "model", tag, commit, message or f"Version {tag}")
+    ignored = None
+    if license is not None and not states_licence(read_card(api, repo_id, "model", commit), license):
+        why = f"{tag} is published, and tags never move; name a new tag" if named else "its card is somebody's own"
+        ignored = f"`license` {license!r} changed nothing at {repo_id}: {why}"
     return PublishedModel(
         repo_id=repo_id,
         oid=commit,
@@ -170,6 +174,7 @@ def publish_model(
         removed=tuple(removed) if new else (),
         difference=difference,
         new=new,
+        ignored=ignored,
     )
 
 

@@ -82,7 +82,7 @@ def publish_dataset(
     if named is not None and tag is not None:
         if _recorded_fingerprint(api, repo_id, named) != dataset.fingerprint:
             raise taken(repo_id, tag, named)
-        if card is None and (license is None or _states_licence(present, license)):
+        if card is None and (license is None or states_licence(present, license)):
             return published(named, new=False)
     text = card or _card(dataset, repo_id, tag, license, quarantine, present)
     with tempfile.TemporaryDirectory(prefix="rec-dataset-") as place:
@@ -133,7 +133,7 @@ def _card(
     return present if pinned and render(pinned[1]) == present else render(tag)
 
 
-def _states_licence(card: str, license: str) -> bool:
+def states_licence(card: str, license: str) -> bool:
     """Whether a card's front matter states this licence, under its own name or as the Hub would have it."""
     stated = license_of(card)
     return stated.get("license") == license or licence_fields(license).items() <= stated.items()

@@ -45,17 +45,20 @@ class PublishedModel(Published):
         removed: files of an earlier version that this one deleted.
         difference: largest difference between the folder's vectors and those of the published copy, `None` where
             that was not checked.
+        ignored: what was asked for and had no effect, in words.
     """
 
     files: tuple[str, ...]
     left_out: tuple[str, ...]
     removed: tuple[str, ...]
     difference: float | None
+    ignored: str | None = field(default=None, compare=False)
 
     def notes(self) -> list[str]:
-        """What of the folder stayed there, and what of the earlier version went."""
+        """What of the folder stayed there, what of the earlier version went, and what had no effect."""
         sentences = [("Left out", self.left_out), ("Removed of the earlier version", self.removed)]
-        return [f"{what}: {', '.join(names)}." for what, names in sentences if names]
+        said = [f"{what}: {', '.join(names)}." for what, names in sentences if names]
+        return said if self.ignored is None else [*said, f"{self.ignored}."]
 
     def _check(self) -> str:
         return "not checked" if self.difference is None else f"vectors equal to {self.difference:.1e}"

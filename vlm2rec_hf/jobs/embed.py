@@ -15,6 +15,7 @@ from ..catalogues.vector_files import facts_of, job_id, read_manifest
 from ..data.dataset import RecDataset
 from ..files import is_being_written, remove_folder, remove_leftovers
 from .assemble import assemble, quarantine_file
+from .earlier import EarlierVectors
 from .job import EmbedJob, ShardDone
 from .manifest import check_same_job
 from .shards import NAMES, ShardPlan
@@ -69,6 +70,8 @@ def run_embed_job(job: EmbedJob, engine: Engine, *, part: tuple[int, int] = (0, 
         plan = job.plan(dataset)
         manifest = read_manifest(job.folder.manifest)
         known = job.known_settings(dataset, plan)
+        if job.update is not None:
+            EarlierVectors(job.update).check(known)  # before any model is loaded
         if manifest is not None:
             check_same_job(manifest, known, job.folder.manifest)
         if not (job.makes_file and job.output.exists()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..data.catalogue_items import CatalogueItems
 from ..data.images import try_decode_image
 from ..data.items import has_image, has_only_image_path
 from ..evaluation.embedder import encode_catalogue
+from .earlier import CONTENT, EarlierVectors, content_digests
 
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset
@@ -28,7 +30,13 @@ _ROWS_AT_ONCE = 64  # images looked at together, so that a shard's bytes are nev
 
 
 def embed_items(
-    dataset: RecDataset, rows: range, model: VLM2RecEmbedder, processor: VLM2RecProcessor, *, batch_size: int = 64
+    dataset: RecDataset,
+    rows: range,
+    model: VLM2RecEmbedder,
+    processor: VLM2RecProcessor,
+    *,
+    batch_size: int = 64,
+    earlier: EarlierVectors | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """Embed consecutive items of a catalogue.
 
@@ -38,19 +46,24 @@ def embed_items(
         model: the embedder.
         processor: made for its backbone.
         batch_size: items per forward pass.
+        earlier: vectors of unchanged items, which are not encoded again.
 
     Returns:
         The vectors, one row per item: `item_id`, `both`, `text`, `image` (float32 lists; zeros where absent),
-        `has_text`, `has_image`; and the bad rows in the form of a dataset's quarantine: images that do not decode
-        (`image:<reason>`, the item is embedded by its text) and items with nothing to embed
-        (`neither_text_nor_image`, zero vectors). `number` is the place in the catalogue.
+        `has_text`, `has_image`, `content` (a digest of text and image); and the bad rows in the form of a dataset's
+        quarantine: images that do not decode (`image:<reason>`, the item is embedded by its text) and items with
+        nothing to embed (`neither_text_nor_image`, zero vectors). `number` is the place in the catalogue.
 
     Raises:
         ValueError: vectors that are not finite.
     """
     items = CatalogueItems(dataset, rows)
-    encoding = encode_catalogue(model, PreparedCatalogue(items, processor), batch_size=batch_size)
-    ids = items.item_ids
+    ids, digests = items.item_ids, content_digests(items)
+    places = np.full(len(ids), -1) if earlier is None else earlier.rows_of(ids.tolist(), digests)
+    wanted = np.flatnonzero(places < 0)
+    encoding = encode_catalogue(model, PreparedCatalogue(items, processor), wanted, batch_size=batch_size)
+    if earlier is not None and len(wanted) < len(ids):
+        encoding = _with_earlier(encoding, wanted, earlier.read(places[places >= 0]), places)
     _check_finite(encoding, ids)
     columns = {"item_id": pa.array(ids.tolist(), pa.string())}
     for view in VIEWS:
@@ -60,12 +73,29 @@ def embed_items(
         pa.array(encoding.has_text.numpy()),
         pa.array(encoding.has_image.numpy()),
     )
+    columns[CONTENT] = pa.array(digests, pa.string())
     return pa.table(columns), _bad_rows(dataset, rows, ids, encoding)
 
 
 def with_facts(table: pa.Table, facts: Mapping[str, str], quarantined: Mapping[str, int]) -> pa.Table:
     """The table with facts about it in its schema, the counts of bad rows among them."""
     return table.replace_schema_metadata({**facts, "quarantined": json.dumps(dict(quarantined))})
+
+
+def _with_earlier(new: Encoding, wanted: np.ndarray, known: pa.Table, places: np.ndarray) -> Encoding:
+    """The encoding of all items: new rows at `wanted`, earlier ones (in order) where `places` has them."""
+    old = torch.from_numpy(np.flatnonzero(places >= 0))
+
+    def joined(name: str) -> torch.Tensor:
+        part: torch.Tensor = getattr(new, name)
+        column = known[name].combine_chunks()
+        rows = column.flatten().to_numpy() if name in VIEWS else np.asarray(column)
+        whole = part.new_zeros((len(places), *part.shape[1:]))
+        whole[torch.from_numpy(wanted)] = part
+        whole[old] = torch.from_numpy(rows.reshape(len(known), *part.shape[1:]).copy()).to(part)
+        return whole
+
+    return replace(new, **{name: joined(name) for name in (*VIEWS, "has_text", "has_image")})
 
 
 def _check_finite(encoding: Encoding, ids: np.ndarray) -> None:

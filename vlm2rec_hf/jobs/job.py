@@ -37,6 +37,7 @@ class EmbedJob:
         batch_size: items per forward pass. Not part of what must stay the same: a run that did not fit into memory
             may be resumed with smaller batches.
         torch_threads: threads of each worker; PyTorch's own choice by default.
+        update: a table of an earlier state of the dataset, whose unchanged items are not encoded again.
     """
 
     output: Path
@@ -47,6 +48,7 @@ class EmbedJob:
     shard_size: int | None = None
     batch_size: int = 64
     torch_threads: int | None = None
+    update: Path | None = None
 
     @property
     def makes_file(self) -> bool:
@@ -96,6 +98,7 @@ class ShardWorker:
     """
 
     def __init__(self, job: EmbedJob, *, device: int = 0) -> None:
+        from .earlier import EarlierVectors
         from .settings import loaded_settings
 
         self.job = job
@@ -104,7 +107,11 @@ class ShardWorker:
         model, self.processor = job.load_model()
         self.model = _place(model, device)
         known = job.known_settings(self.dataset, self.plan)
-        self.identity = open_manifest(job, {**known, **loaded_settings(self.model, self.processor)})
+        settings = {**known, **loaded_settings(self.model, self.processor)}
+        self.earlier = None if job.update is None else EarlierVectors(job.update)
+        if self.earlier is not None:
+            self.earlier.check(settings)
+        self.identity = open_manifest(job, settings)
 
     def run(self, shards: list[int]) -> Iterator[ShardDone]:
         """Do these shards, each unless another worker does it; ends when all are done.
@@ -131,7 +138,9 @@ class ShardWorker:
         from .embed_items import embed_items, with_facts
 
         job, rows = self.job, self.plan.rows(shard)
-        vectors, bad = embed_items(self.dataset, rows, self.model, self.processor, batch_size=job.batch_size)
+        vectors, bad = embed_items(
+            self.dataset, rows, self.model, self.processor, batch_size=job.batch_size, earlier=self.earlier
+        )
         if bad.num_rows:
             _write_table(bad, job.folder.quarantine(self.plan, shard))
         facts = {"job": self.identity}

@@ -27,20 +27,25 @@ def check_same_job(manifest: Mapping[str, Any], settings: Mapping[str, Any], pat
     Raises:
         ValueError: they differ; says in what.
     """
-    there, here = _flat(manifest["settings"]), _flat(settings)
+    found = differences(manifest["settings"], settings)
+    if found:
+        raise ValueError(
+            f"`--output`: {str(path.parent)!r} holds the shards of another job: {'; '.join(found)}. Name "
+            "another output, or delete that folder to start anew."
+        )
+
+
+def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """In what two settings differ, in words; only what `settings` names is compared."""
+    there, here = _flat(earlier), _flat(settings)
     sections = tuple(f"{name}." for name in settings)
     names = [name for name in there if name in here or name.startswith(sections)]
     names += [name for name in here if name not in there]
-    differences = [
+    return [
         f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
         for name in names
         if there.get(name) != here.get(name)
     ]
-    if differences:
-        raise ValueError(
-            f"`--output`: {str(path.parent)!r} holds the shards of another job: {'; '.join(differences)}. Name "
-            "another output, or delete that folder to start anew."
-        )
 
 
 def package_versions() -> dict[str, str]:

@@ -273,6 +273,8 @@ class NextItemLoss:
             )
         if negatives_from == "popularity" and counts is None:
             raise ValueError("`counts` is None, but popularity draws need the training counts; pass them.")
+        if not math.isfinite(popularity_power):
+            raise ValueError(f"`popularity_power` must be a finite number, got {popularity_power}.")
         if not 0.0 <= gbce_t <= 1.0:
             raise ValueError(f"`gbce_t` must lie in [0, 1], got {gbce_t}.")
         self.name, self.n_negatives, self.gbce_t, self.block_scores = name, n_negatives, gbce_t, block_scores

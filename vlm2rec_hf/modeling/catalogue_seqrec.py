@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -99,13 +99,9 @@ class HeadCatalogue:
         import pyarrow.parquet as pq
 
         Path(folder).mkdir(parents=True, exist_ok=True)
-        table = pa.table(
-            {
-                "item_id": pa.array(self.ids, pa.string()),
-                "popularity": pa.array(self.popularity.tolist(), pa.int64()),
-                "title": pa.array(self.titles, pa.string()),
-            }
-        )
+        columns = {"item_id": self.ids, "popularity": self.popularity.tolist(), "title": self.titles}
+        kinds = {"item_id": pa.string(), "popularity": pa.int64(), "title": pa.string()}
+        table = pa.table(columns, schema=pa.schema(kinds))
         handle, name = tempfile.mkstemp(prefix=".writing-", suffix=".parquet", dir=folder)
         os.close(handle)
         try:
@@ -132,6 +128,17 @@ class HeadCatalogue:
         return cls(
             table["item_id"].to_pylist(), torch.tensor(table["popularity"].to_pylist()), table["title"].to_pylist()
         )
+
+
+def by_view(vectors: Any, views: Sequence[str]) -> Mapping[str, Tensor]:
+    """Vectors as view -> matrix, however they come: an `Encoding`, a mapping, or one matrix for a single view."""
+    if isinstance(vectors, Mapping):
+        return vectors
+    if hasattr(vectors, "has_text"):  # an `Encoding`, whose file is not copied beside a head's weights
+        return {view: vectors.view(view) for view in views}
+    if len(views) != 1:
+        raise ValueError(f"`vectors` must map each view of {tuple(views)} to a matrix, got {type(vectors).__name__}.")
+    return {views[0]: vectors}
 
 
 SCORES_AT_ONCE = 2**25
@@ -216,10 +223,7 @@ def recommend(
 def _scored(vectors: Tensor, argument: str, names: Sequence[Any]) -> Tensor:
     """Vectors as evaluation compares them, in float32 whatever the weights are, filled up with zeros to 64 rows.
 
-    The product then has no ragged edge, where another rounding would keep equal items from tying.
-
-    Raises:
-        ValueError: NaN or infinite values.
+    The product then has no ragged edge, where another rounding would keep equal items from tying. NaN is refused.
     """
     bad = (~torch.isfinite(vectors).all(dim=1)).nonzero()[:, 0].tolist()
     if bad:

@@ -55,8 +55,9 @@ def as_item(value: Any) -> dict[str, Any]:
         value = {"text": value}
     elif isinstance(value, Image.Image):
         value = {"image": value}
-    elif not isinstance(value, dict) or not value.keys() <= {"text", "image"}:
-        got = f"a dict with {sorted(map(str, value))}" if isinstance(value, dict) else f"a {type(value).__name__}"
+    elif not isinstance(value, dict) or (unknown := sorted(map(str, value.keys() - {"text", "image"}))):
+        known = not isinstance(value, dict)
+        got = f"a {type(value).__name__}" if known else f"a dict with {unknown}, which nothing reads"
         raise TypeError(
             f"`items` holds {got}; pass a str (text), a PIL.Image.Image or a dict of 'text' and/or 'image'."
         )

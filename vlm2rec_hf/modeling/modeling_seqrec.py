@@ -1,7 +1,7 @@
 """What recommenders over a catalogue share: the encoder at work, raw ids in and out, saving with the catalogue."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .catalogue_seqrec import CATALOGUE_FILE, HeadCatalogue, Recommendation, recommend
+from .catalogue_seqrec import CATALOGUE_FILE, HeadCatalogue, Recommendation, by_view, recommend
 from .configuration_seqrec import SeqRecConfig
 from .encoders_seqrec import make_encoder
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, repo_file, require_safetensors
@@ -337,13 +337,11 @@ class SequentialRecommender(HeadModel):
 
     # ---- items
 
-    def set_content(
-        self, vectors: Mapping[str, Tensor], *, embedder: str | None = None, embedder_revision: str | None = None
-    ) -> None:
+    def set_content(self, vectors: Any, *, embedder: str | None = None, embedder_revision: str | None = None) -> None:
         """Put in the frozen content vectors of all items and record where they came from.
 
         Args:
-            vectors: view -> `(n_items, D)`, the views and lengths of `config.content_dims`.
+            vectors: the items' `Encoding`; or view -> `(n_items, D)`, the views and lengths of `config.content_dims`.
             embedder: repo id or folder of the embedder.
             embedder_revision: its commit.
 
@@ -360,7 +358,7 @@ class SequentialRecommender(HeadModel):
 
     def add_items(
         self,
-        vectors: Mapping[str, Tensor] | Tensor,
+        vectors: Any,
         ids: Sequence[str],
         *,
         titles: Sequence[str | None] | None = None,
@@ -372,7 +370,7 @@ class SequentialRecommender(HeadModel):
         choice).
 
         Args:
-            vectors: view -> `(n, D)`, or the matrix itself where there is one view.
+            vectors: the items' `Encoding`; or view -> `(n, D)`, or the matrix itself where there is one view.
             ids: raw ids of the new items.
             titles: their titles.
             embedder_revision: commit of the embedder that made `vectors`; checked where given.
@@ -386,10 +384,6 @@ class SequentialRecommender(HeadModel):
             )
         catalogue = self._required_catalogue()
         self.check_embedder(None, embedder_revision)
-        if isinstance(vectors, Tensor):
-            if len(self.content_views) != 1:
-                raise ValueError(f"`vectors` must map each view of {self.content_views} to a matrix, got one matrix.")
-            vectors = {self.content_views[0]: vectors}
         checked = self._checked_content(vectors, len(ids))
         extended = catalogue.extended(ids, titles)
         for view, matrix in checked.items():
@@ -422,7 +416,8 @@ class SequentialRecommender(HeadModel):
         weight = self.item_embedding.weight
         weight[:, : parts.shape[1]] = (parts * scale).to(weight)
 
-    def _checked_content(self, vectors: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
+    def _checked_content(self, vectors: Any, n: int) -> dict[str, Tensor]:
+        vectors = by_view(vectors, self.content_views)
         if set(vectors) != set(self.content_views):
             raise ValueError(f"`vectors` must hold the views {list(self.content_views)}, got {list(vectors)}.")
         checked = {}

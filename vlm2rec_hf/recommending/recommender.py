@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ def recommender(
     batch_size: int | None = None,
     show_progress: bool = False,
 ) -> Recommender:
-    """Make any model ready to recommend a dataset's items.
+    """Make any model ready to recommend a dataset's items; an encoder encodes them with the first question.
 
     Args:
         model: folder or Hub id, or a `VLM2RecEmbedder`, `PixRecModel`, `SequentialRecommender` or `DMESRModel`.
@@ -141,18 +142,21 @@ def recommender(
         return Recommender(head.catalogue, head.item_vectors, head.encode_histories, dataset)
     dataset = _require_dataset(kind, dataset)
     view = view or "both"
-    if vectors is None:
-        note = "; `vlm2rec embed` once and `vectors` save this time" if kind == "vlm2rec" else ""
-        logger.info(f"Encoding {dataset.n_items:,} items{note}.")
     known = None if vectors is None else _checked(vectors, loaded, dataset, view)
     catalogue = encodable_items(loaded, dataset, item_columns, cache_features=False)
-    if known is None:
-        known = encoded_views(loaded, catalogue, batch_size=batch_size, show_progress=show_progress)[view]
-    items = _unit(known)
+
+    @cache
+    def items() -> Tensor:
+        """Encoded when the first histories are known to be sound."""
+        if known is not None:
+            return _unit(known)
+        note = "; `vlm2rec embed` once and `vectors` save this time" if kind == "vlm2rec" else ""
+        logger.info(f"Encoding {dataset.n_items:,} items{note}.")
+        return _unit(encoded_views(loaded, catalogue, batch_size=batch_size, show_progress=show_progress)[view])
 
     def encode(rows: list[list[int]]) -> Tensor:
         histories = PreparedHistories(catalogue, rows)
-        users = torch.zeros(len(rows), items.shape[1])
+        users = torch.zeros(len(rows), items().shape[1])
         if histories.known:
             encoded = loaded.model.encode_histories(histories.readable(), loaded.processor)
             users[histories.known] = _unit(encoded.view(view) if kind == "vlm2rec" else encoded)
@@ -165,7 +169,7 @@ def recommender(
 
     counts = torch.as_tensor(dataset.sequences().train_counts())
     head_catalogue = HeadCatalogue(dataset.item_ids.tolist(), counts, item_titles(dataset))
-    return Recommender(head_catalogue, lambda: items, encode, dataset)
+    return Recommender(head_catalogue, items, encode, dataset)
 
 
 def user_history(dataset: RecDataset, user: str) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from ...hub.reach import cache_alone_without_hub
 from ..dataset import RecDataset
 from ..storage import INFO_FILE, is_saved_dataset
 from . import amazon_2014, amazon_2023, delimited, hm, hub, microlens, movielens, parquet, pixelrec, recbole
@@ -105,8 +106,9 @@ def load_recsys(
         **kwargs: passed to the reader and on to `RecDataset.from_tables`.
 
     Raises:
-        ValueError: an unknown format, a folder that fits none (the message lists what was looked for), or `streaming`
-            of something else than a dataset repo.
+        ValueError: no such folder, an unknown format, a folder that fits none (the message lists what was looked
+            for), or `streaming` of something else than a dataset repo.
+        ConnectionError: no such folder, and the Hub cannot be reached (it is a ValueError as well).
     """
     path = Path(path_or_hub_id)
     if format is not None and format not in FORMATS:
@@ -114,9 +116,10 @@ def load_recsys(
     if streaming and format != "hub" and path.exists() and not (path.is_dir() and hub.matches(path)):
         raise ValueError(f"`streaming` applies to dataset repos; {str(path)!r} is none. Leave it out.")
     if format == "hub" or (format is None and not path.exists()) or streaming:
-        _check_hub_id(str(path_or_hub_id), path)
         read: Callable[..., Any] = stream_hub if streaming else read_hub
-        return read(path_or_hub_id if path.exists() else str(path_or_hub_id), revision=revision, **kwargs)
+        if path.exists():
+            return read(path_or_hub_id, revision=revision, **kwargs)
+        return _from_hub(read, str(path_or_hub_id), revision, kwargs)
     if revision is not None:
         raise ValueError(f"`revision` = {revision!r} applies to Hub repos; {str(path)!r} is local.")
     if format is not None:
@@ -137,8 +140,25 @@ def load_recsys(
     )
 
 
-def _check_hub_id(name: str, path: Path) -> None:
-    if not path.exists() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
-        raise ValueError(
-            f"`path_or_hub_id` {name!r} is neither an existing folder nor a Hub id of the form 'owner/name'."
-        )
+class NoSuchDataset(ConnectionError, ValueError):
+    """Neither a folder of this machine nor, as far as could be found out, a dataset of the Hub."""
+
+
+def _from_hub(read: Callable[..., Any], name: str, revision: str | None, options: dict[str, Any]) -> Any:
+    """Read a repo; what is wrong with the name is said of the folder first: most wrong names are wrong paths.
+
+    Raises:
+        ValueError: no folder, and no Hub id either, or none that the Hub has.
+        ConnectionError: no folder, and the Hub cannot be reached. It is a ValueError, too.
+    """
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ValueError(f"`path_or_hub_id`: there is no folder {name!r}, and a Hub id has the form 'owner/name'.")
+    try:
+        with cache_alone_without_hub():
+            return read(name, revision=revision, **options)
+    except ConnectionError as error:
+        raise NoSuchDataset(f"`path_or_hub_id`: there is no folder {name!r}. If it is a Hub id: {error}") from error
+    except ValueError as error:
+        if not isinstance(error.__cause__, Exception) or "no such dataset" not in str(error):
+            raise
+        raise ValueError(f"`path_or_hub_id`: there is no folder {name!r}. If it is a Hub id: {error}") from error

@@ -18,7 +18,7 @@ from ..images import ImagePath
 from ..interaction_log import POSITION, sort_order, user_offsets
 from ..items import IMAGE_TYPE, image_cell
 from ..timestamps import parse_timestamps
-from .delimited import read_csv_bytes
+from .file_tables import read_csv_bytes
 from .jsonl import blocks, open_bytes
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from .. import quarantine as q
 from ..dataset import RecDataset
 from ..interaction_log import POSITION
 from ..timestamps import is_calendar
-from .delimited import read_csv_bytes
+from .file_tables import read_csv_bytes
 from .image_folder import with_images
 from .jsonl import blocks, open_bytes
 

@@ -13,7 +13,7 @@ from ...columns import ITEM_ID, RATING, TEXT, TIMESTAMP, TITLE, USER_ID
 from .. import quarantine as q
 from ..dataset import RecDataset
 from ..timestamps import is_calendar
-from .delimited import read_csv_bytes
+from .file_tables import read_csv_bytes
 from .image_folder import with_images
 
 _GENRES = "genres"

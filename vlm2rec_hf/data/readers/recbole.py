@@ -15,7 +15,7 @@ from .. import quarantine as q
 from ..dataset import RecDataset
 from ..given_split import OWN_SPLIT
 from ..tables import ColumnMapping, rename, split_mapping
-from .delimited import read_csv_bytes
+from .file_tables import read_csv_bytes
 
 if TYPE_CHECKING:
     import polars as pl

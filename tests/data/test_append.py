@@ -1,0 +1,136 @@
+"""New rows beside a saved dataset: what comes out is what all rows at once would have given, old ids in place."""
+
+import datetime
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlm2rec_hf import RecDataset
+from vlm2rec_hf.cli.main import main
+
+EVENTS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 30)), min_size=4, max_size=25)
+ITEMS = [{"item_id": f"i{n}", "title": f"Mug {n}"} for n in range(5)]
+
+
+def rows(events):
+    return [{"user_id": f"u{user}", "item_id": f"i{item}", "timestamp": time} for user, item, time in events]
+
+
+def of(dataset):
+    return [(r["user_id"], r["item_id"], r["timestamp"], r["split"]) for r in dataset.interactions]
+
+
+SPLITS = {
+    "none": lambda dataset: dataset,
+    "leave_one_out": lambda dataset: dataset.leave_one_out(),
+    "moments": lambda dataset: dataset.temporal_split(validation_from=28, test_from=30),
+    "shares": lambda dataset: dataset.temporal_split(quantiles=(0.8, 0.9)),
+}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@settings(max_examples=10, deadline=None)
+@given(old=EVENTS, new=EVENTS)
+def test_the_same_as_all_rows_at_once(split, old, new):
+    """In every split: rows, order, fingerprint; wherever the cut between old and new lies."""
+    start = [(0, 0, -1), (1, 1, -1)]  # train is never empty
+    first = SPLITS[split](RecDataset.from_tables(rows(start + old), ITEMS))
+    whole = SPLITS[split](RecDataset.from_tables(rows(start + old + new), ITEMS))
+    grown = first.append(rows(new))
+    assert of(grown) == of(whole) and grown.fingerprint == whole.fingerprint
+    noted = [{**dataset.coverage.noted, "out_of_order": None} for dataset in (grown, whole)]
+    assert noted[0] == noted[1] and grown.split_spec == whole.split_spec
+    assert grown.steps[-1 if split == "none" else -2]["new_interactions"] == len(new)
+
+
+def test_old_items_keep_their_places_and_changed_ones_change(tmp_path):
+    first = RecDataset.from_tables(rows([(0, 0, 1), (0, 1, 2), (0, 2, 3)]), ITEMS[:3]).leave_one_out()
+    first.save(tmp_path / "first")
+    new = [{"item_id": "a", "title": "New", "colour": "red"}, {"item_id": "i1", "title": "Cup", "colour": None}]
+    later = [{"user_id": "u0", "item_id": "a", "timestamp": 9}, {"user_id": "u9", "item_id": "zz", "timestamp": 9}]
+    grown = RecDataset.load(tmp_path / "first").append(later, new)
+    assert grown.item_ids.tolist() == ["i0", "i1", "i2", "a"]
+    assert grown.item_texts() == ["Mug 0", "Cup", "Mug 2", "New"] and grown.items["colour"][3] == "red"
+    assert grown.fingerprint != first.fingerprint
+    assert {**grown.steps[-2]} == {"step": "append", "new_interactions": 1, "new_items": 1, "changed_items": 1}
+    assert [row["reason"] for row in grown.quarantine] == ["unknown_item"]
+    assert [split for *_, split in of(grown)] == [0, 0, 1, 2]
+    grown.save(tmp_path / "grown")
+    again = RecDataset.load(tmp_path / "grown")
+    again.verify()
+    only_items = again.append(items=[{"item_id": "b", "title": "Bowl"}])
+    assert only_items.n_items == 5 and of(only_items) == of(again)
+    assert again.append(items=[{"item_id": "i1", "title": "Cup"}]).steps[-2]["changed_items"] == 0
+
+
+def test_bare_ids_grow_at_the_end():
+    first = RecDataset.from_tables(rows([(0, 3, 1), (0, 1, 2)]))
+    assert first.append(rows([(0, 0, 3), (1, 2, 1)])).item_ids.tolist() == ["i1", "i3", "i0", "i2"]
+
+
+def test_overlapping_exports_are_counted_once():
+    first = RecDataset.from_tables(rows([(0, 0, 1), (0, 1, 2)]), ITEMS)
+    grown = first.append(rows([(0, 1, 2), (0, 2, 3)]), duplicates="quarantine")
+    assert grown.n_interactions == 3 and [row["reason"] for row in grown.quarantine] == ["duplicate"]
+
+
+def test_cold_items_stay_cold():
+    events = [(user, (user + step) % 5, step) for user in range(4) for step in range(5)]
+    first = RecDataset.from_tables(rows(events), ITEMS).leave_one_out().hold_out_cold_items(0.4, seed=1)
+    grown = first.append(rows([(user, item, 50 + item) for user in range(4) for item in range(5)]))
+    cold = set(np.flatnonzero(first.popularity() == 0)) & set(first.sequences().items)
+    assert cold and not grown.popularity()[sorted(cold)].any()
+
+
+def test_units_meet_or_are_refused():
+    second = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+    old = [{"user_id": "u", "item_id": "i0", "timestamp": int(second.timestamp()) + n} for n in range(3)]
+    new = [{"user_id": "u", "item_id": "i1", "timestamp": second + datetime.timedelta(seconds=1.5)}]
+    known = RecDataset.from_tables(old, ITEMS, timestamp_unit="s")
+    grown = known.temporal_split(test_from=old[2]["timestamp"]).append(new)
+    assert [item for _, item, *_ in of(grown)] == ["i0", "i0", "i1", "i0"]
+    assert [split for *_, split in of(grown)] == [0, 0, 0, 2]
+    with pytest.raises(ValueError, match="`timestamp_unit`.*unknown unit"):
+        known.append(old)
+    assert known.append(old, timestamp_unit="s").n_interactions == 6
+    with pytest.raises(ValueError, match="one unit"):
+        RecDataset.from_tables(old, ITEMS).append([{**row, "timestamp": row["timestamp"] * 1000} for row in old])
+
+
+def test_what_cannot_stand_beside_the_old_rows_is_refused():
+    first = RecDataset.from_tables([{**row, "note": "x"} for row in rows([(0, 0, 1), (0, 1, 2)])], ITEMS)
+    for match, arguments in (
+        ("both None", {}),
+        ("ordered by", {"interactions": [{"user_id": "u0", "item_id": "i1", "position": 4}]}),
+        ("another type", {"interactions": [{**rows([(0, 1, 2)])[0], "note": [1]}]}),
+        ("No interaction is left", {"interactions": rows([(0, 99, 2)])}),
+        ("continue", {"interactions": rows([(0, 1, 2)]), "split_column": "timestamp"}),
+    ):
+        with pytest.raises(ValueError, match=match):
+            first.append(**arguments)
+    given_split = [{**row, "split": "train"} for row in rows([(0, 0, 1), (0, 1, 2)])]
+    dataset = RecDataset.from_tables(given_split, ITEMS, split_column="split")
+    with pytest.raises(ValueError, match="`split_column`"):
+        dataset.append(rows([(0, 2, 3)]))
+    grown = dataset.append([{**rows([(0, 2, 3)])[0], "fold": "test"}], split_column="fold")
+    assert [split for *_, split in of(grown)] == [0, 0, 2]
+
+
+def test_the_command_appends_files(tmp_path, capsys):
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,b,2\nu,a,3\n")
+    (tmp_path / "items.csv").write_text("item_id,title\na,Mug\nb,Cup\n")
+    files = ["--interactions", str(tmp_path / "log.csv"), "--items", str(tmp_path / "items.csv")]
+    assert main(["prepare", *files, "--output", str(tmp_path / "one")]) == 0
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,a,3\nu,A,4\n")
+    (tmp_path / "items.csv").write_text("item_id,title\nA,Bowl\n")
+    more = ["prepare", "--append", str(tmp_path / "one"), *files, "--output", str(tmp_path / "two")]
+    assert main([*more, "--k_core", "2"]) == 2
+    assert "`--k_core` is as the dataset of `--append` has it" in capsys.readouterr().err
+    assert main(more) == 0
+    grown = RecDataset.load(tmp_path / "two")
+    assert grown.item_ids.tolist() == ["a", "b", "A"] and grown.item_texts() == ["Mug", "Cup", "Bowl"]
+    assert [split for *_, split in of(grown)] == [0, 0, 1, 2]
+    assert main(["prepare", "--append", str(tmp_path), *files, "--output", str(tmp_path / "three")]) == 2
+    assert "`--append`" in capsys.readouterr().err
