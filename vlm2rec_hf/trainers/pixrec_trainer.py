@@ -86,7 +86,9 @@ class PixRecTrainer(EncoderTrainer):
         Raises:
             ValueError: fewer than two, or fewer than a batch where the last, shorter one is dropped.
         """
-        examples = trainable_examples(dataset.examples("train", max_history=args.max_history), self.catalogue)
+        examples = trainable_examples(
+            dataset.examples("train", max_history=self.catalogue.processor.max_history), self.catalogue
+        )
         count = len(examples)
         check_count(count)
         if args.dataloader_drop_last and count < args.train_batch_size:
@@ -98,7 +100,7 @@ class PixRecTrainer(EncoderTrainer):
 
     def make_collator(self, args: PixRecTrainingArguments) -> Callable[[list[Any]], dict[str, Any]]:
         """A `PixRecCollator`."""
-        return PixRecCollator(self.catalogue, args.max_history)
+        return PixRecCollator(self.catalogue, self.catalogue.processor.max_history)
 
     def rank(self, catalogue: PreparedCatalogue, examples: Examples, **options: Any) -> dict[str, float]:
         """Rank by tower similarity.

@@ -103,7 +103,7 @@ class VLM2RecTrainer(EncoderTrainer):
         empty = np.array([self.catalogue.is_empty(i) for i in range(len(self.catalogue))], dtype=bool)
         windows = ClickWindows(
             dataset.sequences(),
-            args.max_history,
+            self.catalogue.processor.max_history,
             args.targets_per_row,
             tokens=self._item_tokens,
             empty=empty,
