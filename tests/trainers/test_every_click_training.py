@@ -105,6 +105,17 @@ def test_for_every_objective_and_mask(tiny, trainer, demo_dataset, objective, ma
     assert_same(one_step(run, batch), separately(run, batch))
 
 
+@pytest.mark.parametrize("fusion", ["external", "internal"])
+def test_packed_rows_train_alike(tiny, trainer, demo_dataset, monkeypatch, fusion):
+    """As with flash attention, for which a CPU has no kernel: the other kinds of attention pack correctly, too."""
+    steps = []
+    for packed in (False, True):
+        run = make(tiny, trainer, demo_dataset, fusion=fusion, side="left", objective="sft")
+        monkeypatch.setattr("vlm2rec_hf.modeling.modeling_vlm2rec.packs", lambda model, packing, on=packed: on)
+        steps.append(one_step(run, run.data_collator(WINDOWS)))
+    assert_same(*steps)
+
+
 @pytest.mark.parametrize(("objective", "view"), [("text_only", 0), ("image_only", 1)])
 def test_only_the_view_that_trains_is_run(tiny, trainer, demo_dataset, objective, view):
     run = make(tiny, trainer, demo_dataset, objective=objective)

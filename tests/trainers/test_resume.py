@@ -22,11 +22,16 @@ def losses(run):
     return [(record["step"], record["loss"]) for record in run.state.log_history if "loss" in record]
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_resume_equals_an_unbroken_run(trainer, tmp_path, lora):
+@pytest.mark.parametrize(
+    ("lora", "rows"), [(False, 8), (True, 8), (False, 150)], ids=["full", "lora", "a later epoch, cut anew"]
+)
+def test_resume_equals_an_unbroken_run(trainer, tmp_path, lora, rows):
     def start(folder):
         config = default_lora_config(r=2, dropout=0.1) if lora else None
-        return trainer(output_dir=str(tmp_path / folder), peft_config=config, objective="modality_dropout", **SAVING)
+        return trainer(
+            output_dir=str(tmp_path / folder), peft_config=config, objective="modality_dropout",
+            per_device_train_batch_size=rows, **SAVING,
+        )  # fmt: skip
 
     whole = start("whole")
     whole.train()

@@ -159,7 +159,7 @@ class EncodingMixin:
         external = self.config.fusion == "external"
         views = {"text": out.text, "image": out.image, "both": out.both}
         present = {"text": out.has_text, "image": out.has_image}
-        encoder = RowEncoder(self, processor, role, views, present, budget, _packs(self, packing))
+        encoder = RowEncoder(self, processor, role, views, present, budget, packs(self, packing))
         grids = encoder.features.grids
 
         def prepare(raw: list[Any]) -> list[PreparedItem]:
@@ -240,7 +240,8 @@ class _Chunk:
         self._clear()
 
 
-def _packs(model: Any, packing: bool | str) -> bool:
+def packs(model: Any, packing: bool | str) -> bool:
+    """Whether rows run one behind the other: as asked for, or (`"auto"`) where attention is a flash kernel."""
     if packing == "auto":
         return "flash" in (model.family.language_model(model.vlm).config._attn_implementation or "")
     if not isinstance(packing, bool):

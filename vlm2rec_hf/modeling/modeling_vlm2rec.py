@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput
 
 from .backbone_vlm2rec import BackboneModel, refuse_pixels
 from .configuration_vlm2rec import VLM2RecConfig
-from .encoding_vlm2rec import Encoding, EncodingMixin
+from .encoding_vlm2rec import Encoding, EncodingMixin, packs
 from .family_vlm2rec import ImageFeatures
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
 from .passes_vlm2rec import fuse, last_token_pool, scatter_rows, unit
@@ -133,6 +133,9 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
         if input_ids is None or attention_mask is None:
             raise ValueError("`input_ids` and `attention_mask` are required; make batches with `VLM2RecProcessor`.")
         if ends is not None:
+            if packs(self, "auto"):
+                states = self.family.run_packed(self.vlm, input_ids, attention_mask, images)
+                return VLM2RecOutput(embeddings=unit(states[attention_mask.flatten().cumsum(0)[ends] - 1]))
             states = self.family.run(self.vlm, input_ids, attention_mask, images)
             return VLM2RecOutput(embeddings=unit(states.flatten(0, 1)[ends]))
         has_text = attention_mask.new_ones(len(input_ids), dtype=torch.bool) if has_text is None else has_text.bool()
