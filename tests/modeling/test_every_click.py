@@ -29,8 +29,7 @@ def assert_same(found, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("fusion", ["external", "internal"])
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("fusion", "side"), [("external", "left"), ("internal", "right")])
 def test_vectors_after_clicks_are_those_of_the_prefixes(tiny, family, fusion, side):
     model, processor = tiny(family, fusion)
     processor.tokenizer.padding_side = side
