@@ -83,8 +83,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ways["uncached"] = make_trainer(options, folder, dataset, False)
     optimizers = {name: torch.optim.AdamW([p for p in t.model.parameters() if p.requires_grad], lr=1e-4)
                   for name, t in ways.items()}  # fmt: skip
-    examples = ways["cached"].train_dataset.examples
-    full = [row for row in range(len(examples)) if len(examples.history(row)) >= options.history]
+    windows = ways["cached"].train_dataset
+    count = len(windows.cut(0))
+    full = [row for row in range(count) if len(windows[row]["items"]) >= options.history]
     rng = np.random.default_rng(0)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     furthest = 0.0

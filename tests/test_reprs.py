@@ -144,7 +144,7 @@ def test_a_notebook_shows_recommendations():
 @pytest.mark.parametrize(
     "shown",
     [
-        lambda: shop(HOSTILE),
+        lambda: shop().renamed(HOSTILE),
         lambda: make_report(HOSTILE),
         lambda: Recommendation([HOSTILE], [1.0], [HOSTILE], HOSTILE),
         lambda: (

@@ -20,7 +20,7 @@ def parsed_types(monkeypatch, line):
     """The dataclasses that a command line is parsed into, and the parser's own answer to it."""
     seen = {}
 
-    def stop(command, description, types, argv, usage="[options]"):
+    def stop(command, description, types, argv, usage="[options]", defaults=None):
         seen["types"], seen["argv"] = types, argv
         raise SystemExit(0)
 

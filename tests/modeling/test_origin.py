@@ -52,7 +52,7 @@ def with_adapters(model, seed=0):
 
 def trained(model, processor, dataset, folder, **options):
     arguments = {
-        "output_dir": str(folder), "use_cpu": True, "max_steps": 1, "per_device_train_batch_size": 8, "max_history": 3,
+        "output_dir": str(folder), "use_cpu": True, "max_steps": 1, "per_device_train_batch_size": 8,
         "save_strategy": "no", "disable_tqdm": True, "learning_rate": 1e-3,
     }  # fmt: skip
     peft_config = options.pop("peft_config", None)

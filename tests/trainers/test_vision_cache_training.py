@@ -107,11 +107,11 @@ def test_the_cache_and_a_training_tower_exclude_each_other(trainer, tmp_path):
 
 
 def test_a_catalogue_with_another_towers_features_is_refused(tiny, trainer, demo_dataset, tmp_path):
-    model, processor = tiny()
+    model, processor = tiny(max_history=3)
     for cache in (None, VisionCache(tmp_path)):
         catalogue = PreparedCatalogue(demo_dataset.catalogue_items(), processor).cache_features(model, cache)
-        trainer(*tiny(), catalogue=catalogue)
-        other, _ = tiny()
+        trainer(*tiny(max_history=3), catalogue=catalogue)
+        other, _ = tiny(max_history=3)
         with torch.no_grad():
             other.vlm.visual.patch_embed.proj.weight.mul_(2)
         with pytest.raises(ValueError, match=r"`catalogue` .* call `catalogue.cache_features\(model\)`"):

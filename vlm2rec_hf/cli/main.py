@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad usage or bad input, 1 anything else. Errors are a few 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import importlib
 import logging
@@ -97,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         # Python remembers an interrupt that passed through an `exec`, as dataclasses and imports use it, and would end
-        # by the signal instead of the exit code; the next `exec` makes it forget.
-        exec("")
+        # by the signal instead of the exit code; the next one, that of a new dataclass, makes it forget.
+        dataclasses.make_dataclass("Forget", ["nothing"])
         print("vlm2rec: interrupted; what was saved so far is kept.", file=sys.stderr)
         return 1
     except Exception as error:

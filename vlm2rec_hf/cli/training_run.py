@@ -62,7 +62,7 @@ def check_output_dir(training: Any) -> None:
         )
 
 
-def check_ranking(dataset: RecDataset, ranking: RankingArguments, max_history: int) -> None:
+def check_ranking(dataset: RecDataset, ranking: RankingArguments, max_history: int | None) -> None:
     """Check before training what the test report after it needs.
 
     Raises:
@@ -72,7 +72,7 @@ def check_ranking(dataset: RecDataset, ranking: RankingArguments, max_history: i
 
     split = getattr(ranking, "eval_split", "test")
     with named_as_options(dataset="--dataset", split="--split", max_users="--max_users", ks="--ks"):
-        users_of(dataset, split, max_history, ranking.max_users)
+        users_of(dataset, split, max_history or 1, ranking.max_users)  # who is ranked does not depend on it
         check_cut_offs(ranking.cut_offs(), dataset.n_items)
 
 
