@@ -41,7 +41,7 @@ def test_training_brings_histories_to_their_next_items(model, tmp_path, loss_cla
     )
     options = {"mini_batch_size": 4} if loss_class is CachedVLM2RecRankingLoss else {}
     loss = loss_class(model, wpcl_lambda="linear:0->2@0.5", temperature=0.2, **options)
-    trainer = train(model, dataset, loss, tmp_path / "run", callbacks=[loss.progress_callback()])
+    trainer = train(model, dataset, loss, tmp_path / "run", learning_rate=1e-3, callbacks=[loss.progress_callback()])
     log = [row for row in trainer.state.log_history if "loss" in row]
     assert len(log) == 20 and all({"wpcl", "crtr"} <= row.keys() for row in log)
     assert log[0]["loss"] == pytest.approx(log[0]["wpcl"] + log[0]["crtr"], abs=2e-4)
