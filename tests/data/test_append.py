@@ -4,7 +4,7 @@ import datetime
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vlm2rec_hf import RecDataset
@@ -31,7 +31,7 @@ SPLITS = {
 
 
 @pytest.mark.parametrize("split", SPLITS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(old=EVENTS, new=EVENTS)
 def test_the_same_as_all_rows_at_once(split, old, new):
     """In every split: rows, order, fingerprint; wherever the cut between old and new lies."""
@@ -65,6 +65,14 @@ def test_old_items_keep_their_places_and_changed_ones_change(tmp_path):
     assert again.append(items=[{"item_id": "i1", "title": "Cup"}]).steps[-2]["changed_items"] == 0
 
 
+def test_page_source_of_new_items_is_cleaned_and_counted():
+    first = RecDataset.from_tables(rows([(0, 0, 1)]), [{"item_id": "i0", "title": "<b>Mug</b><script>x</script>"}])
+    grown = first.append(items=[{"item_id": "i1", "title": "<b>Cup</b><script>y</script>"}])
+    assert grown.item_texts() == ["Mug", "Cup"]
+    before = {name: count for name, count in first.coverage.noted.items() if "script" in name}
+    assert before and {name: grown.coverage.noted[name] for name in before} == {n: 2 * c for n, c in before.items()}
+
+
 def test_bare_ids_grow_at_the_end():
     first = RecDataset.from_tables(rows([(0, 3, 1), (0, 1, 2)]))
     assert first.append(rows([(0, 0, 3), (1, 2, 1)])).item_ids.tolist() == ["i1", "i3", "i0", "i2"]
@@ -92,11 +100,16 @@ def test_units_meet_or_are_refused():
     grown = known.temporal_split(test_from=old[2]["timestamp"]).append(new)
     assert [item for _, item, *_ in of(grown)] == ["i0", "i0", "i1", "i0"]
     assert [split for *_, split in of(grown)] == [0, 0, 0, 2]
+    unknown = RecDataset.from_tables(old, ITEMS)
     with pytest.raises(ValueError, match="`timestamp_unit`.*unknown unit"):
-        known.append(old)
-    assert known.append(old, timestamp_unit="s").n_interactions == 6
-    with pytest.raises(ValueError, match="one unit"):
-        RecDataset.from_tables(old, ITEMS).append([{**row, "timestamp": row["timestamp"] * 1000} for row in old])
+        unknown.append(new)
+    milliseconds = [{**row, "timestamp": row["timestamp"] * 1000} for row in old]
+    for dataset in (known, unknown):
+        assert dataset.append(old).n_interactions == 6
+        with pytest.raises(ValueError, match="one unit"):
+            dataset.append(milliseconds)
+    twice = known.append(milliseconds, timestamp_unit="ms", duplicates="quarantine")
+    assert twice.n_interactions == 3 and twice.timestamp_unit == "ms"
 
 
 def test_what_cannot_stand_beside_the_old_rows_is_refused():
@@ -105,7 +118,7 @@ def test_what_cannot_stand_beside_the_old_rows_is_refused():
         ("both None", {}),
         ("ordered by", {"interactions": [{"user_id": "u0", "item_id": "i1", "position": 4}]}),
         ("another type", {"interactions": [{**rows([(0, 1, 2)])[0], "note": [1]}]}),
-        ("No interaction is left", {"interactions": rows([(0, 99, 2)])}),
+        ("none of the 1 rows", {"interactions": rows([(0, 99, 2)])}),
         ("continue", {"interactions": rows([(0, 1, 2)]), "split_column": "timestamp"}),
     ):
         with pytest.raises(ValueError, match=match):

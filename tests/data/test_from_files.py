@@ -6,7 +6,7 @@ import logging
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -77,6 +77,7 @@ def test_parquet_files_and_a_mapping_for_each_table(tmp_path):
     start=st.none() | st.integers(-9, 9),
     stop=st.none() | st.integers(-9, 9),
 )
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_parts_are_pythons(value, start, stop):
     part = (
         "" if start is None and stop is None else f"[{'' if start is None else start}:{'' if stop is None else stop}]"
@@ -108,12 +109,17 @@ def test_what_cannot_be_meant_is_refused(tmp_path, options, message):
         from_files(shop, **options)
 
 
-def test_no_image_found_is_said_with_what_was_looked_for(tmp_path, caplog):
+def test_images_that_are_not_found_are_said_with_what_was_looked_for(tmp_path, caplog):
     shop = write_shop(tmp_path)
+    with pytest.raises(ValueError, match="0 images of 8 items") as error:
+        from_files(shop, image_pattern="{item_id}_front.jpg")
+    assert f"{IDS[0]}_front.jpg" in str(error.value) and IDS[0][:3] in str(error.value)
+    for item in IDS[:3]:
+        (shop / "images" / item[:3] / f"{item}.PNG").unlink()
     with caplog.at_level(logging.WARNING, logger="vlm2rec_hf"):
-        dataset = from_files(shop, image_pattern="{item_id}_front.jpg")
-    assert "0 images of 8 items" in caplog.text and f"{IDS[0]}_front.jpg" in caplog.text and IDS[0][:3] in caplog.text
-    assert dataset.coverage.items_image_path_only == len(IDS)
+        dataset = from_files(shop)
+    assert "5 images of 8 items" in caplog.text and dataset.coverage.items_image_path_only == 3
+    assert from_files(shop, image_pattern=None).coverage.items_with_image == 5  # by id, subfolders searched
 
 
 def prepared(shop, tmp_path, capsys, *more):
@@ -145,6 +151,7 @@ def test_items_with_neither_text_nor_image_are_said(tmp_path, capsys):
 REASONS = st.sampled_from(["unknown_item", "bad_line", "duplicate"])
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(REASONS, st.integers(0, 100)), st.integers(0, 300))
 def test_more_than_a_fifth_in_quarantine_is_a_warning(quarantined, kept):
     lost = quarantined.get("unknown_item", 0) + quarantined.get("bad_line", 0)

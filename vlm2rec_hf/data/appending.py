@@ -21,7 +21,7 @@ from .timestamps import UNITS
 from .validation import CheckedInteractions, Duplicates, UnknownItems, check_interactions, check_items
 
 FAR_APART = 100
-"""Factor between the medians of two time columns of unknown unit that shows two units (our choice)."""
+"""Factor between the medians of two time columns that shows two units (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ def grow(
         ValueError: rows that cannot stand beside the old ones.
     """
     parts: list[pa.Table] = []
+    mended: dict[str, int] = {}
     counts = {"new_items": 0, "changed_items": 0}
     if catalogue is not None:
         catalogue, bad = check_items(catalogue)
         parts.append(bad)
         catalogue, mended = clean_items(catalogue, kept=(ITEM_ID, IMAGE))
-        counts |= mended
         made = [step["columns"] for step in provenance.steps if step["step"] == "text_columns"]
         if text_columns is None and made and TEXT not in catalogue.column_names:
             text_columns = made[-1]
@@ -102,7 +102,8 @@ def grow(
     unit, factor = provenance.timestamp_unit, 1
     if events is None:
         step = {"step": "append", "new_interactions": 0, **counts}
-        return Grown(old, items, q.concat(parts), replace(provenance.after(step), source=None), factor)
+        after = replace(provenance.after(step), noted=_added(provenance.noted, mended), source=None)
+        return Grown(old, items, q.concat(parts), after, factor)
     events, split_column = own_split(events, split_column)
     options: dict[str, Any] = {
         "unknown_items": unknown_items, "split_column": split_column, "day_first": day_first,
@@ -120,9 +121,14 @@ def grow(
     step = {"step": "append", "new_interactions": len(merged.log) - len(log), **counts}
     # Old rows stand in order: what had to be swapped is known from when they, and the new ones, came in.
     swapped = provenance.noted.get("out_of_order", 0) + new.counts["out_of_order"]
-    noted = {**merged.counts, "out_of_order": swapped}
+    noted = {**provenance.noted, **merged.counts, "out_of_order": swapped}
+    noted = _added(noted, mended)
     after = replace(provenance.after(step), timestamp_unit=unit, noted=noted, source=None)
     return Grown(merged.log, items, q.concat(parts), after, factor)
+
+
+def _added(noted: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    return {**noted, **{what: noted.get(what, 0) + number for what, number in more.items()}}
 
 
 def merge_items(old: pa.Table, new: pa.Table) -> tuple[pa.Table, dict[str, int]]:
@@ -192,20 +198,22 @@ def _one_unit(
             "same columns."
         )
     before, after = old.timestamp, new.log.timestamp
-    if before is None or after is None or was == is_now:
-        if was is None and before is not None and after is not None and _far_apart(before, after):
+    if before is None or after is None:
+        return was, 1, 1
+    if is_now is None:  # numbers: as those before, which a thousandfold step between units would betray
+        if _far_apart(before, after):
             raise ValueError(
                 f"`interactions` have timestamps around {np.median(after):g}, the dataset around "
-                f"{np.median(before):g}: they cannot be of one unit. Convert them."
+                f"{np.median(before):g}: they cannot be of one unit. Say theirs by `timestamp_unit`, or convert them."
             )
         return was, 1, 1
-    if was is None or is_now is None:
-        known = was or is_now
-        which = "the dataset's" if is_now is None else "the new"
+    if was is None:
         raise ValueError(
-            f"`timestamp_unit`: {which} timestamps are in {known!r}, the others are of unknown unit; say "
-            f"`timestamp_unit={known!r}` if they are of the same one, or convert them."
+            f"`timestamp_unit`: the new timestamps are in {is_now!r}, the dataset's are of unknown unit; "
+            "build it anew with its `timestamp_unit`."
         )
+    if was == is_now:
+        return was, 1, 1
     finer = max(was, is_now, key=UNITS.__getitem__)
     return finer, UNITS[finer] // UNITS[was], UNITS[finer] // UNITS[is_now]
 

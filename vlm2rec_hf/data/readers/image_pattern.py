@@ -13,7 +13,7 @@ import pyarrow as pa
 from ...columns import IMAGE
 from ..images import ImageError, ImagePath
 from ..items import IMAGE_TYPE
-from .image_folder import EXTENSIONS
+from .image_folder import EXTENSIONS, MUCH
 
 logger = logging.getLogger(__name__)
 _FIELD = re.compile(r"\{([^{}\[\]:]+)(?:\[(-?\d*):(-?\d*)\])?\}")
@@ -33,10 +33,11 @@ def with_images_by_pattern(
 
     Returns:
         `items` with images where there is a file; the others keep the name that was looked for, and are counted by
-        `Coverage.items_image_path_only`. How many were found is logged, a warning where it is none.
+        `Coverage.items_image_path_only`. How many were found is logged, as a warning where more than a fifth are not.
 
     Raises:
-        ValueError: `folder` is no folder, a pattern without a column or with one that is not there.
+        ValueError: `folder` is no folder or has none of the images, a pattern without a column or with one that is
+            not there.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -49,12 +50,14 @@ def with_images_by_pattern(
         part = [_cell(root, path) for path in paths[start : start + 1024]]
         found += sum(cell is not None and cell["bytes"] is not None for cell in part)
         cells.append(pa.array(part, type=IMAGE_TYPE))
-    first = f", such as {os.path.join(folder, sought[0])!r} for the first item" if sought else ""
     said = f"`image_pattern`: {found:,} images of {items.num_rows:,} items were found in {str(folder)!r}"
-    if found or not items.num_rows:
-        logger.info(f"{said}.")
+    looked = f"Looked for {pattern!r}, such as {os.path.join(folder, sought[0])!r}" if sought else "No path was named"
+    if items.num_rows and not found:
+        raise ValueError(f"{said}. {looked}; the folder holds {_shown(root)}.")
+    if found < (1 - MUCH) * items.num_rows:
+        logger.warning(f"{said}. {looked}.")
     else:
-        logger.warning(f"{said}. Looked for {pattern!r}{first}; the folder holds {_shown(root)}.")
+        logger.info(f"{said}.")
     column = pa.chunked_array(cells, type=IMAGE_TYPE)
     if IMAGE in items.column_names:
         return items.set_column(items.column_names.index(IMAGE), IMAGE, column)
