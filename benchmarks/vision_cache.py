@@ -41,7 +41,7 @@ def make_trainer(options: argparse.Namespace, folder: Path, dataset: Any, cached
     arguments = VLM2RecTrainingArguments(
         str(folder / "run"), per_device_train_batch_size=options.batch, use_cpu=True,
         cache_vision_features=cached, vision_cache_dir=str(folder / "cache") if cached else None, save_strategy="no",
-        vision_cache_dtype=options.dtype, disable_tqdm=True,
+        vision_cache_dtype=options.dtype, disable_tqdm=True, targets_per_row=options.targets_per_row,
     )  # fmt: skip
     return VLM2RecTrainer(
         model, arguments, train_dataset=dataset, processing_class=processor,
@@ -110,7 +110,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     patches = ways["uncached"].catalogue[0].pixel_values.shape[0]
     ratio = medians["uncached"]["step"] / medians["cached"]["step"]
     return {
-        "claim": "a training step with frozen vision and images in the history, cached over uncached",
+        "claim": "a training step with frozen vision and images in the history, cached over uncached "
+        f"(targets per row: {options.targets_per_row})",
         "ours": round(medians["cached"]["step"], 4),
         "other": round(medians["uncached"]["step"], 4),
         "ratio": round(ratio, 2),
@@ -142,7 +143,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON line")
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--users", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=8, help="users per step")
+    parser.add_argument("--batch", type=int, default=8, help="rows per step")
+    parser.add_argument(
+        "--targets-per-row", default="last", choices=("last", "all"),
+        help="last: the step that the bar was set for; all: ten times the targets, so more of the language model",
+    )  # fmt: skip
     parser.add_argument("--history", type=int, default=10)
     parser.add_argument("--steps", type=int, default=6, help="of each way, in turn")
     parser.add_argument("--image-size", type=int, default=112)

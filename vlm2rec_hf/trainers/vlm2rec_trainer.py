@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 WEIGHT = "weight"
 """Key of a batch's weight among the batches that are accumulated for one step."""
+CACHED_LOSS_BYTES = 2**25
+"""Memory of the loss's matrices with gradient caching: little beside a chunk's activations (our choice)."""
 LOSS_BYTES = 120
 """Memory of the loss per pair of query and candidate: about thirty numbers of four bytes (measured, WPCL + CRTR)."""
 
@@ -234,8 +236,14 @@ class VLM2RecTrainer(EncoderTrainer):
         return window[rows].masked_fill(later, -1), (batch["past_ids"], rows)
 
     def _block(self, queries: int, candidates: int) -> int | None:
-        """Queries whose matrices are held at once: all, or as many as fit into a quarter of the free memory."""
-        budget = free_memory(self.args.device) // 4 // LOSS_BYTES
+        """Queries whose matrices are held at once: all, or as many as fit into a quarter of the free memory.
+
+        With gradient caching, which is there to save memory, they fit into `CACHED_LOSS_BYTES`.
+        """
+        room = free_memory(self.args.device) // 4
+        if self.args.gradient_cache_tokens is not None:
+            room = min(room, CACHED_LOSS_BYTES)
+        budget = room // LOSS_BYTES
         return None if queries * candidates <= budget else max(1, budget // max(candidates, 1))
 
     def training_step(
