@@ -27,17 +27,24 @@ def shop(items: int, seed: int) -> Any:
     return make_demo_shop(items, seed=seed).dataset()
 
 
-def make_trainer(options: argparse.Namespace, batch: int, scratch: str, **arguments: Any) -> Any:
-    """A trainer with a fresh model, ready for `train_step`."""
+def make_trainer(
+    options: argparse.Namespace,
+    batch: int,
+    scratch: str,
+    dataset: Any = None,
+    history: int | None = None,
+    **arguments: Any,
+) -> Any:
+    """A trainer with a fresh model, ready for `train_step`; on the generated shop and its history by default."""
     from vlm2rec_hf import VLM2RecTrainer, VLM2RecTrainingArguments
     from vlm2rec_hf.tiny.backbones import tiny_vlm
 
-    dataset = shop(options.items, options.seed)
+    dataset = shop(options.items, options.seed) if dataset is None else dataset
     model, processor = tiny_vlm(
         texts=[text for text in dataset.item_texts() if text],
         image_size=options.image_size,
         seed=options.seed,
-        processor_options={"max_history": options.history},
+        processor_options={"max_history": history or options.history},
         hidden_size=options.hidden,
         vision_hidden_size=options.vision_hidden,
         vision_layers=options.vision_layers,

@@ -15,7 +15,7 @@ import tempfile
 import time
 from typing import Any
 
-from embedder_training import add_options, train_step
+from embedder_training import add_options, make_trainer, train_step
 
 BARS = {10: 3.0, 50: 10.0}
 
@@ -37,42 +37,14 @@ def long_shop(options: argparse.Namespace, history: int) -> Any:
     return RecDataset.from_tables(rows, items.items).leave_one_out()
 
 
-def make_trainer(options: argparse.Namespace, dataset: Any, history: int, targets: str, scratch: str) -> Any:
-    """A trainer whose batches are one epoch of the users."""
-    import torch
-
-    from vlm2rec_hf import VLM2RecTrainer, VLM2RecTrainingArguments
-    from vlm2rec_hf.tiny.backbones import tiny_vlm
-
-    torch.manual_seed(options.seed)
-    model, processor = tiny_vlm(
-        texts=[text for text in dataset.item_texts() if text],
-        image_size=options.image_size,
-        seed=options.seed,
-        processor_options={"max_history": history},
-        hidden_size=options.hidden,
-        vision_hidden_size=options.vision_hidden,
-        vision_layers=options.vision_layers,
-    )
-    trainer = VLM2RecTrainer(
-        model,
-        VLM2RecTrainingArguments(
-            output_dir=scratch, save_strategy="no", use_cpu=True, disable_tqdm=True, max_steps=1000,
-            targets_per_row=targets,
-        ),
-        train_dataset=dataset,
-        processing_class=processor,
-    )  # fmt: skip
-    trainer.current_gradient_accumulation_steps = 1
-    trainer.create_optimizer_and_scheduler(num_training_steps=1000)
-    return trainer
-
-
 def measure(options: argparse.Namespace, history: int) -> dict[str, Any]:
     """Seconds and tokens per target of both sides."""
     dataset = long_shop(options, history)
     with tempfile.TemporaryDirectory() as scratch:
-        sides = {side: make_trainer(options, dataset, history, side, f"{scratch}/{side}") for side in ("all", "last")}
+        sides = {
+            side: make_trainer(options, 64, f"{scratch}/{side}", dataset, history, targets_per_row=side)
+            for side in ("all", "last")
+        }
         batches = {}
         for side, trainer in sides.items():
             windows = trainer.train_dataset

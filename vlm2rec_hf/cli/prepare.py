@@ -78,8 +78,7 @@ class FileArguments:
             if self.append is None:
                 return RecDataset.from_files(**files, column_mapping=mapping, text_columns=texts, **options)
             before = RecDataset.load(self.append)
-            events, catalogue, bad, names = read_tables(**files, column_mapping=mapping, text_columns=texts)
-            texts = None if texts is None else [names.get(name, name) for name in texts]
+            events, catalogue, bad, texts = read_tables(**files, column_mapping=mapping, text_columns=texts)
             return before.append(
                 events, catalogue, quarantine=bad, duplicates="quarantine", text_columns=texts, **options
             )

@@ -158,7 +158,8 @@ class RecDataset:
             image_pattern: how they are named else: `"{item_id[:3]}/{item_id}.jpg"`, in Python's words for parts.
             image_column: instead: the item column that names the files.
             column_mapping: `{original: standard}` names, or `{"interactions": {...}, "items": {...}}`.
-            **kwargs: `separator` and `encoding` of the files, and further arguments of `from_tables`.
+            **kwargs: `separator` (by default the one that the first line shows: comma, tab, semicolon or `|`) and
+                `encoding` of the files, and further arguments of `from_tables`.
 
         Raises:
             ValueError: no such file or folder, a missing column, or what `from_tables` raises.
@@ -168,20 +169,17 @@ class RecDataset:
         if Path(interactions).is_dir():
             raise ValueError(f"`interactions` {str(interactions)!r} is a folder; name a file, or use `load_recsys`.")
         reading = {name: kwargs.pop(name) for name in ("separator", "encoding") if name in kwargs}
-        texts = kwargs.pop("text_columns", None)
-        events, catalogue, bad, names = read_tables(
+        events, catalogue, bad, texts = read_tables(
             interactions,
             items,
             column_mapping=column_mapping,
             image_folder=image_folder,
             image_pattern=image_pattern,
             image_column=image_column,
-            text_columns=texts,
+            text_columns=kwargs.pop("text_columns", None),
             **reading,
         )
-        if texts is not None:
-            kwargs["text_columns"] = [names.get(name, name) for name in texts]
-        return cls.from_tables(events, catalogue, quarantine=bad, **kwargs)
+        return cls.from_tables(events, catalogue, quarantine=bad, text_columns=texts, **kwargs)
 
     # ---- what is in it
 

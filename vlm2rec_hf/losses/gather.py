@@ -108,10 +108,11 @@ def distinct_candidates(
     new = torch.ones_like(ordered, dtype=torch.bool)
     new[1:] = ordered[1:] != ordered[:-1]
     first = order[new]
-    kept = ViewVectors(
-        candidates.text[first], candidates.image[first], candidates.has_text[first], candidates.has_image[first]
+    return (
+        candidates.take(first),
+        candidate_ids[first],
+        torch.searchsorted(candidate_ids[first], candidate_ids[positive]),
     )
-    return kept, candidate_ids[first], torch.searchsorted(candidate_ids[first], candidate_ids[positive])
 
 
 def gather_pairs(

@@ -63,6 +63,10 @@ class ViewVectors:
     def __len__(self) -> int:
         return len(self.text)
 
+    def take(self, rows: Tensor | slice) -> ViewVectors:
+        """Some of the users or items, in the order of `rows`."""
+        return ViewVectors(self.text[rows], self.image[rows], self.has_text[rows], self.has_image[rows])
+
     @property
     def present_text(self) -> Tensor:
         """`(n, d)` text vectors in float32 (float64 stays), zero where absent."""

@@ -196,7 +196,7 @@ class VLM2RecLoss(nn.Module):
         for start in range(0, max(len(users), 1), size):
             rows = slice(start, start + size)
             given = (
-                _rows(users, rows), candidates, target_ids[rows], candidate_ids, positive[rows],
+                users.take(rows), candidates, target_ids[rows], candidate_ids, positive[rows],
                 None if history_ids is None else history_ids[rows], candidate_valid,
                 None if past is None else (past[0], past[1][rows]), progress,
             )  # fmt: skip
@@ -205,7 +205,7 @@ class VLM2RecLoss(nn.Module):
         weights = self._weights(progress)
         terms = {}
         for name in self._term_names:
-            total = torch.stack([sums[name][0] for sums, _ in parts]).sum() if len(parts) > 1 else parts[0][0][name][0]
+            total = torch.stack([sums[name][0] for sums, _ in parts]).sum()
             count = torch.stack([sums[name][1] for sums, _ in parts]).sum()
             terms[name] = weights[name] * mean_of_sum(total, count, across_processes=self.sync_counts)
         with torch.no_grad():
@@ -333,10 +333,6 @@ class VLM2RecLoss(nn.Module):
     def extra_repr(self) -> str:
         """Constructor arguments, for `print`."""
         return ", ".join(f"{name}={value!r}" for name, value in self.get_config_dict().items())
-
-
-def _rows(vectors: ViewVectors, rows: slice) -> ViewVectors:
-    return ViewVectors(vectors.text[rows], vectors.image[rows], vectors.has_text[rows], vectors.has_image[rows])
 
 
 def _schedule(

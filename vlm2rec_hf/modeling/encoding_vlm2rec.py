@@ -151,10 +151,9 @@ class EncodingMixin:
     ) -> Encoding:
         budget = pass_budget(self, batch_size, max_tokens)
         source = [check_list("histories[i]", one) for one in source] if every_click else source
-        counts = [min(len(one), processor.max_history) for one in source] if every_click else []
-        total = sum(counts) if every_click else len(source)
-        vectors = [torch.zeros(total, self.config.hidden_size) for _ in VIEWS]
-        out = Encoding(*vectors, *(torch.zeros(total, dtype=torch.bool) for _ in range(2)))
+        counts = [min(len(one), processor.max_history) for one in source] if every_click else [1] * len(source)
+        vectors = [torch.zeros(sum(counts), self.config.hidden_size) for _ in VIEWS]
+        out = Encoding(*vectors, *(torch.zeros(sum(counts), dtype=torch.bool) for _ in range(2)))
         out.offsets = torch.tensor([0, *counts]).cumsum(0) if every_click else None
         external = self.config.fusion == "external"
         views = {"text": out.text, "image": out.image, "both": out.both}

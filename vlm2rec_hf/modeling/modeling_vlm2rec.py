@@ -14,7 +14,7 @@ from .configuration_vlm2rec import VLM2RecConfig
 from .encoding_vlm2rec import Encoding, EncodingMixin, packs
 from .family_vlm2rec import ImageFeatures
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
-from .passes_vlm2rec import fuse, last_token_pool, scatter_rows, unit
+from .passes_vlm2rec import fuse, last_token_pool, scatter_rows, states_at, unit
 
 __all__ = ["Encoding", "VLM2RecEmbedder", "VLM2RecOutput"]
 
@@ -133,11 +133,8 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
         if input_ids is None or attention_mask is None:
             raise ValueError("`input_ids` and `attention_mask` are required; make batches with `VLM2RecProcessor`.")
         if ends is not None:
-            if packs(self, "auto"):
-                states = self.family.run_packed(self.vlm, input_ids, attention_mask, images)
-                return VLM2RecOutput(embeddings=unit(states[attention_mask.flatten().cumsum(0)[ends] - 1]))
-            states = self.family.run(self.vlm, input_ids, attention_mask, images)
-            return VLM2RecOutput(embeddings=unit(states.flatten(0, 1)[ends]))
+            made = states_at(self, input_ids, attention_mask, images, ends, packs(self, "auto"))
+            return VLM2RecOutput(embeddings=unit(made))
         has_text = attention_mask.new_ones(len(input_ids), dtype=torch.bool) if has_text is None else has_text.bool()
         if has_image is None:
             rows = image_rows if image_rows is not None else input_ids

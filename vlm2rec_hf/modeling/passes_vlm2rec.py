@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .family_vlm2rec import ImageFeatures, Sizes
 from .items_vlm2rec import PreparedItem
-from .processing_vlm2rec import Row, VLM2RecProcessor
+from .processing_vlm2rec import Row, VLM2RecProcessor, flat_places
 
 T = TypeVar("T")
 
@@ -159,6 +159,13 @@ def last_token_pool(hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
     length = attention_mask.shape[-1]
     last = (attention_mask.long() * torch.arange(1, length + 1, device=attention_mask.device)).argmax(-1)
     return hidden_states[torch.arange(len(last), device=last.device), last]
+
+
+def states_at(model: Any, ids: Tensor, mask: Tensor, images: Any, ends: Tensor, packed: bool) -> Tensor:
+    """States `(m, d)` at the flat places `ends` `(m,)` of padded rows, which run `packed`, without padding, or not."""
+    if packed:
+        return model.family.run_packed(model.vlm, ids, mask, images)[mask.flatten().cumsum(0)[ends] - 1]
+    return model.family.run(model.vlm, ids, mask, images).flatten(0, 1)[ends]
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -352,13 +359,7 @@ class RowEncoder:
         ids, mask = (each.to(model.device) for each in self.processor._pad([row.ids for row in rows]))
         features = [self.features[item.key] for row in rows for item in row.images]
         images = ImageFeatures.joined(features) if features else None
-        if self.packed:
-            states = model.family.run_packed(model.vlm, ids, mask, images)
-            starts = torch.cumsum(mask.sum(-1), 0) - mask.sum(-1)
-        else:
-            states = model.family.run(model.vlm, ids, mask, images).flatten(0, 1)
-            starts = torch.arange(len(rows), device=ids.device) * ids.shape[1] + mask.argmax(-1)
-        ends = [start + end for work, start in zip(todo, starts.tolist(), strict=True) for end in work.ends]
-        self._vectors.append((todo, unit(states[torch.tensor(ends, device=states.device)])))
+        ends = flat_places(mask, [work.ends for work in todo])
+        self._vectors.append((todo, unit(states_at(model, ids, mask, images, ends, self.packed))))
         self.passes += 1
         self.tokens += sum(len(row.ids) for row in rows) if self.packed else ids.numel()

@@ -244,9 +244,9 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         groups = []
         for rows, part in zip(passes, index, strict=True):
             ids, mask = self._pad([row.ids for row in rows])
-            starts = (torch.arange(len(rows)) * ids.shape[1] + mask.argmax(-1)).tolist()
-            ends = [start + end for row, start in zip(rows, starts, strict=True) for end in row.ends]
-            groups.append({"input_ids": ids, "attention_mask": mask, "ends": torch.tensor(ends)})
+            groups.append(
+                {"input_ids": ids, "attention_mask": mask, "ends": flat_places(mask, [r.ends for r in rows])}
+            )
             groups[-1].update({"image_index": part} if len(part) else {})
         return {"groups": groups, **images}
 
@@ -319,9 +319,8 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         """
         limit = self.max_item_tokens if role == "item" else self.max_history_item_tokens
         text = item.text[:limit] if item.text is not None else []
-        image: list[int] = []
-        if item.grid is not None:
-            image = self.family.image_block(self.tokenizer, self.image_processor, item.grid)
+        block, grid = self.family.image_block, item.grid
+        image = [] if grid is None else block(self.tokenizer, self.image_processor, grid)
         if self.fusion == "internal":
             text, image = text + image, []
         if role == "user" and text:
@@ -359,6 +358,13 @@ def _bounded_aspect(image: Image.Image) -> Image.Image:
     padded = Image.new("RGB", (max(image.width, shortest), max(image.height, shortest)), "white")
     padded.paste(image, (0, 0))
     return padded
+
+
+def flat_places(mask: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
+    """Places within each of some rows as places in all of them, padding included: `(m,)` long, in row order."""
+    starts = torch.arange(0, mask.numel(), mask.shape[1], device=mask.device) + mask.argmax(-1)
+    flat = [start + place for own, start in zip(places, starts.tolist(), strict=True) for place in own]
+    return torch.tensor(flat, device=mask.device)
 
 
 def _distinct_images(slots: Sequence[PreparedItem]) -> dict[str, Any]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..dataset import RecDataset
-from ..tables import ColumnMapping
-from .file_tables import read_tables
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 
@@ -26,14 +23,6 @@ def matches(folder: Path) -> bool:
 def read_delimited(
     interactions: str | Path,
     items: str | Path | None = None,
-    *,
-    column_mapping: ColumnMapping | None = None,
-    separator: str | None = None,
-    encoding: str = "utf-8",
-    image_folder: str | Path | None = None,
-    image_column: str | None = None,
-    image_pattern: str | None = None,
-    text_columns: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> RecDataset:
     """Read delimited, JSON-lines or parquet files of any name, the texts plain or gzipped.
@@ -44,15 +33,8 @@ def read_delimited(
     Args:
         interactions: a file, or a folder with `interactions.csv` (`.tsv`, `.jsonl`, each also `.gz`) and `items.*`.
         items: the file of the items, if they lie elsewhere.
-        column_mapping: original to standard names, as in `RecDataset.from_tables`.
-        separator: one character; by default the one that the first line shows: comma, tab, semicolon or `|`.
-        encoding: of CSV and TSV files.
-        image_folder: local folder with the images, named by item id.
-        image_column: take file names inside `image_folder` from this item column (original or standard name) instead.
-        image_pattern: paths inside `image_folder` instead, such as `"{item_id[:3]}/{item_id}.jpg"`; see
-            `with_images_by_pattern`.
-        text_columns: columns of the items (original or standard names) that are joined to their text, in this order.
-        **kwargs: passed to `RecDataset.from_tables`.
+        **kwargs: passed to `RecDataset.from_files`: how the files are read, where the images are, and arguments of
+            `from_tables`.
 
     Raises:
         ValueError: missing files or columns, or a wrong encoding.
@@ -65,17 +47,4 @@ def read_delimited(
         items = items if items is not None else find(source, "items")
         kwargs.setdefault("name", source.name)
         source = file
-    events, catalogue, bad, names = read_tables(
-        source,
-        items,
-        column_mapping=column_mapping,
-        separator=separator,
-        encoding=encoding,
-        image_folder=image_folder,
-        image_column=image_column,
-        image_pattern=image_pattern,
-        text_columns=text_columns,
-    )
-    if text_columns is not None:
-        kwargs["text_columns"] = [names.get(name, name) for name in text_columns]
-    return RecDataset.from_tables(events, catalogue, quarantine=bad, **kwargs)
+    return RecDataset.from_files(source, items, **kwargs)

@@ -31,10 +31,10 @@ def read_tables(
     image_column: str | None = None,
     image_pattern: str | None = None,
     text_columns: Sequence[str] | None = None,
-) -> tuple[pa.Table | None, pa.Table | None, pa.Table, dict[str, str]]:
-    """The two files as tables under standard names, images in, the quarantine of their bad lines, and new item names.
+) -> tuple[pa.Table | None, pa.Table | None, pa.Table, list[str] | None]:
+    """The two files as tables under standard names, their bad lines, and `text_columns` under standard names.
 
-    Either file may be None. See `read_delimited` for the arguments and errors.
+    Images are in. Either file may be None. See `RecDataset.from_files` for the arguments and errors.
     """
     for argument, file in (("interactions", interactions), ("items", items)):
         if file is not None and not Path(file).is_file():
@@ -46,11 +46,12 @@ def read_tables(
     for_events, for_items = split_mapping(column_mapping, pa.table({}) if events is None else events, catalogue)
     events = None if events is None else rename(events, for_events, "interactions")
     catalogue = None if catalogue is None else rename(catalogue, for_items, "items")
+    named = None if text_columns is None else [for_items.get(name, name) for name in text_columns]
     if image_folder is None:
         for option, value in (("image_pattern", image_pattern), ("image_column", image_column)):
             if value is not None:
                 raise ValueError(f"`{option}` needs `image_folder`, the folder of the images.")
-        return events, catalogue, q.concat([bad_events, bad_items]), dict(for_items)
+        return events, catalogue, q.concat([bad_events, bad_items]), named
     if catalogue is None or ITEM_ID not in catalogue.column_names:
         raise ValueError(f"`image_folder` needs `items` with a column `{ITEM_ID}`.")
     item_ids = id_strings(catalogue[ITEM_ID], ITEM_ID)
@@ -62,7 +63,7 @@ def read_tables(
     else:
         column = None if image_column is None else for_items.get(image_column, image_column)
         catalogue = with_images(catalogue, image_folder, file_column=column)
-    return events, catalogue, q.concat([bad_events, bad_items]), dict(for_items)
+    return events, catalogue, q.concat([bad_events, bad_items]), named
 
 
 def _table(
