@@ -34,12 +34,7 @@ def read_dataset(arguments: DataArguments) -> RecDataset:
     check_split(arguments.split or "leave_one_out")
     if not arguments.dataset:
         raise ValueError("`--dataset` is required: a folder that `vlm2rec prepare` wrote, raw data, or a Hub id.")
-    options: dict[str, Any] = {}
-    if arguments.column_mapping:
-        options["column_mapping"] = column_mapping(arguments.column_mapping)
-    if arguments.text_columns:
-        options["text_columns"] = item_ids(arguments.text_columns)
-    options |= reading_options(arguments)
+    options = reading_options(arguments)
     names = {"split_column=None": "--split_column none", **{name: f"--{name}" for name in ("day_first", *options)}}
     places = dict.fromkeys(("path_or_hub_id", "repo_id", "folder", "path"), "--dataset")
     with named_as_options(**places, **names):
@@ -50,8 +45,12 @@ def read_dataset(arguments: DataArguments) -> RecDataset:
 
 
 def reading_options(arguments: DataArguments) -> dict[str, Any]:
-    """How times and a given split of raw interactions are read, as far as the arguments say."""
+    """How raw tables are read, as far as the arguments say."""
     options: dict[str, Any] = {}
+    if arguments.column_mapping:
+        options["column_mapping"] = column_mapping(arguments.column_mapping)
+    if arguments.text_columns:
+        options["text_columns"] = item_ids(arguments.text_columns)
     if arguments.day_first is not None:
         options["day_first"] = arguments.day_first
     if arguments.split_column is not None:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 from .arguments import DataArguments, given_options
 from .common import (
     check_split,
-    column_mapping,
     filtered,
-    item_ids,
     named_as_options,
     read_dataset,
     reading_options,
@@ -69,16 +67,15 @@ class FileArguments:
             raise ValueError(f"`--{name}` {owner}; leave it out.")
         check_split(data.split or "leave_one_out")
         files = {name: value for name, value in vars(self).items() if name != "append"}
-        mapping = column_mapping(data.column_mapping) if data.column_mapping else None
+        options = reading_options(data)
         with named_as_options(folder="--append", **{name: f"--{name}" for name in [*files, *READ]}):
             if self.append is None and self.interactions is None:
                 raise ValueError("`--interactions` is required beside the other files: who took what, and when.")
-            texts = item_ids(data.text_columns) if data.text_columns else None
-            options = reading_options(data)
             if self.append is None:
-                return RecDataset.from_files(**files, column_mapping=mapping, text_columns=texts, **options)
+                return RecDataset.from_files(**files, **options)
             before = RecDataset.load(self.append)
-            events, catalogue, bad, texts = read_tables(**files, column_mapping=mapping, text_columns=texts)
+            of_tables = {name: options.pop(name, None) for name in ("column_mapping", "text_columns")}
+            events, catalogue, bad, texts = read_tables(**files, **of_tables)
             return before.append(
                 events, catalogue, quarantine=bad, duplicates="quarantine", text_columns=texts, **options
             )
