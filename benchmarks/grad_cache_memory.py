@@ -70,7 +70,7 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--batch", type=int, default=1024, help="users with gradient caching")
     parser.add_argument("--plain", type=int, default=32, help="users of the plain step")
-    parser.add_argument("--tokens", type=int, default=4096, help="tokens per forward pass with gradient caching")
+    parser.add_argument("--tokens", type=int, default=1024, help="tokens per forward pass with gradient caching")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each side; the highest peak counts")
     parser.add_argument("--worker", choices=("cached", "plain"), help=argparse.SUPPRESS)
     options = parser.parse_args()
