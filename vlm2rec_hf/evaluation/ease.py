@@ -21,6 +21,8 @@ DEFAULT_MEMORY = 2**30
 """Bytes that the matrix of weights may take."""
 BYTES_PER_PAIR = 8
 BLOCK_PAIRS = 2**22
+SMALLEST = 1e-9
+"""Of the penalty, as a share of the largest count: less than this drowns in rounding."""
 LAMBDAS = (1.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0)
 
 
@@ -89,7 +91,7 @@ def ease_weights(users: scipy.sparse.csr_array, lambda_: float) -> np.ndarray:
         `(n_items, n_items)` float64 with a zero diagonal; `B[i, j]` is what item `i` in a history adds to item `j`.
 
     Raises:
-        ValueError: `lambda_` that is not above 0 and finite, or too small to invert the matrix.
+        ValueError: `lambda_` that is not above 0 and finite, or too small for the matrix to be inverted.
     """
     from scipy.linalg import lapack
 
@@ -100,6 +102,12 @@ def ease_weights(users: scipy.sparse.csr_array, lambda_: float) -> np.ndarray:
     if not n_items:
         return matrix
     of_items = users.T.tocsr()
+    largest = float(np.diff(of_items.indptr).max())
+    if lambda_ < SMALLEST * largest:
+        raise ValueError(
+            f"`lambda_` must be at least {SMALLEST * largest:g} for items with up to {largest:g} users, got "
+            f"{lambda_}: the inverse would be rounding."
+        )
     rows = max(1, BLOCK_PAIRS // n_items)
     for begin in range(0, n_items, rows):
         matrix[begin : begin + rows] = (of_items[begin : begin + rows] @ users).toarray()
