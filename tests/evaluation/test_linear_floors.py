@@ -137,7 +137,7 @@ def test_the_whole_history_counts_once_and_the_validation_item_is_input_only(mak
     together = [[0, 1, 0, 0]] * 3 + [[2, 3, 2, 2]] * 3
     sequences = make_sequences([*together, [4, 0, 5, 2, 4], [4, 0, 0, 0, 2, 5]], n_items=6)
     examples = make_examples(sequences, "test", 1)
-    options = {"lambda_": 1.0} if make is EASEScorer else {}
+    options = {"lambda_": 1.0} if make is EASEScorer else {"shrinkage": 0.0}
     scores = make(examples, **options).scores(slice(6, 8))
     assert scores[0, 3] > 0.1  # 2 is the validation item of user 6: it is in the history ...
     assert scores[0, 1] > 0.1  # ... and so is 0, four clicks ago although `max_history` is 1
@@ -218,7 +218,7 @@ def test_what_cannot_be_is_refused_by_name(make, words):
 def test_fashion_figures_are_those_of_the_data_folder(real_data):
     """Item-kNN with all neighbours .1052 / .0629; EASE takes longer, see the slow test below."""
     examples = load_recsys(real_data("hm-week-mm")).leave_one_out().examples("test").spread(3000)
-    metrics = ranking_metrics(rank_targets(ItemKNNScorer(examples, k=10**6), examples).ranks, (10,))
+    metrics = ranking_metrics(rank_targets(ItemKNNScorer(examples, k=10**6, shrinkage=0.0), examples).ranks, (10,))
     assert metrics["hit@10"] == pytest.approx(0.1052, abs=0.012)
     assert metrics["ndcg@10"] == pytest.approx(0.0629, abs=0.008)
 
@@ -227,7 +227,7 @@ def test_fashion_figures_are_those_of_the_data_folder(real_data):
 def test_fashion_figures_are_those_of_the_data_folder_to_the_digit(real_data):
     examples = load_recsys(real_data("hm-week-mm")).leave_one_out().examples("test")
     for scorer, hit, ndcg in (
-        (ItemKNNScorer(examples, k=10**6), 0.1052, 0.0629),
+        (ItemKNNScorer(examples, k=10**6, shrinkage=0.0), 0.1052, 0.0629),
         (EASEScorer(examples, lambda_=50.0), 0.1513, 0.0944),
     ):
         metrics = ranking_metrics(rank_targets(scorer, examples).ranks, (10,))
