@@ -103,7 +103,8 @@ def test_quickstart_prints_one_json_line(tmp_path, capsys):
     printed = capsys.readouterr().out
     found = json.loads(printed.strip().splitlines()[-1])
     assert set(found) == {"results", "seconds", "peak_rss_mb", "embedder", "head"}
-    methods = {"zero_shot", "sft", "vlm2rec", "head", "popularity", "repeat_last", "transition", "oracle"}
+    methods = {"zero_shot", "sft", "vlm2rec", "head", "popularity", "repeat_last", "transition"}
+    methods |= {"item_knn", "ease", "oracle"}
     assert set(found["results"]) == methods
     for method, views in found["results"].items():
         learned = method in ("zero_shot", "sft", "vlm2rec")

@@ -46,7 +46,7 @@ def trained(request, shop, tmp_path_factory):
 def test_train_leaves_a_model_a_card_and_an_honest_report(trained):
     report = Report.load(trained / "evaluation")
     assert report.methods == ["pixrec"] and report.views("pixrec") == ["both"] and len(report) == 20
-    assert set(report.floors) == {"popularity", "repeat_last", "transitions"}
+    assert set(report.floors) == {"popularity", "repeat_last", "transitions", "item_knn", "ease"}
     with_seen = report.facts["with_seen"]
     assert set(with_seen) == {"pixrec", "popularity", "repeat_last", "transitions"}
     # Only with the items of the past as candidates does repeat-last repeat anything.

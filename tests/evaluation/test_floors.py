@@ -84,7 +84,7 @@ def test_under_exclusion_repeat_last_is_popularity_and_all_floors_rank_exactly()
     seen = [examples.seen(i) for i in range(len(examples))]
     fresh = np.array([t not in s for t, s in zip(examples.targets, seen, strict=True)])
     result = rank_floors(examples, k=5)
-    assert list(result) == ["popularity", "repeat_last", "transitions"]
+    assert list(result) == ["popularity", "repeat_last", "transitions", "item_knn", "ease"]
     np.testing.assert_array_equal(result["repeat_last"].ranks[fresh], result["popularity"].ranks[fresh])
     for make, name in ((PopularityScorer, "popularity"), (RepeatLastScorer, "repeat_last")):
         np.testing.assert_array_equal(

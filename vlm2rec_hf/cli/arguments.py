@@ -229,6 +229,11 @@ class EvaluateArguments(EncoderRankingArguments):
     eval_max_history: int | None = field(
         default=None, metadata={"help": "Most recent items shown to an encoder; as in training by default."}
     )
+    mix: str | None = field(
+        default=None,
+        metadata={"help": "Also rank an embedder or head with this floor's scores added, ease or item_knn; the weight "
+                          "is chosen on the validation split."},
+    )  # fmt: skip
 
 
 @dataclass

@@ -3,6 +3,8 @@
 from .comparison import compare as compare
 from .comparison import compare_methods as compare_methods
 from .comparison import comparisons_to_markdown as comparisons_to_markdown
+from .ease import EASEScorer as EASEScorer
+from .ease import choose_lambda as choose_lambda
 from .embedder import EmbedderEvaluation as EmbedderEvaluation
 from .embedder import evaluate_embedder as evaluate_embedder
 from .embedding import embed as embed
@@ -20,10 +22,14 @@ from .floors import (
     TransitionScorer as TransitionScorer,
 )
 from .floors import (
+    fit_floors as fit_floors,
+)
+from .floors import (
     rank_floors as rank_floors,
 )
 from .generated import GenerationOptions as GenerationOptions
 from .heads import rank_head as rank_head
+from .item_knn import ItemKNNScorer as ItemKNNScorer
 from .joining import join_reports as join_reports
 from .metrics import (
     coverage_at_k as coverage_at_k,
@@ -46,6 +52,9 @@ from .metrics import (
 from .metrics import (
     recall_at_k as recall_at_k,
 )
+from .mixing import MixedScorer as MixedScorer
+from .mixing import choose_mix as choose_mix
+from .mixing import mix_curve as mix_curve
 from .modality import (
     effective_rank as effective_rank,
 )

@@ -13,6 +13,7 @@ from ..columns import VIEWS
 from .encoding_inputs import ChosenRows, PreparedHistories, check_ranked, first_of_equals
 from .metrics import ranking_metrics
 from .modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
+from .scorers import VectorScorer
 from .sharing import encoded_by_all, rows_by_all
 
 if TYPE_CHECKING:
@@ -86,12 +87,9 @@ def evaluate_embedder(
     if across_processes:
         items = encoded_by_all(len(catalogue), lambda rows: encode_catalogue(model, catalogue, rows, **options))
         items = _tied(items, catalogue, rows_by_all(len(catalogue), catalogue.image_keys))
-        users = encoded_by_all(
-            len(examples), lambda rows: encode_users(model, catalogue, examples.take(rows), **options)
-        )
     else:
         items = encode_catalogue(model, catalogue, **options)
-        users = encode_users(model, catalogue, examples, **options)
+    users = users_for(model, catalogue, examples, across_processes=across_processes, **options)
     rankings = evaluate_views(
         {view: users.view(view) for view in VIEWS},
         {view: items.view(view) for view in VIEWS},
@@ -113,6 +111,26 @@ def evaluate_embedder(
         "modality_gap": modality_gap(items.text, items.image),
     }
     return EmbedderEvaluation(rankings, users, items, modality)
+
+
+def users_for(
+    model: VLM2RecEmbedder,
+    catalogue: PreparedCatalogue,
+    examples: Examples,
+    *,
+    across_processes: bool = False,
+    **options: Any,
+) -> Encoding:
+    """As `encode_users`, on request with the examples shared out among the processes of the default group."""
+    if not across_processes:
+        return encode_users(model, catalogue, examples, **options)
+    return encoded_by_all(len(examples), lambda rows: encode_users(model, catalogue, examples.take(rows), **options))
+
+
+def score_by_embedder(evaluation: EmbedderEvaluation, users: Encoding | None = None) -> VectorScorer:
+    """The scores behind the view of both modalities, for the evaluated users or (`users`) for others."""
+    users = evaluation.users if users is None else users
+    return VectorScorer(users.both, evaluation.items.both, normalize=True)
 
 
 def encode_catalogue(

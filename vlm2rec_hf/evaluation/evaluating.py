@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from ..catalogues.prepared_catalogue import PreparedCatalogue
 from ..data.described_items import DescribedItems
 from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor, refuse_options, weight_files_fingerprint
-from .embedder import evaluate_embedder
-from .floors import rank_floors
+from .embedder import evaluate_embedder, score_by_embedder, users_for
+from .floors import fit_floors, rank_floors
 from .generated import GenerationOptions, compare_generated
-from .heads import check_same_items, rank_head
+from .heads import check_same_items, score_by_head
 from .metrics import ranking_metrics
+from .mixed_models import add_mix, check_mix
 from .pixrec import evaluate_pixrec, method_name
-from .ranking import Ranking, rank_targets
-from .scorers import VectorScorer
+from .ranking import rank_targets
+from .scorers import BlockScorer, VectorScorer
 from .start_report import add_embedder, start_report
 from .trained_on import as_trained, dataset_warning, trained_columns, trained_on
 
@@ -45,6 +46,7 @@ def evaluate(
     max_users: int | None = None,
     batch_size: int | None = None,
     report_name: str | None = None,
+    mix: str | None = None,
     item_columns: Sequence[str] | None = None,
     use_images: bool | None = None,
     generation: GenerationOptions | None = None,
@@ -69,6 +71,8 @@ def evaluate(
         max_users: rank only this many users, evenly spread.
         batch_size: rows per forward pass at most.
         report_name: name of the model in the report; by default of its method.
+        mix: of embedders and heads: also rank with this floor's scores added, `"ease"` or `"item_knn"`, the weight
+            chosen on the validation split; see `MixedScorer`. One more method, its weight in `report.facts["mix"]`.
         item_columns: of PixRec: item columns that make an item's text; by default as in training.
         use_images: of PixRec: `False` leaves every image out (the text-only ablation).
         generation: of PixRec: rank by generated text, too; the numbers are in `report.facts["generated"]`.
@@ -79,7 +83,8 @@ def evaluate(
         show_progress: draw progress bars.
 
     Returns:
-        A `Report` with the floors and one method: an embedder's views, or one ranking of another model.
+        A `Report` with the floors and one method: an embedder's views, or one ranking of another model; with `mix` a
+        second one.
 
     Raises:
         ValueError: nothing loadable, a dataset without users in this split, a head of other items, or an option that
@@ -100,21 +105,32 @@ def evaluate(
     refuse_options(kind, ("pixrec",), "PixRec models", **of_pixrec)
     of_encoders = {"catalogue": catalogue, "vision_cache": vision_cache, "max_history": max_history}
     refuse_options(kind, ENCODING_METHODS, "embedders and PixRec models", **of_encoders)
+    refuse_options(kind, ("vlm2rec", "seqrec", "dmesr"), "embedders and heads", mix=mix)
     warning = dataset_warning(loaded.training, dataset)
     if warning is not None:
         logger.warning(warning)
     history = loaded.model.config.max_length if kind not in ENCODING_METHODS else max_history or loaded.max_history
-    examples = users_of(dataset, split, history, max_users, None if kind in ENCODING_METHODS else loaded.model)
+    head = None if kind in ENCODING_METHODS else loaded.model
+    examples = users_of(dataset, split, history, max_users, head)
     check_cut_offs(ks, dataset.n_items)
+    validation: Examples | None = None
+    if mix is not None:
+        check_mix(mix, split, dataset.examples("validation"))
+        validation = users_of(dataset, "validation", history, max_users, head)
     common: dict[str, Any] = {"ks": ks, "exclude_seen": exclude_seen, "split": split}
     origin = {} if loaded.where is None else {"model": loaded.where, **_weights(loaded.where)}
     given = {**origin, **(facts or {})}
-    ranking: Ranking
-    if kind not in ENCODING_METHODS:
-        report = start_report(dataset, examples, facts={**_head_facts(loaded.model), **given}, **common)
-        ranking = rank_head(loaded.model, examples, k=max(ks), exclude_seen=exclude_seen, batch_size=batch_size or 128)
-        counts = examples.sequences.train_counts()
-        report.add(report_name or default_report_name(loaded), ranking, train_counts=counts)
+    name = report_name or default_report_name(loaded)
+    common["floors"] = floors = fit_floors(examples)
+    scorer: BlockScorer
+    if head is not None:
+        report = start_report(dataset, examples, facts={**_head_facts(head), **given}, **common)
+        scorer = score_by_head(head, examples, batch_size or 128)
+        ranking = rank_targets(scorer, examples, k=max(ks), exclude_seen=exclude_seen)
+        report.add(name, ranking, train_counts=examples.sequences.train_counts())
+        if mix is not None and validation is not None:
+            of_validation: BlockScorer = score_by_head(head, validation, batch_size or 128)
+            add_mix(report, name, mix, (scorer, of_validation), floors, examples, validation)
         return report
     sharing: dict[str, Any] = {"show_progress": show_progress, "across_processes": across_processes}
     if kind == "vlm2rec":
@@ -125,7 +141,13 @@ def evaluate(
             loaded.model, catalogue, examples, k=max(ks), exclude_seen=exclude_seen, batch_size=batch_size, **sharing
         )
         report = start_report(dataset, examples, facts=given, **common)
-        add_embedder(report, report_name or default_report_name(loaded), result, examples)
+        add_embedder(report, name, result, examples)
+        if mix is not None and validation is not None:
+            scorer = score_by_embedder(result)
+            of_validation = score_by_embedder(
+                result, users_for(loaded.model, catalogue, validation, batch_size=batch_size, **sharing)
+            )
+            add_mix(report, name, mix, (scorer, of_validation), floors, examples, validation)
         return report
     if use_images is not None:
         loaded.processor.images = use_images
@@ -133,7 +155,6 @@ def evaluate(
         catalogue = encodable_items(loaded, dataset, item_columns, show_progress=show_progress)
         columns: Any = catalogue.items
         given = {"item_columns": list(columns.columns) or None, "max_history": history, **given}
-    name = report_name or default_report_name(loaded)
     return _report_pixrec(
         loaded, catalogue, dataset, examples, name, generation, given, batch_size or 64, common, sharing
     )
@@ -276,7 +297,7 @@ def _report_pixrec(
     report.add(name, result.ranking, view=view, train_counts=examples.sequences.train_counts())
     cosines = VectorScorer(result.users, result.items, normalize=True)
     rankings = {name: rank_targets(cosines, examples, exclude_seen=False)}
-    rankings |= rank_floors(examples, exclude_seen=False)
+    rankings |= rank_floors(examples, exclude_seen=False, floors=common["floors"])
     report.facts["with_seen"] = {method: ranking_metrics(ranks.ranks, ks) for method, ranks in rankings.items()}
     if generation is not None:
         report.facts["generated"] = compare_generated(

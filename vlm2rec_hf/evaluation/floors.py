@@ -1,28 +1,27 @@
-"""Floors: what needs no learning. A model's number means little until popularity and transitions stand beside it.
+"""Floors: what needs no gradient. A model's number means little until these stand beside it.
 
 Each is a `BlockScorer` built from what is trained on (counts; `Sequences.trained`) and the examples' own histories
-(inputs). All three score in float64 with the training count as the last tie-breaker, scaled below one step of the main
-score.
+(inputs). All score in float64 with the training count as the last tie-breaker, scaled below one step of the main score
+(item-kNN's and EASE's are rounded to steps of 1e-9).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..data.sequences import Examples, Sequences
+from .ease import EASEScorer
+from .interaction_matrix import popularity_below_one
+from .item_knn import ItemKNNScorer
 from .ranking import Ranking, rank_targets
 from .scorers import BlockScorer
 from .seen import SeenItems
 
 if TYPE_CHECKING:
     import scipy.sparse
-
-
-def _popularity_below_one(counts: np.ndarray) -> np.ndarray:
-    return counts.astype(np.float64) / (float(counts.max(initial=0)) + 1.0)
 
 
 class PopularityScorer:
@@ -61,7 +60,7 @@ class RepeatLastScorer:
 
     def __init__(self, examples: Examples) -> None:
         self._seen = SeenItems.from_examples(examples)
-        self._popularity = _popularity_below_one(examples.sequences.train_counts())
+        self._popularity = popularity_below_one(examples.sequences.train_counts())
 
     @property
     def n_items(self) -> int:
@@ -94,7 +93,7 @@ class TransitionScorer:
     def __init__(self, examples: Examples) -> None:
         sequences = examples.sequences
         self._transitions = count_transitions(sequences)
-        self._popularity = _popularity_below_one(sequences.train_counts())
+        self._popularity = popularity_below_one(sequences.train_counts())
         has_history = examples.position > sequences.offsets[examples.user]
         previous = sequences.items[np.maximum(examples.position - 1, 0)] if len(examples) else np.zeros(0)
         self._last = np.where(has_history, previous, -1).astype(np.int64)
@@ -132,20 +131,38 @@ FLOORS: dict[str, Callable[[Examples], BlockScorer]] = {
     "popularity": PopularityScorer,
     "repeat_last": RepeatLastScorer,
     "transitions": TransitionScorer,
+    "item_knn": ItemKNNScorer,
+    "ease": EASEScorer,
 }
 
 
-def rank_floors(examples: Examples, *, k: int = 20, exclude_seen: bool = True) -> dict[str, Ranking]:
+def fit_floors(examples: Examples) -> dict[str, BlockScorer]:
+    """Every floor, ready to rank `examples`; EASE takes seconds to minutes where the catalogue is large."""
+    return {name: make(examples) for name, make in FLOORS.items()}
+
+
+def floor_settings(floors: Mapping[str, BlockScorer]) -> dict[str, dict[str, Any]]:
+    """What fitted floors were fitted with, of those that have settings: plain JSON values."""
+    return {name: dict(settings) for name, floor in floors.items() if (settings := getattr(floor, "settings", None))}
+
+
+def rank_floors(
+    examples: Examples,
+    *,
+    k: int = 20,
+    exclude_seen: bool = True,
+    floors: Mapping[str, BlockScorer] | None = None,
+) -> dict[str, Ranking]:
     """Every floor ranked under one protocol.
 
     Args:
         examples: what is ranked.
         k: length of the top lists.
         exclude_seen: leave items of the history out of the candidates (then `repeat_last` equals popularity).
+        floors: as `fit_floors(examples)` made them, to rank them more than once.
 
     Returns:
         Name of the floor -> its `Ranking`.
     """
-    return {
-        name: rank_targets(make(examples), examples, k=k, exclude_seen=exclude_seen) for name, make in FLOORS.items()
-    }
+    fitted = fit_floors(examples) if floors is None else floors
+    return {name: rank_targets(floor, examples, k=k, exclude_seen=exclude_seen) for name, floor in fitted.items()}

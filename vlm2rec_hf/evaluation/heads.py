@@ -29,12 +29,16 @@ def rank_head(
     Raises:
         ValueError: the head's catalogue holds other items than the examples', or in another order.
     """
+    return rank_targets(score_by_head(head, examples, batch_size), examples, k=k, exclude_seen=exclude_seen)
+
+
+def score_by_head(head: HeadModel, examples: Examples, batch_size: int = 128) -> VectorScorer:
+    """A head's scores of every example; see `rank_head`."""
     if head.catalogue is not None:
         check_same_items("examples", [str(item) for item in examples.sequences.item_ids], head.catalogue.ids)
     users = head.encode_histories(list(examples.histories()), batch_size)
     with torch.no_grad():
-        scorer = VectorScorer(users.float(), head.item_vectors().float(), device=users.device)
-    return rank_targets(scorer, examples, k=k, exclude_seen=exclude_seen)
+        return VectorScorer(users.float(), head.item_vectors().float(), device=users.device)
 
 
 def check_same_items(argument: str, theirs: list[str], ours: list[str]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 VIEW_COLOURS = {"text": "#3b6fb6", "image": "#e08a2e", "both": "#3c8d5a"}
 OTHER_COLOURS = ("#7a5aa6", "#b5495b", "#5f6b76")
 INK, GRID = "#2b2f36", "#d9dde3"
-FLOOR_STYLES: tuple[Any, ...] = ("--", ":", "-.", (0, (1, 3)))
+FLOOR_STYLES: tuple[Any, ...] = ("--", ":", "-.", (0, (1, 3)), (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)))
 
 
 def plot_views(report: Report, path: str | os.PathLike[str], metric: str = "ndcg@10") -> Path:

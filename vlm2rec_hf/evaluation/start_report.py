@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .floors import rank_floors
+from .floors import fit_floors, floor_settings, rank_floors
 from .protocol import Protocol
 from .report import Report
 from .slices import make_slices
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..data.dataset import RecDataset
     from ..data.sequences import Examples
     from .embedder import EmbedderEvaluation
+    from .scorers import BlockScorer
 
 
 def start_report(
@@ -24,8 +25,9 @@ def start_report(
     ks: Sequence[int] = (10, 20),
     exclude_seen: bool = True,
     facts: Mapping[str, Any] | None = None,
+    floors: Mapping[str, BlockScorer] | None = None,
 ) -> Report:
-    """An empty report for `examples`, with the floors already in it.
+    """An empty report for `examples`, with the floors already in it and their settings under `facts["floors"]`.
 
     Args:
         dataset: what the examples were cut from; its fingerprint enters the protocol.
@@ -34,7 +36,9 @@ def start_report(
         ks: cut-offs.
         exclude_seen: leave items of the user's past out of the candidates.
         facts: plain JSON values to keep beside the numbers.
+        floors: as `fit_floors(examples)` made them; fitted now by default.
     """
+    fitted = fit_floors(examples) if floors is None else floors
     protocol = Protocol(
         dataset=dataset.fingerprint,
         split=split,
@@ -47,10 +51,10 @@ def start_report(
         user_ids=examples.user_ids,
         item_ids=examples.sequences.item_ids[examples.targets],
         slices=make_slices(examples, has_image=dataset.item_has_image),
-        facts=facts,
+        facts={"floors": floor_settings(fitted), **(facts or {})},
     )
     counts = examples.sequences.train_counts()
-    for name, ranking in rank_floors(examples, k=max(ks), exclude_seen=exclude_seen).items():
+    for name, ranking in rank_floors(examples, k=max(ks), exclude_seen=exclude_seen, floors=fitted).items():
         report.add_floor(name, ranking, train_counts=counts)
     return report
 

@@ -153,9 +153,10 @@ class EvaluationFacts:
         if lacking:
             raise ValueError(f"`folder` holds a {REPORT_FILE} without {lacking}; save the report again.")
         metrics = section(values, "metrics", REPORT_FILE)
-        chosen = _choose_name(list(metrics), report_name, training)
         protocol = section(values, "protocol", REPORT_FILE)
         facts = section(values, "facts", REPORT_FILE)
+        mixes = section(facts, "mix", REPORT_FILE)  # the model with a floor is not the model
+        chosen = _choose_name([name for name in metrics if name not in mixes], report_name, training)
         trained_on = training.dataset if training else DatasetReference()
         evaluated_on = DatasetReference(fingerprint=text_or_none(protocol, "dataset"))
         same = None
