@@ -185,11 +185,29 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         prepared = []
         for i, item in enumerate(typed):
             one = PreparedItem(text=tokens[i], key=keys[i] if keys is not None else None)
-            if item["image"] is not None:
-                image = _bounded_aspect(item["image"])
+            for image in self.image_of(item).values():
+                image = _bounded_aspect(image) if isinstance(image, Image.Image) else image
                 one.pixel_values, one.grid = self.family.prepare_image(self.image_processor, image)
             prepared.append(one)
         return prepared
+
+    def image_of(self, item: dict[str, Any]) -> dict[str, Any]:
+        """What the backbone reads as the image of a typed item, as an item of that alone; `{}` without an image.
+
+        Raises:
+            ValueError: the item has pixels where the backbone reads features, or the other way round.
+        """
+        features = self.family.reads_features(self.image_processor)
+        read, other = ("image_features", "image") if features else ("image", "image_features")
+        if item.get(read) is not None:
+            return {read: item[read]}
+        if item.get(other) is not None and read not in item:
+            remedy = "an `image_encoder`" if features else "`feature_size`"
+            raise ValueError(
+                f"An item has `{other}`, but this model reads `{read}`; give the items `{read}`, or build a model "
+                f"that reads `{other}` (`VLM2RecEmbedder.from_parts` with {remedy})."
+            )
+        return {}
 
     def __call__(
         self, items: Sequence[Any] | None = None, histories: Sequence[Sequence[Any]] | None = None, **kwargs: Any
