@@ -24,9 +24,7 @@ from .family_vlm2rec import (
     place_images,
     plain_positions,
 )
-from .modeling_parts import PartsModel  # registers the model
-
-__all__ = ["FeatureReader", "PartsFamily", "PartsModel"]
+from .modeling_parts import PartsModel
 
 
 class FeatureReader(BaseImageProcessor):
@@ -67,6 +65,10 @@ class PartsFamily(BackboneFamily):
     language_model_name = "language_model"
     chat_image = IMAGE_TOKEN
     trained_beside_adapters = ("image_projector",)
+
+    def build(self, config: Any) -> Any:
+        """Ours by name: of a repo's own code the library may hold several copies, and finds a model for one only."""
+        return PartsModel(config)
 
     def set_up_image_processor(self, image_processor: Any, config: Any) -> None:
         """Note the encoder's `patch_size` and the `tokens_per_image`, which are saved."""
@@ -195,5 +197,5 @@ def _embedded(vlm: Any, input_ids: Tensor, images: ImageFeatures | None) -> Tens
     embeds = vlm.get_input_embeddings()(input_ids.masked_fill(placeholders, 0))
     if images is None or not len(images.grid):
         return embeds
-    tokens = vlm.image_projector(images.tokens.to(vlm.image_projector[1].weight.dtype))
+    tokens = vlm.image_projector(images.tokens)
     return place_images(embeds, placeholders, ImageFeatures(tokens, images.grid))

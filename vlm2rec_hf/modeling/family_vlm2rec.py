@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModel
 
 
 @dataclass
@@ -123,6 +124,10 @@ class BackboneFamily:
     """What stands for an image in the text that the backbone's chat template writes."""
     trained_beside_adapters: tuple[str, ...] = ()
     """Modules of the backbone that are new, and so train whole where adapters train."""
+
+    def build(self, config: Any) -> Any:
+        """A backbone of this configuration with random weights."""
+        return AutoModel.from_config(config)
 
     def set_up_image_processor(self, image_processor: Any, config: Any) -> None:
         """Set on an image processor what it lacks of the backbone's settings; nothing by default."""

@@ -30,11 +30,25 @@ class GivenFeatures(nn.Module):
         return features * self.scale
 
 
-class PartsModel(PreTrainedModel):
-    """A language model, an image encoder (or `GivenFeatures`), and a projector from the one's width to the other's.
+class ImageProjector(nn.Sequential):
+    """LayerNorm, Linear, GELU, Linear (our choice), in the dtype of its weights whatever that of the features is.
 
-    The projector is LayerNorm, Linear, GELU, Linear (our choice).
+    Args:
+        width: of the features.
+        hidden_size: of the language model.
     """
+
+    def __init__(self, width: int, hidden_size: int) -> None:
+        layers = nn.Linear(width, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size)
+        super().__init__(nn.LayerNorm(width), *layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`(n, width)` -> `(n, hidden_size)`."""
+        return super().forward(features.to(self[0].weight.dtype))
+
+
+class PartsModel(PreTrainedModel):
+    """A language model, an image encoder (or `GivenFeatures`), and a projector from the one's width to the other's."""
 
     config: PartsConfig
     config_class = PartsConfig
@@ -50,11 +64,9 @@ class PartsModel(PreTrainedModel):
         super().__init__(config)
         width: Any = config.get_text_config().hidden_size
         self.language_model = AutoModel.from_config(config.text_config)
-        encoder = config.vision_config
-        self.vision_tower = GivenFeatures() if encoder is None else AutoModel.from_config(encoder)
-        self.image_projector = nn.Sequential(
-            nn.LayerNorm(config.feature_size), nn.Linear(config.feature_size, width), nn.GELU(), nn.Linear(width, width)
-        )
+        tower: Any = config.vision_config
+        self.vision_tower = GivenFeatures() if tower is None else AutoModel.from_config(tower)
+        self.image_projector = ImageProjector(int(config.feature_size or 0), width)
         self.post_init()
 
     @classmethod

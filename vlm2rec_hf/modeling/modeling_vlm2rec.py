@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 from .backbone_vlm2rec import BackboneModel, refuse_pixels
 from .configuration_vlm2rec import VLM2RecConfig
 from .encoding_vlm2rec import Encoding, EncodingMixin, packs
+from .families_vlm2rec import family_of
 from .family_vlm2rec import ImageFeatures
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
 from .passes_vlm2rec import fuse, last_token_pool, scatter_rows, states_at, unit
@@ -51,7 +52,7 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
 
     def __init__(self, config: VLM2RecConfig) -> None:
         super().__init__(config)
-        self.set_up_backbone(AutoModel.from_config(config.vlm_config))
+        self.set_up_backbone(family_of(config.vlm_config.model_type).build(config.vlm_config))
         self.post_init()
 
     @classmethod

@@ -80,7 +80,7 @@ def tiny_backbone_config(
     """Configuration of a small backbone of `family` (a `model_type` of `QWEN`, `IDEFICS3` or `PALIGEMMA`, or `parts`).
 
     `image_size` (8 patches by default) is what PaliGemma's tower has positions for; its own `forward` reads no other.
-    `parts` has a Qwen3, and a SigLIP tower with `tokens_per_image`, or with a `feature_size` none: images are features.
+    `parts` has a Qwen3 and a SigLIP tower with `tokens_per_image`; with a `feature_size` it has no tower.
 
     Raises:
         ValueError: an unknown `family`, or `hidden_size` not divisible by `2 * heads`.
