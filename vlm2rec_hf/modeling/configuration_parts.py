@@ -19,8 +19,8 @@ class PartsConfig(PreTrainedConfig):
         feature_size: width of a feature; the image encoder's, where there is one.
         tokens_per_image: features of an image behind the encoder; given features say so by their number.
         image_token_id: id of `IMAGE_TOKEN`. It is never looked up, so the language model need not have it.
-        image_encoder: Hub id of the image encoder; `None` where that is no Hub repo.
-        image_encoder_revision: its commit.
+        image_encoder: Hub id or folder of the image encoder.
+        image_encoder_revision: its commit; `None` for a folder.
     """
 
     model_type = "vlm2rec_parts"
@@ -48,6 +48,13 @@ class PartsConfig(PreTrainedConfig):
                 f"{self.tokens_per_image}."
             )
         super().__post_init__(**kwargs)
+
+    def parts_options(self) -> dict[str, Any]:
+        """What `VLM2RecEmbedder.from_parts` needs besides the language model to build this backbone again."""
+        if self.vision_config is None:
+            return {"feature_size": self.feature_size}
+        names = ("image_encoder", "image_encoder_revision", "tokens_per_image")
+        return {name: getattr(self, name) for name in names}
 
 
 def encoder_width(config: Any) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
+from transformers import AutoConfig
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
@@ -24,7 +25,7 @@ from .family_vlm2rec import (
     place_images,
     plain_positions,
 )
-from .modeling_parts import PartsModel
+from .modeling_parts import PartsModel, encoder_config
 
 
 class FeatureReader(BaseImageProcessor):
@@ -172,6 +173,23 @@ class PartsFamily(BackboneFamily):
         parts: list[Any] = [vlm.language_model.config]
         parts += [vlm.vision_tower.config] if vlm.config.vision_config is not None else []
         return tuple(_sizes(part) for part in parts)
+
+
+def read_image_processor(encoder: str | None, revision: str | None, feature_size: int | None, tokens: int) -> Any:
+    """The image processor of an encoder (Hub id or folder), or a `FeatureReader`.
+
+    Raises:
+        ValueError: neither or both of `image_encoder` and `feature_size`.
+    """
+    if (encoder is None) == (feature_size is None):
+        raise ValueError("Name exactly one of `image_encoder` and `feature_size`, as for the embedder.")
+    if encoder is None:
+        return FeatureReader(int(feature_size or 0))
+    vision = encoder_config(AutoConfig.from_pretrained(encoder, revision=revision))
+    image_processor = AutoImageProcessor.from_pretrained(encoder, revision=revision)
+    config = PartsConfig(vision_config=vision, tokens_per_image=tokens)
+    PartsFamily().set_up_image_processor(image_processor, config)
+    return image_processor
 
 
 def square_grid(cells: int) -> tuple[int, int]:

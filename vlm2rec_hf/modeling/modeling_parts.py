@@ -7,10 +7,12 @@ trains while a frozen encoder's features are kept.
 from typing import Any
 
 import torch
+from tokenizers import AddedToken
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
-from .configuration_parts import PartsConfig
+from .configuration_parts import IMAGE_TOKEN, PartsConfig
+from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
 
 
 class GivenFeatures(nn.Module):
@@ -109,6 +111,98 @@ class PartsModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the language model's token embedding."""
         self.language_model.set_input_embeddings(value)
+
+
+def load_parts(
+    language_model: str,
+    encoder: tuple[str | None, str | None],
+    feature_size: int | None,
+    tokens_per_image: int,
+    seed: int,
+    arguments: dict[str, Any],
+) -> tuple[PartsModel, str | None]:
+    """Load the parts of a backbone and put a new projector between; see `VLM2RecEmbedder.from_parts`.
+
+    Args:
+        language_model: Hub id or folder.
+        encoder: Hub id or folder of the image encoder, and its revision.
+        feature_size: width of given features.
+        tokens_per_image: of an encoder.
+        seed: of the projector.
+        arguments: for `AutoModel.from_pretrained`; the encoder is loaded with the same, but for `revision`.
+
+    Returns:
+        The backbone, and the commit of the language model (`None` for a folder).
+    """
+    if (encoder[0] is None) == (feature_size is None):
+        raise ValueError(
+            "Name exactly one of `image_encoder` (a model that images pass) and `feature_size` (width of the items' "
+            "`image_features`)."
+        )
+    require_safetensors(arguments)
+    given = hub_arguments(arguments)
+    hub = {name: value for name, value in given.items() if name != "revision"}
+    text, commit = _at(language_model, given)
+    if text.get_text_config() is not text:
+        raise ValueError(
+            f"`language_model` {language_model!r} has model_type {text.model_type!r}, which sees images by itself; use "
+            "`from_backbone`, or name a language model alone."
+        )
+    at = {**arguments, **({"revision": commit} if commit else {})}
+    model, info = AutoModel.from_pretrained(language_model, output_loading_info=True, **at)
+    refuse_random_weights("language_model", str(language_model), info)
+    options: dict[str, Any] = {"text_config": model.config, "tokens_per_image": tokens_per_image}
+    options["image_token_id"] = parts_tokenizer(language_model, commit, **hub).convert_tokens_to_ids(IMAGE_TOKEN)
+    if encoder[0] is None:
+        return PartsModel.around(model, None, PartsConfig(**options, feature_size=feature_size), seed=seed), commit
+    tower, encoder_commit = _load_encoder(encoder[0], {**hub, "revision": encoder[1]}, model.dtype)
+    options |= {"image_encoder": str(encoder[0]), "image_encoder_revision": encoder_commit}
+    config = PartsConfig(**options, vision_config=tower.config)
+    return PartsModel.around(model, tower.to(model.device), config, seed=seed), commit
+
+
+def _load_encoder(where: str, hub: dict[str, Any], dtype: torch.dtype) -> tuple[Any, str | None]:
+    """The image encoder at `where`; of a model of images and texts the part that reads images."""
+    config, commit = _at(where, hub)
+    config = encoder_config(config)
+    at = {**hub, "revision": commit, "config": config, "dtype": dtype, "use_safetensors": True}
+    tower, info = AutoModel.from_pretrained(where, output_loading_info=True, **at)
+    # A pooler is not read, and checkpoints that were trained without one lack it. Random, it would differ each time.
+    unread = {name for name in info["missing_keys"] if "pooler." in name}
+    for name, weight in tower.named_parameters():
+        if name in unread:
+            weight.data.zero_()
+    info["missing_keys"] = {name for name in info["missing_keys"] if name not in unread}
+    refuse_random_weights("image_encoder", str(where), info)
+    return tower.requires_grad_(False), commit
+
+
+def encoder_config(config: Any) -> Any:
+    """Configuration of what reads images in a model of this configuration.
+
+    Raises:
+        ValueError: it reads no images, or such as image processors here do not make.
+    """
+    config = getattr(config, "vision_config", None) or config
+    if config.model_type in ("siglip2_vision_model", "siglip2") or not hasattr(config, "num_channels"):
+        raise ValueError(
+            f"`image_encoder` has model_type {config.model_type!r}, which reads no images of one size; use SigLIP or "
+            "SigLIP 2 of fixed resolution, DINOv2, CLIP, ViT or the like."
+        )
+    return config
+
+
+def _at(where: str, hub: dict[str, Any]) -> tuple[Any, str | None]:
+    """Configuration and commit of a Hub id or folder."""
+    commit = hub_commit(str(where), **{name: value for name, value in hub.items() if value is not None})
+    return AutoConfig.from_pretrained(where, **({**hub, "revision": commit} if commit else {})), commit
+
+
+def parts_tokenizer(language_model: str, revision: str | None, **hub: Any) -> Any:
+    """A language model's tokenizer that knows `IMAGE_TOKEN`."""
+    tokenizer = AutoTokenizer.from_pretrained(language_model, revision=revision, **hub)
+    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+    return tokenizer
 
 
 AutoModel.register(PartsConfig, PartsModel, exist_ok=True)

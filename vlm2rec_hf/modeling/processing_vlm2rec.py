@@ -14,9 +14,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BatchFeature, ProcessorMixin
 
+from .configuration_parts import PartsConfig
 from .families_vlm2rec import family_of
+from .family_parts import read_image_processor
 from .family_vlm2rec import BackboneFamily, ImageFeatures
 from .items_vlm2rec import MessagesMixin, PreparedItem, as_item, check_list
+from .modeling_parts import parts_tokenizer
 
 ROLES = ("item", "user")
 MAX_ASPECT = 100
@@ -146,6 +149,33 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         for name, value in pixels.items():
             setattr(processor, name, value)
         return processor
+
+    @classmethod
+    def from_parts(
+        cls,
+        *,
+        language_model: str,
+        image_encoder: str | None = None,
+        feature_size: int | None = None,
+        tokens_per_image: int = 4,
+        revision: str | None = None,
+        image_encoder_revision: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Build a processor from the files of a language model and an image encoder.
+
+        Args:
+            language_model: as for `VLM2RecEmbedder.from_parts`, likewise the next three.
+            image_encoder: whose image processor is read.
+            feature_size: of given features, instead.
+            tokens_per_image: of an encoder.
+            revision: of the language model.
+            image_encoder_revision: of the encoder.
+            options: of `VLM2RecProcessor`.
+        """
+        tokenizer = parts_tokenizer(language_model, revision)
+        image_processor = read_image_processor(image_encoder, image_encoder_revision, feature_size, tokens_per_image)
+        return cls(image_processor, tokenizer, backbone_type=PartsConfig.model_type, **options)
 
     @property
     def family(self) -> BackboneFamily:
