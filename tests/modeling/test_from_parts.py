@@ -33,8 +33,17 @@ def save_language_model(folder, kind="qwen3"):
 
 def save_encoder(folder, kind):
     from transformers import (
-        CLIPConfig, CLIPImageProcessorPil, CLIPModel, Dinov2Config, Dinov2Model, SiglipConfig,
-        SiglipImageProcessorPil, SiglipModel, ViTConfig, ViTForImageClassification, ViTImageProcessorPil,
+        CLIPConfig,
+        CLIPImageProcessorPil,
+        CLIPModel,
+        Dinov2Config,
+        Dinov2Model,
+        SiglipConfig,
+        SiglipImageProcessorPil,
+        SiglipModel,
+        ViTConfig,
+        ViTForImageClassification,
+        ViTImageProcessorPil,
     )  # fmt: skip
 
     torch.manual_seed(1)

@@ -145,8 +145,8 @@ def load_parts(
     text, commit = _at(language_model, given)
     if text.get_text_config() is not text:
         raise ValueError(
-            f"`language_model` {language_model!r} has model_type {text.model_type!r}, which sees images by itself; use "
-            "`from_backbone`, or name a language model alone."
+            f"`language_model` {language_model!r} has model_type {text.model_type!r}, which sees images by itself; "
+            "use `from_backbone`, or name a language model alone."
         )
     at = {**arguments, **({"revision": commit} if commit else {})}
     model, info = AutoModel.from_pretrained(language_model, output_loading_info=True, **at)

@@ -1,0 +1,72 @@
+"""The projector of a `PartsModel` trains in every mode, while features are cached, and is saved with an adapter."""
+
+import numpy as np
+import pytest
+import torch
+
+from vlm2rec_hf import (
+    RecDataset,
+    VLM2RecEmbedder,
+    VLM2RecTrainer,
+    VLM2RecTrainingArguments,
+    default_lora_config,
+)  # fmt: skip
+from vlm2rec_hf.tiny.backbones import tiny_vlm
+
+
+@pytest.fixture(scope="module")
+def shop():
+    rng = np.random.default_rng(0)
+    items = [
+        {"item_id": f"i{i}", "title": f"thing {i}", "image_features": None if i % 7 == 3 else rng.normal(size=(1 + i % 3, 12))}
+        for i in range(16)
+    ]  # fmt: skip
+    events = [
+        {"user_id": f"u{user}", "item_id": f"i{rng.integers(16)}", "timestamp": t} for user in range(8) for t in range(5)
+    ]  # fmt: skip
+    for item in items:
+        item["image_features"] = None if item["image_features"] is None else item["image_features"].tolist()
+    return RecDataset.from_tables(events, items).leave_one_out()
+
+
+def train(shop, folder, peft_config=None, model=None, **options):
+    made, processor = tiny_vlm("parts", ["thing"], hidden_size=32, feature_size=12)
+    model = made if model is None else model
+    options = {"max_steps": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-2, **options}
+    arguments = VLM2RecTrainingArguments(
+        output_dir=str(folder), report_to=[], save_strategy="no", eval_strategy="no", use_cpu=True,
+        disable_tqdm=True, **options,
+    )  # fmt: skip
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    trainer = VLM2RecTrainer(model, arguments, train_dataset=shop, processing_class=processor, peft_config=peft_config)
+    trainer.train()
+    after = dict(trainer.embedder.named_parameters())
+    moved = {name for name, weight in after.items() if name not in before or not torch.equal(weight, before[name])}
+    return trainer, processor, moved
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_cache": True}, {"cache_vision_features": False}])
+def test_the_projector_trains_and_the_features_stay(shop, tmp_path, options):
+    if "gradient_cache" in options:
+        options = {"gradient_cache_chunk_size": 3}
+    _, _, moved = train(shop, tmp_path, **options)
+    assert len({name for name in moved if ".image_projector." in name}) == 6
+    assert not any(".vision_tower." in name for name in moved)
+
+
+def test_the_projector_is_trained_whole_and_saved_with_an_adapter(shop, tmp_path):
+    base, processor = tiny_vlm("parts", ["thing"], hidden_size=32, feature_size=12)
+    base.save_pretrained(tmp_path / "base")
+    model = VLM2RecEmbedder.from_pretrained(tmp_path / "base")
+    trainer, _, moved = train(shop, tmp_path / "run", default_lora_config(r=2), model)
+    trained = {name for name in moved if "lora_" not in name}
+    assert len([name for name in trained if ".image_projector.modules_to_save.default." in name]) == 6
+    assert not any(".original_module." in name for name in trained)
+    trainer.save_model(str(tmp_path / "adapter"))
+    loaded = VLM2RecEmbedder.from_pretrained(tmp_path / "adapter")
+    items = [shop.item(i) for i in range(6)]
+    expected = trainer.embedder.eval().encode_items(items, processor).both
+    assert (loaded.encode_items(items, processor).both - expected).abs().max() < 1e-5
+    further, _, moved = train(shop, tmp_path / "further", model=loaded)
+    assert any(".image_projector.modules_to_save.default." in name for name in moved)
+    assert not any(".original_module." in name or "embed_tokens" in name for name in moved)
