@@ -39,10 +39,10 @@ def test_one_vector_or_several_or_none(tmp_path):
     "kind", [pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float16(), 2), pa.list_(pa.int64())]
 )
 def test_all_kinds_of_lists_become_one(kind):
-    cells = (
-        [np.array(row, dtype=np.float16) for row in ([1, 2], [3, 4])] if kind == pa.list_(pa.float16(), 2) else None
-    )
-    column = pa.array([*(cells or [[1, 2], [3, 4]]), None], kind)
+    cells = [[1, 2], [3, 4]]
+    if pa.types.is_float16(kind.value_type):
+        cells = [np.array(cell, dtype=np.float16) for cell in cells]
+    column = pa.array([*cells, None], kind)
     table = pa.table({"item_id": ["a", "b", "c"], "image_features": column})
     made = normalise_features(table)["image_features"]
     assert made.type == FEATURES_TYPE and made.to_pylist() == [[[1, 2]], [[3, 4]], None]
@@ -56,7 +56,7 @@ def test_all_kinds_of_lists_become_one(kind):
     [
         ([[1.0, 2.0], [1.0], None], "item 'b' has a vector of 1 numbers where others have 2"),
         ([[[1.0, 2.0]], None, [[1.0, 2.0], [1.0]]], "item 'c' has a vector of 1"),
-        ([None, [1.0, float("nan")], None], "item 'b' holds nan"),
+        ([None, [1.0, float("nan")], None], "item 'b' holds (nan|None)"),
         ([[1.0, float("inf")], None, None], "item 'a' holds inf"),
         ([[1.0, 1e300], None, None], "item 'a' holds 1e\\+300"),
         ([[1.0, None], None, None], "item 'a' holds None"),
@@ -66,7 +66,7 @@ def test_all_kinds_of_lists_become_one(kind):
     ],
 )
 def test_anything_else_names_the_item_and_the_remedy(features, says):
-    with pytest.raises(ValueError, match=f"`image_features` of (the )?(items )?{says}|{says}") as raised:
+    with pytest.raises(ValueError, match=says) as raised:
         dataset(features)
     assert "`image_features`" in str(raised.value) and "null" in str(raised.value)
 

@@ -137,19 +137,16 @@ def test_a_title_cannot_open_an_image(tmp_path):
 
 
 def test_an_adapter_is_loaded_onto_its_parts(tmp_path):
-    from peft import get_peft_model
-
     from vlm2rec_hf import VLM2RecTrainingArguments, default_lora_config
     from vlm2rec_hf.trainers.adapters import wrap_with_adapter
 
-    assert get_peft_model is not None
     encoder, _ = save_encoder(tmp_path / "images", "siglip")
     parts = {"language_model": save_language_model(tmp_path / "text"), "image_encoder": encoder}
     model, processor = VLM2RecEmbedder.from_parts(**parts), VLM2RecProcessor.from_parts(**parts)
     args = VLM2RecTrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, report_to=[])
     wrapped = wrap_with_adapter(model, default_lora_config(), args)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for weight in model.parameters():
             if weight.requires_grad:
                 weight.add_(0.05 * torch.randn(weight.shape))
     items = [{"text": "red tent", "image": make_image(0)}, make_image(1)]
