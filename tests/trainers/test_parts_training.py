@@ -64,3 +64,39 @@ def test_the_projector_is_trained_whole_and_saved_with_an_adapter(shop, tmp_path
     further, _, moved = train(shop, tmp_path / "further", model=loaded)
     assert any(".image_projector.modules_to_save.default." in name for name in moved)
     assert not any(".original_module." in name or "embed_tokens" in name for name in moved)
+
+
+def test_the_card_names_both_parts(shop, tmp_path):
+    from vlm2rec_hf.hub_cards.run_facts import TrainingFacts
+    from vlm2rec_hf.hub_cards.sections import _start
+
+    trainer, _, _ = train(shop, tmp_path)
+    assert trainer.training_facts()["images"] == {"feature_size": 12}
+    facts = {"base_model": "org/words", "images": {"image_encoder": "org/eyes", "image_encoder_revision": "a" * 40}}
+    said = str(_start(TrainingFacts.from_json(facts)))
+    assert "org/words" in said and "org/eyes" in said and "frozen image encoder" in said
+    said = str(_start(TrainingFacts.from_json({**facts, "images": {"feature_size": 12}})))
+    assert "image features of width 12" in said
+    local = TrainingFacts.from_json({"images": {"image_encoder": "/home/me/eyes"}})
+    assert local.images["image_encoder"] == "eyes"
+
+
+def test_the_command_line_puts_parts_together(shop, tmp_path):
+    from tests.modeling.test_from_parts import save_language_model
+    from vlm2rec_hf.cli.arguments import TrainModelArguments
+    from vlm2rec_hf.cli.train_vlm2rec import starting_model, wants_lora
+
+    text = save_language_model(tmp_path)
+    models = TrainModelArguments(language_model=text, feature_size=12)
+    loaded, from_config = starting_model(models, shop, 3, 0)
+    assert not from_config and wants_lora(models, loaded.model, from_config) and loaded.processor.max_history == 3
+    assert loaded.model.encode_items([shop.item(0)], loaded.processor).has_image.all()
+    tiny, from_config = starting_model(TrainModelArguments(tiny="parts", feature_size=12), shop, None, 0)
+    assert from_config and tiny.processor.image_processor.feature_size == 12
+    for wrong in ({"tiny": "parts", "language_model": text}, {"language_model": text}):
+        with pytest.raises(ValueError, match="exactly one of"):
+            starting_model(TrainModelArguments(**wrong), shop, None, 0)
+    with pytest.raises(ValueError, match="`--image_encoder` 'x' needs a `--language_model`"):
+        TrainModelArguments(image_encoder="x")
+    with pytest.raises(ValueError, match="`--feature_size` goes with"):
+        TrainModelArguments(model="x", feature_size=3)
