@@ -7,7 +7,6 @@ trains while a frozen encoder's features are kept.
 from typing import Any
 
 import torch
-from tokenizers import AddedToken
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
@@ -201,7 +200,7 @@ def _at(where: str, hub: dict[str, Any]) -> tuple[Any, str | None]:
 def parts_tokenizer(language_model: str, revision: str | None, **hub: Any) -> Any:
     """A language model's tokenizer that knows `IMAGE_TOKEN`."""
     tokenizer = AutoTokenizer.from_pretrained(language_model, revision=revision, **hub)
-    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+    tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
     return tokenizer
 
 
