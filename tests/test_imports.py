@@ -36,7 +36,7 @@ ALLOWED = {
         "sentence_transformers",
     },
 }  # fmt: skip
-THIRD_PARTY_OF_COPIED = {"torch", "transformers", "PIL", "tqdm", "huggingface_hub", "safetensors", "pyarrow"}
+THIRD_PARTY_OF_COPIED = {"torch", "transformers", "numpy", "PIL", "tqdm", "huggingface_hub", "safetensors", "pyarrow"}
 ROOTS_OF_COPIED = (
     "configuration_vlm2rec", "modeling_vlm2rec", "processing_vlm2rec", "configuration_seqrec", "modeling_seqrec",
     "configuration_dmesr", "modeling_dmesr",

@@ -208,6 +208,52 @@ def load_or_build(
 
 
 @asked_once
+def load_parts(
+    language_model: str,
+    *,
+    image_encoder: str | None = None,
+    image_encoder_revision: str | None = None,
+    feature_size: int | None = None,
+    tokens_per_image: int = 4,
+    revision: str | None = None,
+    fusion: str = "external",
+    seed: int = 0,
+    **options: Any,
+) -> LoadedModel:
+    """A new embedder and its processor from a language model and images as features.
+
+    Args:
+        language_model: Hub id or folder; this and the others as in `VLM2RecEmbedder.from_parts`.
+        image_encoder: likewise.
+        image_encoder_revision: likewise.
+        feature_size: likewise.
+        tokens_per_image: likewise.
+        revision: of the language model.
+        fusion: likewise.
+        seed: of the projector.
+        options: for `from_pretrained` (`dtype`, `attn_implementation`).
+
+    Raises:
+        ValueError: a part that is not there or does not fit.
+    """
+    from .modeling.modeling_vlm2rec import VLM2RecEmbedder
+    from .modeling.processing_vlm2rec import VLM2RecProcessor
+
+    commit = _commit(language_model, revision)
+    parts: dict[str, Any] = {
+        "language_model": language_model,
+        "image_encoder": image_encoder,
+        "feature_size": feature_size,
+        "tokens_per_image": tokens_per_image,
+        "image_encoder_revision": None if image_encoder is None else _commit(image_encoder, image_encoder_revision),
+        "fusion": fusion,
+    }
+    at = {} if commit is None else {"revision": commit}
+    model = VLM2RecEmbedder.from_parts(**parts, seed=seed, **at, **options)
+    return LoadedModel(model, VLM2RecProcessor.from_parts(**parts, **at), language_model, commit)
+
+
+@asked_once
 def model_type_of(where: str | Path, revision: str | None = None) -> str | None:
     """`model_type` in the `config.json` of a folder or Hub repo; `None` where there is no readable one."""
     from transformers import PreTrainedConfig

@@ -10,7 +10,7 @@ from vlm2rec_hf.modeling.family_qwen_vl import multimodal_positions
 from vlm2rec_hf.modeling.passes_vlm2rec import last_token_pool
 from vlm2rec_hf.tiny.backbones import tiny_vlm
 
-from ..conftest import FAMILIES, QWEN, needs_image_processor
+from ..conftest import CHECKPOINT_FAMILIES, FAMILIES, QWEN, needs_image_processor
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_eager_attention_equals_sdpa(tiny, items, family, tmp_path):
     assert (eager.encode_items(items, processor).both - model.encode_items(items, processor).both).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHECKPOINT_FAMILIES)
 def test_from_backbone_takes_every_weight_or_refuses(tiny, family, tmp_path):
     from safetensors.torch import load_file, save_file
     from transformers import AutoModelForImageTextToText

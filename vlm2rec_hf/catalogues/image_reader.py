@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..modeling.encoding_vlm2rec import image_key
-from ..modeling.items_vlm2rec import as_item
+from ..modeling.items_vlm2rec import ITEM_KEYS, as_item
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 
 if TYPE_CHECKING:
@@ -62,24 +62,29 @@ class ImageReader(Dataset):
     ) -> None:
         self.items, self.indices, self.processor, self.store, self.verify = items, indices, processor, store, verify
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether images are given as features, which have no file."""
+        return self.processor.family.reads_features(self.processor.image_processor)
+
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, place: int) -> ReadImage:
         index, source = int(self.indices[place]), None
-        if self.store is not None and hasattr(self.items, "image_source"):
+        if self.store is not None and hasattr(self.items, "image_source") and not self.reads_features:
             source = self.items.image_source(index)
             if source is None:
                 return ReadImage(index)
             known = self.store.key_of_source(source)
             if known is not None and self.store.has(known, verify=self.verify):
                 return ReadImage(index, known)
-        image = typed_or_empty(self.items[index])["image"]
-        if image is None:
+        shown = self.processor.image_of(typed_or_empty(self.items[index]))
+        if not shown:
             return ReadImage(index)
-        read = ReadImage(index, image_key(image), source)
+        read = ReadImage(index, image_key(*shown.values()), source)
         if self.store is None or not self.store.has(read.key, verify=self.verify):  # type: ignore[arg-type]
-            prepared = self.processor.prepare_items([{"image": image}])[0]
+            prepared = self.processor.prepare_items([shown])[0]
             read.grid, read.pixel_values = prepared.grid, prepared.pixel_values
         return read
 
@@ -121,6 +126,6 @@ def _unpacked(batch: list[ReadImage], pixels: Tensor | None) -> list[ReadImage]:
 
 def typed_or_empty(item: Any) -> dict[str, Any]:
     """`as_item`, but an entry may also hold nothing. A key that `as_item` does not know is no nothing."""
-    known = isinstance(item, dict) and item.keys() <= {"text", "image"}
-    empty = known and item.get("image") is None and not (item.get("text") or "")
+    known = isinstance(item, dict) and item.keys() <= ITEM_KEYS
+    empty = known and all(item.get(name) is None for name in ITEM_KEYS - {"text"}) and not (item.get("text") or "")
     return {"text": None, "image": None} if empty else as_item(item)

@@ -67,10 +67,10 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         if self._features is not None:
             grid, features = self._features.get(index)
             return PreparedItem(self._texts[index], grid, features=features, key=self._features.key(index))
-        image = typed_or_empty(self.items[index])["image"]
-        if image is None:
+        shown = self.processor.image_of(typed_or_empty(self.items[index]))
+        if not shown:
             return PreparedItem(text=self._texts[index])
-        prepared = self.processor.prepare_items([{"image": image}], keys=[image_key(image)])[0]
+        prepared = self.processor.prepare_items([shown], keys=[image_key(*shown.values())])[0]
         self._keys[index] = prepared.key
         prepared.text = self._texts[index]
         return prepared
@@ -95,8 +95,8 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         if self._features is not None:
             return self._features.key(index)
         if index not in self._keys:
-            image = typed_or_empty(self.items[index])["image"]
-            self._keys[index] = None if image is None else image_key(image)
+            shown = self.processor.image_of(typed_or_empty(self.items[index]))
+            self._keys[index] = image_key(*shown.values()) if shown else None
         return self._keys[index]
 
     def __iter__(self) -> Iterator[PreparedItem]:

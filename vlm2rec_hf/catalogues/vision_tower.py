@@ -133,7 +133,8 @@ def _state(tower: nn.Module) -> tuple[Any, ...]:
 
 def _hash_tower(model: VLM2RecEmbedder, tower: nn.Module) -> str:
     vlm_config: Any = model.config.vlm_config
-    vision = {k: v for k, v in vlm_config.vision_config.to_dict().items() if k not in _NOT_CONTENT}
+    tower_config = vlm_config.vision_config.to_dict() if vlm_config.vision_config is not None else {}
+    vision = {k: v for k, v in tower_config.items() if k not in _NOT_CONTENT}
     digest = _digest({"model_type": vlm_config.model_type, "vision": vision, "adapters": _adapter_state(tower)})
     for name, tensor in sorted(_tensors(tower)):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())

@@ -80,8 +80,25 @@ class TrainModelArguments(EncoderModelArguments):
     tiny: str | None = field(
         default=None,
         metadata={
-            "help": "Build a tiny backbone from config: qwen2_vl, qwen2_5_vl, qwen3_vl, smolvlm, idefics3, paligemma."
+            "help": "Build a tiny backbone from config: qwen2_vl, qwen2_5_vl, qwen3_vl, smolvlm, idefics3, paligemma, "
+            "parts (with --feature_size: images as features)."
         },
+    )
+    language_model: str | None = field(
+        default=None,
+        metadata={"help": "Put a backbone together: Hub id or folder of a causal language model, instead of --model."},
+    )
+    image_encoder: str | None = field(
+        default=None,
+        metadata={"help": "Beside --language_model: Hub id or folder of an image encoder, which stays frozen."},
+    )
+    image_encoder_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of it."})
+    feature_size: int | None = field(
+        default=None,
+        metadata={"help": "Beside --language_model or --tiny parts: width of the items' image_features."},
+    )
+    tokens_per_image: int = field(
+        default=4, metadata={"help": "Features that an image encoder's patches are averaged to (parts only)."}
     )
     hidden_size: int = field(default=128, metadata={"help": "Of a tiny backbone."})
     num_layers: int = field(default=2, metadata={"help": "Of a tiny backbone's language model."})
@@ -120,6 +137,12 @@ class TrainModelArguments(EncoderModelArguments):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"`--{name}` must be at least 1, got {number}.")
+        if self.language_model is None and self.image_encoder is not None:
+            raise ValueError(f"`--image_encoder` {self.image_encoder!r} needs a `--language_model` beside it.")
+        if self.feature_size is not None and self.language_model is None and self.tiny != "parts":
+            raise ValueError("`--feature_size` goes with `--language_model`, or with `--tiny parts`.")
+        if self.tokens_per_image < 1 or (self.feature_size or 1) < 1:
+            raise ValueError("`--tokens_per_image` and `--feature_size` must be at least 1.")
         if (self.min_pixels or 1) > (self.max_pixels or math.inf):
             raise ValueError(f"`--min_pixels` must not be above `--max_pixels`, got {self.min_pixels}.")
 
@@ -138,7 +161,14 @@ class TrainModelArguments(EncoderModelArguments):
             "layers": self.num_layers,
             "vision_hidden_size": self.vision_hidden_size,
             "vision_layers": self.vision_layers,
+            **self.feature_options(),
         }
+
+    def feature_options(self) -> dict[str, Any]:
+        """What a backbone of parts needs to know of images; nothing for other tiny backbones."""
+        if self.language_model is None and self.tiny != "parts":
+            return {}
+        return {"feature_size": self.feature_size, "tokens_per_image": self.tokens_per_image}
 
 
 @dataclass

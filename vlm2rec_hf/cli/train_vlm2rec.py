@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..loading import LoadedModel
 
 CHEAP = (MethodArguments, DataArguments, TrainModelArguments, WarmUpArguments, EncoderRankingArguments)
-USAGE = "--dataset DATA (--model MODEL | --tiny FAMILY) --output_dir DIR [options]"
+USAGE = "--dataset DATA (--model MODEL | --language_model MODEL | --tiny FAMILY) --output_dir DIR [options]"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -111,13 +111,16 @@ def starting_model(
         new: options of a model made around a raw backbone.
 
     Raises:
-        ValueError: both or neither of `--model` and `--tiny`, or nothing loadable there.
+        ValueError: none or several of `--model`, `--language_model` and `--tiny`, or nothing loadable there.
     """
-    from ..loading import LoadedModel, load_or_build
+    from ..loading import LoadedModel, load_or_build, load_parts
     from ..tiny.backbones import tiny_vlm
 
-    if (models.model is None) == (models.tiny is None):
-        raise ValueError("Name exactly one of `--model` (folder or Hub id) and `--tiny` (build one from config).")
+    if sum(name is not None for name in (models.model, models.tiny, models.language_model)) != 1:
+        raise ValueError(
+            "Name exactly one of `--model` (folder or Hub id), `--language_model` (with `--image_encoder` or "
+            "`--feature_size`) and `--tiny` (build one from config)."
+        )
     options = {**models.processor_options(), **({} if max_history is None else {"max_history": max_history})}
     pixels = models.pixels()
     named = {name: f"--{name}" for name in (*options, *pixels)}
@@ -128,6 +131,22 @@ def starting_model(
             model, processor = tiny_vlm(models.tiny, texts, seed=seed, processor_options=options, **sizes)
             _set(processor, pixels)
         return LoadedModel(model, processor), True
+    if models.language_model is not None:
+        if method != "vlm2rec":
+            raise ValueError("`--language_model` builds embedders; for PixRec name a backbone as `--model`.")
+        with named_as_options(**named, language_model="--language_model", image_encoder="--image_encoder"):
+            loaded = load_parts(
+                str(models.language_model),
+                image_encoder=models.image_encoder,
+                image_encoder_revision=models.image_encoder_revision,
+                revision=models.model_revision,
+                fusion=models.fusion,
+                seed=seed,
+                **models.feature_options(),
+                **models.loading(),
+            )
+            _set(loaded.processor, {**options, **pixels})
+        return loaded, False
     fusion = {"fusion": models.fusion} if method == "vlm2rec" else {}
     with named_as_options(where="--model", method="--method", model="--model"):
         loaded = load_or_build(

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..columns import IMAGE, ITEM_ID, TEXT, TIMESTAMP
+from ..columns import IMAGE, IMAGE_FEATURES, ITEM_ID, TEXT, TIMESTAMP
 from . import quarantine as q
+from .feature_column import normalise_features
 from .given_split import own_split
 from .ids import positions_in
 from .ingest import Provenance, speak_of_losses
@@ -88,6 +89,8 @@ def grow(
         if text_columns is not None:
             catalogue = with_text_columns(catalogue, text_columns)
         items, counts = merge_items(items, catalogue)
+        if IMAGE_FEATURES in items.column_names:
+            items = normalise_features(items)  # old and new ones have one width
     ids = items[ITEM_ID].combine_chunks().cast(pa.string())
     ids = pa.concat_arrays(ids.chunks) if isinstance(ids, pa.ChunkedArray) else ids
     old = replace(log, item_ids=ids)  # places of old items stay

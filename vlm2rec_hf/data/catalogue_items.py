@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..columns import IMAGE
+from ..columns import IMAGE, IMAGE_FEATURES
 from .images import image_digest
 
 if TYPE_CHECKING:
@@ -63,8 +63,14 @@ class CatalogueItems(Sequence["Item"]):
         return ids if self._rows == range(len(ids)) else ids[list(self._rows)]
 
     def image_source(self, index: int) -> bytes | None:
-        """Hash of an item's image file, without decoding it; `None` without one. See `image_digest`."""
-        cell = self._dataset.items[self._rows[index]].get(IMAGE)
+        """Hash of an item's image file, without decoding it; `None` without one. See `image_digest`.
+
+        Of a dataset that knows images as features only, the hash of these.
+        """
+        row = self._dataset.items[self._rows[index]]
+        if IMAGE not in row and row.get(IMAGE_FEATURES) is not None:
+            return image_digest(repr(row[IMAGE_FEATURES]).encode())
+        cell = row.get(IMAGE)
         return image_digest(cell["bytes"]) if cell is not None and cell["bytes"] else None
 
     def texts(self) -> Iterator[str | None]:

@@ -25,7 +25,8 @@ class Coverage:
         interactions: all interactions.
         splits: interactions by split name.
         items_with_text: items with a text (`text`, else `title`).
-        items_with_image: items with image bytes (whether they decode is known after `check_images`).
+        items_with_image: items with image bytes (whether they decode is known after `check_images`) or with features
+            of an image.
         items_with_both: items with text and image.
         items_with_neither: items with neither; the embedder cannot place them, heads by id can.
         items_image_path_only: items that name an image file without its bytes; such files are never opened.

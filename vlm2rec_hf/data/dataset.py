@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..columns import IMAGE, ITEM_ID, TEXT, TIMESTAMP, TITLE, USER_ID
+from ..columns import IMAGE, IMAGE_FEATURES, ITEM_ID, TEXT, TIMESTAMP, TITLE, USER_ID
 from . import items as item_tables
 from . import quarantine as q
 from . import splits
 from .appending import grow
 from .catalogue_items import CatalogueItems
 from .coverage import Coverage, measure
+from .feature_column import FeatureColumn, has_features
 from .filters import keep_core, recounted, take_out_cold
 from .fingerprint import dataset_fingerprint
 from .given_split import OWN_SPLIT
@@ -267,8 +268,14 @@ class RecDataset:
 
     @cached_property
     def item_has_image(self) -> np.ndarray:
-        """`(n_items,)` bool: whether the item carries image bytes. `check_images` makes sure that they decode."""
-        return self._per_item(item_tables.has_image)
+        """`(n_items,)` bool: whether the item carries image bytes or features of an image.
+
+        `check_images` makes sure that the bytes decode.
+        """
+        with_bytes = self._per_item(item_tables.has_image)
+        if IMAGE_FEATURES not in self.items.column_names:
+            return with_bytes
+        return with_bytes | has_features(self.items.select_columns([IMAGE_FEATURES]).with_format("arrow")[:])
 
     def _per_item(self, test: Any) -> np.ndarray:
         """Evaluate a test of the image column batch by batch: all images together may not fit into memory."""
@@ -303,7 +310,8 @@ class RecDataset:
 
         Returns:
             `text` (the column `text`, else `title`; blank counts as None) and `image` (decoded RGB). An image that
-            does not decode is None and is recorded in `image_problems`.
+            does not decode is None and is recorded in `image_problems`. Where there is a column `image_features`,
+            these, `(n, width)` or None; then `image` only where there is that column, too.
 
         Raises:
             IndexError: outside the catalogue.
@@ -311,14 +319,27 @@ class RecDataset:
         index = int(index)
         if not 0 <= index < self.n_items:
             raise IndexError(f"`index` must be in 0..{self.n_items - 1}, got {index}.")
-        row = self.items[index]
+        row = self._shown[index]
+        item = Item(text=text_of(row), image=None)
+        if self._features is not None:
+            item["image_features"] = self._features[index]
+            if IMAGE not in row:
+                del item["image"]
         cell = row.get(IMAGE)
-        if cell is None or not cell["bytes"]:
-            return Item(text=text_of(row), image=None)
-        image, reason = try_decode_image(cell["bytes"])
-        if reason is not None:
-            self.image_problems[index] = reason
-        return Item(text=text_of(row), image=image)
+        if cell is not None and cell["bytes"]:
+            item["image"], reason = try_decode_image(cell["bytes"])
+            if reason is not None:
+                self.image_problems[index] = reason
+        return item
+
+    @cached_property
+    def _shown(self) -> datasets.Dataset:
+        """What `item` reads: other columns, such as features as lists of numbers, are slow to make objects of."""
+        return self.items.select_columns([n for n in (ITEM_ID, TITLE, TEXT, IMAGE) if n in self.items.column_names])
+
+    @cached_property
+    def _features(self) -> FeatureColumn | None:
+        return FeatureColumn(self.items) if IMAGE_FEATURES in self.items.column_names else None
 
     def item_texts(self, rows: range | None = None) -> list[str | None]:
         """The texts (as in `item`) of all items, or of those at `rows`, without touching the images."""
@@ -370,7 +391,8 @@ class RecDataset:
         rows = []
         for row in self.items.select(range(min(self.n_items, SHOWN_ITEMS))):
             cell = row.get(IMAGE)
-            rows.append((row[ITEM_ID], text_of(row), "yes" if cell is not None and cell["bytes"] else "no"))
+            shown = (cell is not None and cell["bytes"]) or row.get(IMAGE_FEATURES) is not None
+            rows.append((row[ITEM_ID], text_of(row), "yes" if shown else "no"))
         return html_table(f"{self!r}, the first {len(rows)} items", ("item_id", "text", "image"), rows)
 
     def describe(self) -> str:
@@ -481,7 +503,7 @@ class RecDataset:
         """
         items = self.items
         for name, values in columns.items():
-            if name in (ITEM_ID, TITLE, TEXT, IMAGE):
+            if name in (ITEM_ID, TITLE, TEXT, IMAGE, IMAGE_FEATURES):
                 raise ValueError(f"`columns` names {name!r}, which cannot be replaced; give the column another name.")
             if len(values) != self.n_items:
                 raise ValueError(f"`columns` gives {len(values)} values of {name!r} for {self.n_items} items.")

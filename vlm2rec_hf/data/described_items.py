@@ -58,7 +58,7 @@ class DescribedItems(Sequence["Item"]):
         index = range(len(self))[index]
         if not self.images:
             return {"text": self._texts[index], "image": None}
-        return {"text": self._texts[index], "image": self._dataset.item(index)["image"]}
+        return {**self._dataset.item(index), "text": self._texts[index]}
 
     @property
     def item_ids(self) -> np.ndarray:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..columns import DESCRIPTION, IMAGE, ITEM_ID, TEXT, TITLE
+from ..columns import DESCRIPTION, IMAGE, IMAGE_FEATURES, ITEM_ID, TEXT, TITLE
+from .feature_column import normalise_features
 from .image_lists import first_images, is_list, named_image
 from .images import ImageError, ImagePath, encode_png
 from .text import joined
@@ -23,10 +24,14 @@ IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 class Item(TypedDict):
-    """One item as the processor takes it. `text` is always text, never a path or an address to open."""
+    """One item as the processor takes it. `text` is always text, never a path or an address to open.
+
+    `image_features` `(n, width)` is there where the dataset has such a column; then `image` is, where it has that.
+    """
 
     text: str | None
-    image: Image.Image | None
+    image: NotRequired[Image.Image | None]
+    image_features: NotRequired[np.ndarray | None]
 
 
 def text_of(row: Mapping[str, Any]) -> str | None:
@@ -104,12 +109,15 @@ def normalise_items(table: pa.Table) -> pa.Table:
     """Cast the known columns of an item table: texts to string, images to `{bytes, path}`. `item_id` is left alone.
 
     Raises:
-        ValueError: an image column of strings, or a text column that `text_column` refuses.
+        ValueError: an image column of strings, a text column that `text_column` refuses, or features that
+            `normalise_features` refuses.
     """
     table = named_image(table)
     for index, name in enumerate(table.column_names):
         if name == IMAGE:
             table = table.set_column(index, IMAGE, normalise_images(table[IMAGE]))
+        elif name == IMAGE_FEATURES:
+            table = normalise_features(table)
         elif name in (TITLE, TEXT, DESCRIPTION):
             table = table.set_column(index, name, text_column(table[name], name))
     return table

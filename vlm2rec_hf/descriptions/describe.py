@@ -96,7 +96,7 @@ def _describe_chunk(dataset: RecDataset, describer: Describer, rows: range) -> t
     attempts = 0
     for kind in VIEWS:
         needs = [name for name in ("text", "image") if kind in (name, "both")]
-        able = [i for i, item in enumerate(items) if all(item[name] is not None for name in needs)]
+        able = [i for i, item in enumerate(items) if all(item.get(name) is not None for name in needs)]
         if not able:
             continue
         attempts += len(able)

@@ -49,6 +49,8 @@ class TrainingFacts:
         base_model: Hub id (or last part of a local path) of what training started from; None for none.
         base_model_revision: its commit.
         base_model_license: as its holder names it.
+        images: of a backbone of parts: `image_encoder` (Hub id or last part of a local path) with its revision and
+            `tokens_per_image`, or `feature_size`; empty for others.
         dataset: what it was trained on.
         method: such as "VLM2Rec".
         objective: such as "wpcl+crtr".
@@ -66,6 +68,7 @@ class TrainingFacts:
     base_model: str | None = None
     base_model_revision: str | None = None
     base_model_license: str | None = None
+    images: dict[str, Any] = field(default_factory=dict)
     dataset: DatasetReference = field(default_factory=DatasetReference)
     method: str | None = None
     objective: str | None = None
@@ -87,7 +90,11 @@ class TrainingFacts:
             ValueError: a part that has another type than it should.
         """
         base = text_or_none(values, "base_model")
+        images = dict(section(values, "images", TRAINING_FILE))
+        if encoder := text_or_none(images, "image_encoder"):
+            images["image_encoder"] = local_name(encoder)
         return cls(
+            images=publishable(images),
             base_model=local_name(base) if base else None,
             base_model_revision=text_or_none(values, "base_model_revision"),
             base_model_license=text_or_none(values, "base_model_license"),

@@ -206,6 +206,12 @@ def _start(training: TrainingFacts) -> Any:
     start = escape("a configuration or a local folder")
     if training.base_model:
         start = _repo(training.base_model, training.base_model_revision)
+    if training.images.get("image_encoder"):
+        encoder = _repo(training.images["image_encoder"], training.images.get("image_encoder_revision"))
+        start = Markdown(f"{start} as language model and {encoder} as frozen image encoder, a new projector between")
+    elif training.images:
+        width = escape(int(training.images["feature_size"]))
+        start = Markdown(f"{start} as language model, a new projector for image features of width {width} before it")
     steps = training.warm_up.get("steps")
     return start if not steps else Markdown(f"{start}, warmed up for {escape(int(steps))} steps on item captions")
 

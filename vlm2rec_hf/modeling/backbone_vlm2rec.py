@@ -295,6 +295,9 @@ def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict
     base_config = PreTrainedConfig.get_config_dict(base, **hub)[0]
     if base_config.get("model_type") == config.model_type:
         model = embedder_class.from_pretrained(base, **hub, **arguments)
+    elif hasattr(config.vlm_config, "parts_options"):
+        options = {**config.backbone_options(), **config.vlm_config.parts_options()}
+        model = embedder_class.from_parts(language_model=base, **options, **hub, **arguments)
     else:
         model = embedder_class.from_backbone(base, **config.backbone_options(), **hub, **arguments)
     _check_shape(adapter, base, config, model.config)

@@ -5,6 +5,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from .configuration_parts import PartsConfig
+
 
 @strict
 class BackboneConfig(PreTrainedConfig):
@@ -23,7 +25,9 @@ class BackboneConfig(PreTrainedConfig):
             self.vlm_config = AutoConfig.for_model("qwen2_vl")
         elif isinstance(self.vlm_config, dict):
             options = dict(self.vlm_config)
-            self.vlm_config = AutoConfig.for_model(options.pop("model_type", "qwen2_vl"), **options)
+            kind = options.pop("model_type", "qwen2_vl")
+            ours = kind == PartsConfig.model_type
+            self.vlm_config = PartsConfig(**options) if ours else AutoConfig.for_model(kind, **options)
         super().__post_init__(**kwargs)
 
     @property
@@ -45,7 +49,7 @@ class VLM2RecConfig(BackboneConfig):
 
     Args:
         vlm_config: configuration (object or dict) of the backbone (Qwen2-VL, Qwen2.5-VL, Qwen3-VL, SmolVLM, Idefics3,
-            PaliGemma).
+            PaliGemma, or a `PartsConfig`).
         fusion: `"external"` (the paper's: text and images are encoded in separate rows and the two unit vectors
             added) or `"internal"` (one row with text and images together; the paper's baseline).
         initializer_range: standard deviation used when weights are initialised from scratch.

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -432,20 +433,25 @@ def prepare_distinct(
     prepared = []
     for i, item in enumerate(typed):
         one = PreparedItem(text=tokens.get(i) or None)
-        if item["image"] is not None:
-            image = item["image"].convert("RGB")
-            key = ("image", image_key(image))
+        if shown := processor.image_of(item):
+            key = ("image", image_key(*shown.values()))
             if known is not None and key in known:
                 images[key] = PreparedItem(grid=known[key], key=key)
             elif key not in images:
-                images[key] = processor.prepare_items([{"image": image}], keys=[key])[0]
+                images[key] = processor.prepare_items([shown], keys=[key])[0]
             one = replace(images[key], text=one.text)
         prepared.append(one)
     return prepared
 
 
-def image_key(image: Image.Image) -> bytes:
-    """Hash of an image's size and RGB pixels, 20 bytes: the same image has one key whatever file it came from."""
+def image_key(image: Image.Image | np.ndarray) -> bytes:
+    """Hash of an image's size and RGB pixels, 20 bytes: the same image has one key whatever file it came from.
+
+    Of features (typed by `as_item`) the hash of their shape and numbers.
+    """
+    if not isinstance(image, Image.Image):
+        whole = np.ascontiguousarray(image)
+        return hashlib.blake2b(f"{whole.shape}:".encode() + whole.tobytes(), digest_size=20).digest()
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     digest = hashlib.blake2b(f"{rgb.width}x{rgb.height}:".encode(), digest_size=20)
     digest.update(rgb.tobytes())

@@ -2,13 +2,14 @@
 
 from .family_idefics3 import Idefics3Family
 from .family_paligemma import PaliGemmaFamily
+from .family_parts import PartsFamily
 from .family_qwen_vl import QwenVLFamily
 from .family_vlm2rec import BackboneFamily
 
 
 def families() -> tuple[type[BackboneFamily], ...]:
     """All families there are."""
-    return (QwenVLFamily, Idefics3Family, PaliGemmaFamily)
+    return (QwenVLFamily, Idefics3Family, PaliGemmaFamily, PartsFamily)
 
 
 def family_of(model_type: str) -> BackboneFamily:

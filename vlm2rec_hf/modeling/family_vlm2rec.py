@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModel
 
 
 @dataclass
@@ -121,16 +122,26 @@ class BackboneFamily:
     cache, which is wrong where rows of different lengths share one."""
     chat_image: str = ""
     """What stands for an image in the text that the backbone's chat template writes."""
+    trained_beside_adapters: tuple[str, ...] = ()
+    """Modules of the backbone that are new, and so train whole where adapters train."""
+
+    def build(self, config: Any) -> Any:
+        """A backbone of this configuration with random weights."""
+        return AutoModel.from_config(config)
 
     def set_up_image_processor(self, image_processor: Any, config: Any) -> None:
         """Set on an image processor what it lacks of the backbone's settings; nothing by default."""
+
+    def reads_features(self, image_processor: Any) -> bool:
+        """Whether images come as features (`image_features` of an item) instead of pixels."""
+        return False
 
     def prepare_image(self, image_processor: Any, image: Any) -> tuple[Tensor, tuple[int, ...]]:
         """Preprocess one image.
 
         Args:
             image_processor: the backbone's.
-            image: an RGB `PIL.Image.Image`.
+            image: an RGB `PIL.Image.Image`, or features as `as_item` types them.
 
         Returns:
             `(t * h * w, patch_dim)` pixels, one row per vision patch, and the grid `(t, h, w)`.

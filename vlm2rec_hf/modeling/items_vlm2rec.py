@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,6 +17,7 @@ from transformers import BatchFeature
 
 from .family_vlm2rec import ImageFeatures
 
+ITEM_KEYS = {"text", "image", "image_features"}
 HISTORY_ROLE = "history"
 HISTORY_PROMPT = "[history]"
 REMEDY = "make the inputs with `as_documents(items)` or `as_queries(histories)`"
@@ -47,6 +49,8 @@ class PreparedItem:
 def as_item(value: Any) -> dict[str, Any]:
     """Type an item: a string is always text (half a character becomes U+FFFD), a dict holds `text` and/or `image`.
 
+    For models that read images as features, a dict may hold `image_features`: `(n, width)` or `(width,)` numbers.
+
     Raises:
         TypeError: something else, an unknown key, an entry of another type (no string is opened as a path or URL).
         ValueError: neither text nor image is present.
@@ -55,7 +59,7 @@ def as_item(value: Any) -> dict[str, Any]:
         value = {"text": value}
     elif isinstance(value, Image.Image):
         value = {"image": value}
-    elif not isinstance(value, dict) or (unknown := sorted(map(str, value.keys() - {"text", "image"}))):
+    elif not isinstance(value, dict) or (unknown := sorted(map(str, value.keys() - ITEM_KEYS))):
         known = not isinstance(value, dict)
         got = f"a {type(value).__name__}" if known else f"a dict with {unknown}, which nothing reads"
         raise TypeError(
@@ -70,9 +74,31 @@ def as_item(value: Any) -> dict[str, Any]:
             "files first with `vlm2rec_hf.data.decode_image`."
         )
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if text and text.strip() else None
-    if text is None and image is None:
+    item = {"text": text, "image": None if image is None else as_rgb(image)}
+    if "image_features" in value:  # an absent key says that nobody knows, None that there is no image
+        item = {name: entry for name, entry in item.items() if name in value or name == "text"}
+        item["image_features"] = as_features(value["image_features"])
+    if all(entry is None for entry in item.values()):
         raise ValueError(f"An item needs a text or an image, got {value!r}.")
-    return {"text": text, "image": None if image is None else as_rgb(image)}
+    return item
+
+
+def as_features(features: Any) -> np.ndarray | None:
+    """Features of an image as `(n, width)` float32; one vector is a row of one.
+
+    Raises:
+        ValueError: another shape, none, or a number that is not finite.
+    """
+    if features is None:
+        return None
+    array = np.atleast_2d(np.asarray(features, dtype=np.float32))
+    if array.ndim != 2 or not array.size or not np.isfinite(array).all():
+        raise ValueError(
+            f"`image_features` of an item must be finite numbers (n, width) or (width,), at least one, got shape "
+            f"{array.shape}{'' if np.isfinite(array).all() else ' with numbers that are not finite'}; pass None where "
+            "there is no image."
+        )
+    return array
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 from transformers.utils import ModelOutput
 
 from .backbone_vlm2rec import BackboneModel, refuse_pixels
 from .configuration_pixrec import PixRecConfig
+from .families_vlm2rec import family_of
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
 from .items_vlm2rec import PreparedItem, check_list
 from .passes_vlm2rec import unit
@@ -51,7 +52,7 @@ class PixRecModel(BackboneModel):
 
     def __init__(self, config: PixRecConfig) -> None:
         super().__init__(config)
-        self.set_up_backbone(AutoModel.from_config(config.vlm_config))
+        self.set_up_backbone(family_of(config.vlm_config.model_type).build(config.vlm_config))
         vocabulary = config.get_text_config().vocab_size
         # A tied head has no weights of its own, so there is nothing to tie, save twice or load in the wrong order.
         self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, vocabulary, bias=False)

@@ -12,8 +12,10 @@ from transformers.utils import ModelOutput
 from .backbone_vlm2rec import BackboneModel, refuse_pixels
 from .configuration_vlm2rec import VLM2RecConfig
 from .encoding_vlm2rec import Encoding, EncodingMixin, packs
+from .families_vlm2rec import family_of
 from .family_vlm2rec import ImageFeatures
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
+from .modeling_parts import load_parts
 from .passes_vlm2rec import fuse, last_token_pool, scatter_rows, states_at, unit
 
 __all__ = ["Encoding", "VLM2RecEmbedder", "VLM2RecOutput"]
@@ -51,7 +53,7 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
 
     def __init__(self, config: VLM2RecConfig) -> None:
         super().__init__(config)
-        self.set_up_backbone(AutoModel.from_config(config.vlm_config))
+        self.set_up_backbone(family_of(config.vlm_config.model_type).build(config.vlm_config))
         self.post_init()
 
     @classmethod
@@ -74,18 +76,57 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
             kwargs["revision"] = commit
         vlm, info = AutoModel.from_pretrained(backbone, output_loading_info=True, **kwargs)
         refuse_random_weights("backbone", str(backbone), info)
+        return cls._around(vlm, vlm, str(backbone), commit, fusion)
+
+    @classmethod
+    def from_parts(
+        cls,
+        *,
+        language_model: str,
+        image_encoder: str | None = None,
+        feature_size: int | None = None,
+        tokens_per_image: int = 4,
+        image_encoder_revision: str | None = None,
+        fusion: str = "external",
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> "VLM2RecEmbedder":
+        """Build an embedder from a causal language model and images as features, with a new projector between.
+
+        Args:
+            language_model: Hub id or folder of a causal decoder, such as `"Qwen/Qwen3-0.6B"`.
+            image_encoder: Hub id or folder of a model with an image processor (SigLIP, DINOv2, CLIP, ViT, ...), which
+                stays frozen; or `None`, and
+            feature_size: the width of the items' `image_features`.
+            tokens_per_image: features that an encoder's patch states are averaged to.
+            image_encoder_revision: tag, branch or commit of the encoder.
+            fusion: see `VLM2RecConfig`.
+            seed: of the projector's random weights.
+            kwargs: for `AutoModel.from_pretrained` (`revision` of the language model, `dtype`, ...).
+
+        Raises:
+            ValueError: neither or both of `image_encoder` and `feature_size`, a part of another kind, or one that
+                lacks weights.
+        """
+        encoder = (image_encoder, image_encoder_revision)
+        vlm, commit = load_parts(language_model, encoder, feature_size, tokens_per_image, seed, kwargs)
+        return cls._around(vlm, vlm.language_model, str(language_model), commit, fusion)
+
+    @classmethod
+    def _around(cls, vlm: Any, loaded: Any, where: str, commit: str | None, fusion: str) -> "VLM2RecEmbedder":
+        """An embedder around a backbone whose weights were `loaded` from somewhere."""
         config = VLM2RecConfig(
             vlm_config=vlm.config,
             fusion=fusion,
             dtype=vlm.dtype,
-            base_model=str(backbone) if commit else None,
+            base_model=where if commit else None,
             base_model_revision=commit,
         )
-        config._attn_implementation = vlm.config._attn_implementation
+        config._attn_implementation = loaded.config._attn_implementation
         with torch.device("meta"):
             model = cls(config)
         model.set_up_backbone(vlm)
-        return model.around_loaded(vlm, str(backbone), commit)
+        return model.around_loaded(loaded, where, commit)
 
     def forward(
         self,

@@ -14,9 +14,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BatchFeature, ProcessorMixin
 
+from .configuration_parts import PartsConfig
 from .families_vlm2rec import family_of
+from .family_parts import read_image_processor
 from .family_vlm2rec import BackboneFamily, ImageFeatures
 from .items_vlm2rec import MessagesMixin, PreparedItem, as_item, check_list
+from .modeling_parts import parts_tokenizer
 
 ROLES = ("item", "user")
 MAX_ASPECT = 100
@@ -147,6 +150,33 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
             setattr(processor, name, value)
         return processor
 
+    @classmethod
+    def from_parts(
+        cls,
+        *,
+        language_model: str,
+        image_encoder: str | None = None,
+        feature_size: int | None = None,
+        tokens_per_image: int = 4,
+        revision: str | None = None,
+        image_encoder_revision: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Build a processor from the files of a language model and an image encoder.
+
+        Args:
+            language_model: as for `VLM2RecEmbedder.from_parts`, likewise the next three.
+            image_encoder: whose image processor is read.
+            feature_size: of given features, instead.
+            tokens_per_image: of an encoder.
+            revision: of the language model.
+            image_encoder_revision: of the encoder.
+            options: of `VLM2RecProcessor`.
+        """
+        tokenizer = parts_tokenizer(language_model, revision)
+        image_processor = read_image_processor(image_encoder, image_encoder_revision, feature_size, tokens_per_image)
+        return cls(image_processor, tokenizer, backbone_type=PartsConfig.model_type, **options)
+
     @property
     def family(self) -> BackboneFamily:
         """How this backbone places images in rows."""
@@ -185,11 +215,29 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         prepared = []
         for i, item in enumerate(typed):
             one = PreparedItem(text=tokens[i], key=keys[i] if keys is not None else None)
-            if item["image"] is not None:
-                image = _bounded_aspect(item["image"])
+            for image in self.image_of(item).values():
+                image = _bounded_aspect(image) if isinstance(image, Image.Image) else image
                 one.pixel_values, one.grid = self.family.prepare_image(self.image_processor, image)
             prepared.append(one)
         return prepared
+
+    def image_of(self, item: dict[str, Any]) -> dict[str, Any]:
+        """What the backbone reads as the image of a typed item, as an item of that alone; `{}` without an image.
+
+        Raises:
+            ValueError: the item has pixels where the backbone reads features, or the other way round.
+        """
+        features = self.family.reads_features(self.image_processor)
+        read, other = ("image_features", "image") if features else ("image", "image_features")
+        if item.get(read) is not None:
+            return {read: item[read]}
+        if item.get(other) is not None and read not in item:
+            remedy = "an `image_encoder`" if features else "`feature_size`"
+            raise ValueError(
+                f"An item has `{other}`, but this model reads `{read}`; give the items `{read}`, or build a model "
+                f"that reads `{other}` (`VLM2RecEmbedder.from_parts` with {remedy})."
+            )
+        return {}
 
     def __call__(
         self, items: Sequence[Any] | None = None, histories: Sequence[Sequence[Any]] | None = None, **kwargs: Any

@@ -42,7 +42,7 @@ class ShownItems:
         """The item with its image, where the dataset has one that decodes."""
         if self.dataset is None or item.item_id not in self.place:
             return item
-        return replace(item, image=self.dataset.item(self.place[item.item_id])["image"])
+        return replace(item, image=self.dataset.item(self.place[item.item_id]).get("image"))
 
     def _title(self, item_id: str) -> str | None:
         if self.dataset is not None and item_id in self.place:

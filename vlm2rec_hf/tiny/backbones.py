@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..modeling.configuration_parts import IMAGE_TOKEN, PartsConfig
 from ..modeling.configuration_vlm2rec import VLM2RecConfig
 from ..modeling.families_vlm2rec import family_of
+from ..modeling.family_parts import FeatureReader
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from ..quiet import quiet_libraries
@@ -20,6 +22,7 @@ SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start
 IDEFICS3_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>",
                            "<global-img>", "<image>"]  # fmt: skip
 PALIGEMMA_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<bos>", "<image>"]
+PARTS_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", IMAGE_TOKEN]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{{ '\n' }}{% endfor %}"
@@ -27,6 +30,8 @@ CHAT_TEMPLATE = (
 )
 """In the manner of Qwen-VL's; IMAGE stands for what stands for an image."""
 QWEN, IDEFICS3, PALIGEMMA = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("smolvlm", "idefics3"), ("paligemma",)
+PARTS = ("parts",)
+"""Our name for `PartsConfig.model_type`, as in `from_parts`."""
 PROCESSOR_TEXTS = ["Represent this item for recommendation:\n", "Represent what this user will choose next, given "
                    "the history, oldest first:\n", "1. 2. 3. 4. 5. 6. 7. 8. 9. 10. \n"]  # fmt: skip
 
@@ -69,16 +74,19 @@ def tiny_backbone_config(
     vision_layers: int = 2,
     patch_size: int = 14,
     image_size: int | None = None,
+    feature_size: int | None = None,
+    tokens_per_image: int = 4,
 ) -> PreTrainedConfig:
-    """Configuration of a small backbone of `family` (a `model_type` of `QWEN`, `IDEFICS3` or `PALIGEMMA`).
+    """Configuration of a small backbone of `family` (a `model_type` of `QWEN`, `IDEFICS3` or `PALIGEMMA`, or `parts`).
 
     `image_size` (8 patches by default) is what PaliGemma's tower has positions for; its own `forward` reads no other.
+    `parts` has a Qwen3 and a SigLIP tower with `tokens_per_image`; with a `feature_size` it has no tower.
 
     Raises:
         ValueError: an unknown `family`, or `hidden_size` not divisible by `2 * heads`.
     """
     makers = dict.fromkeys(QWEN, _qwen_config) | dict.fromkeys(IDEFICS3, _idefics3_config)
-    makers |= dict.fromkeys(PALIGEMMA, _paligemma_config)
+    makers |= dict.fromkeys(PALIGEMMA, _paligemma_config) | dict.fromkeys(PARTS, _parts_config)
     if family not in makers:
         raise ValueError(f"`family` must be one of {sorted(makers)}, got {family!r}.")
     if hidden_size % (2 * heads):
@@ -98,12 +106,14 @@ def tiny_backbone_config(
     vision: dict[str, Any] = {"patch_size": patch_size}
     if family not in QWEN:
         vision |= {
-            "image_size": image_size if image_size and family in PALIGEMMA else 8 * patch_size,
+            "image_size": image_size if image_size and family not in IDEFICS3 else 8 * patch_size,
             "hidden_size": vision_hidden_size,
             "intermediate_size": 2 * vision_hidden_size,
             "num_hidden_layers": vision_layers,
             "num_attention_heads": heads,
         }
+    if family in PARTS:
+        vision |= {"feature_size": feature_size, "tokens_per_image": tokens_per_image}
     return makers[family](family, tokenizer, text, vision, vision_hidden_size, vision_layers)
 
 
@@ -189,10 +199,31 @@ def _paligemma_config(
     return PaliGemmaConfig(**options, projection_dim=hidden_size, hidden_size=hidden_size)
 
 
+def _parts_config(
+    family: str,
+    tokenizer: PreTrainedTokenizerFast,
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    vision_hidden_size: int,
+    vision_layers: int,
+) -> PreTrainedConfig:
+    from transformers import Qwen3Config, SiglipVisionConfig
+
+    given = {name: vision.pop(name) for name in ("feature_size", "tokens_per_image")}
+    return PartsConfig(
+        text_config=Qwen3Config(**text, head_dim=text["hidden_size"] // text["num_attention_heads"]),
+        vision_config=None if given["feature_size"] else SiglipVisionConfig(**vision, vision_use_head=False),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        **given,
+    )
+
+
 def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
-    """An image processor that brings images to about (Idefics3, PaliGemma: exactly) `edge` pixels a side."""
+    """An image processor that brings images to about (SigLIP's and Idefics3's: exactly) `edge` pixels a side."""
     from transformers import AutoImageProcessor  # noqa: F401 - registers the processors' lazy modules
 
+    if isinstance(config, PartsConfig) and config.vision_config is None:
+        return FeatureReader(config.feature_size or 0)
     if config.model_type in IDEFICS3:
         # By file: until transformers 5.18 the plain names insist on torchvision.
         from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
@@ -201,7 +232,7 @@ def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
         made: Any = {"smolvlm": SmolVLMImageProcessorPil, "idefics3": Idefics3ImageProcessorPil}[config.model_type](
             do_image_splitting=False, size={"longest_edge": edge}, max_image_size={"longest_edge": edge}
         )
-    elif config.model_type in PALIGEMMA:
+    elif config.model_type in (*PALIGEMMA, PartsConfig.model_type):
         from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
         made = SiglipImageProcessorPil(size={"height": edge, "width": edge})
@@ -233,7 +264,8 @@ def tiny_vlm(
     """A small random embedder and its processor, built without any download.
 
     Args:
-        family: `qwen2_vl`, `qwen2_5_vl`, `qwen3_vl`, `smolvlm`, `idefics3` or `paligemma` (a PaliGemma 2).
+        family: `qwen2_vl`, `qwen2_5_vl`, `qwen3_vl`, `smolvlm`, `idefics3`, `paligemma` (a PaliGemma 2) or `parts` (a
+            Qwen3 and a SigLIP tower, or with `feature_size=` images as features; see `tiny_backbone_config`).
         texts: what the tokenizer is trained on.
         image_size: images are brought to about this many pixels a side.
         vocab_size: size of the tokenizer at most.
@@ -248,6 +280,7 @@ def tiny_vlm(
     import torch
 
     special = dict.fromkeys(IDEFICS3, IDEFICS3_SPECIAL_TOKENS) | dict.fromkeys(PALIGEMMA, PALIGEMMA_SPECIAL_TOKENS)
+    special |= dict.fromkeys(PARTS, PARTS_SPECIAL_TOKENS)
     tokenizer = train_tokenizer(texts, vocab_size, special.get(family, SPECIAL_TOKENS))
     if family == "qwen3_vl":
         sizes.setdefault("patch_size", 16)
@@ -257,7 +290,7 @@ def tiny_vlm(
     processor = VLM2RecProcessor(
         _image_processor(config, edge),
         tokenizer,
-        backbone_type=family,
+        backbone_type=config.model_type,
         fusion=fusion,
         **(processor_options or {}),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -101,6 +102,10 @@ def wrap_with_adapter(model: Any, config: PeftConfig, args: TrainingArguments) -
         raise ValueError("`peft_config` was given, but `model` already is a PEFT model.")
     set_seed(args.seed)  # the adapters' random start belongs to the run, as everything after it does
     options: Any = {}
+    inner: Any = model
+    if whole := [name for name in inner.family.trained_beside_adapters if name not in (config.modules_to_save or ())]:
+        config = copy.copy(config)
+        config.modules_to_save = [*(config.modules_to_save or ()), *whole]
     if _shards_weights(args) and not _is_quantized(model):
         # Weights of one dtype: ZeRO-3 gathers small ones together (deepspeedai/DeepSpeed#8072), as TRL has it.
         options["autocast_adapter_dtype"] = False

@@ -58,7 +58,7 @@ class EncoderTrainer(RecommendationTrainer):
     _model_class: type[BackboneModel]
     _processor_class: type[VLM2RecProcessor]
     _arguments_class: type[EncoderTrainingArguments]
-    _trained_beside_adapters: str | None = None
+    _trained_beside_adapters: str | None = ".modules_to_save."
     """Part of the names of weights that are trained and saved with an adapter."""
 
     def __init__(

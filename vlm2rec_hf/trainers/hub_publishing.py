@@ -47,6 +47,7 @@ class PublishesToHub:
             "base_model": base,
             "base_model_revision": commit,
             "base_model_license": None,
+            "images": _images_of(self.trained.config),
             "method": self._method,
             "arguments": resolved_arguments(self.args),
             "peft": adapter_facts(self.model),
@@ -165,6 +166,12 @@ class PublishesToHub:
             _drop_peft_template(folder)
             save_adapter_config(self.trained, folder)
         write_training_facts(folder, self.training_facts())
+
+
+def _images_of(config: Any) -> dict[str, Any]:
+    """Where the images of a backbone of parts come from; empty for others, whose base says it."""
+    parts = getattr(getattr(config, "vlm_config", None), "parts_options", None)
+    return {} if parts is None else parts()
 
 
 def base_of(model: PreTrainedModel) -> tuple[str | None, str | None]:

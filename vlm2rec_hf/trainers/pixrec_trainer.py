@@ -41,7 +41,6 @@ class PixRecTrainer(EncoderTrainer):
     _model_class = PixRecModel
     _processor_class = PixRecProcessor
     _arguments_class = PixRecTrainingArguments
-    _trained_beside_adapters = ".modules_to_save."
 
     @property
     def pixrec(self) -> PixRecModel:
