@@ -17,6 +17,7 @@ from .heads import check_same_items, rank_head
 from .metrics import ranking_metrics
 from .pixrec import evaluate_pixrec, method_name
 from .ranking import Ranking, rank_targets
+from .score_options import ScoreOptions
 from .scorers import VectorScorer
 from .start_report import add_embedder, start_report
 from .trained_on import as_trained, dataset_warning, trained_columns, trained_on
@@ -50,6 +51,7 @@ def evaluate(
     generation: GenerationOptions | None = None,
     catalogue: PreparedCatalogue | None = None,
     vision_cache: VisionCache | None = None,
+    score_options: ScoreOptions | None = None,
     facts: Mapping[str, Any] | None = None,
     across_processes: bool = False,
     show_progress: bool = False,
@@ -74,12 +76,14 @@ def evaluate(
         generation: of PixRec: rank by generated text, too; the numbers are in `report.facts["generated"]`.
         catalogue: of encoders: the dataset's prepared items, to share them between calls.
         vision_cache: of embedders: keeps image features on disk.
+        score_options: of embedders: how the view `scored` is ranked; by default as the model's config says.
         facts: plain JSON values to keep in the report.
         across_processes: share the encoding among the processes of the default group; all have to call this.
         show_progress: draw progress bars.
 
     Returns:
-        A `Report` with the floors and one method: an embedder's views, or one ranking of another model.
+        A `Report` with the floors and one method: an embedder's views (`text`, `image` and `both` by bare cosine, and
+        `scored` where it has score options), or one ranking of another model.
 
     Raises:
         ValueError: nothing loadable, a dataset without users in this split, a head of other items, or an option that
@@ -100,6 +104,7 @@ def evaluate(
     refuse_options(kind, ("pixrec",), "PixRec models", **of_pixrec)
     of_encoders = {"catalogue": catalogue, "vision_cache": vision_cache, "max_history": max_history}
     refuse_options(kind, ENCODING_METHODS, "embedders and PixRec models", **of_encoders)
+    refuse_options(kind, ("vlm2rec",), "embedders", score_options=score_options)
     warning = dataset_warning(loaded.training, dataset)
     if warning is not None:
         logger.warning(warning)
@@ -121,6 +126,7 @@ def evaluate(
         catalogue = catalogue or encodable_items(
             loaded, dataset, vision_cache=vision_cache, show_progress=show_progress
         )
+        sharing |= {"score_options": score_options}
         result = evaluate_embedder(
             loaded.model, catalogue, examples, k=max(ks), exclude_seen=exclude_seen, batch_size=batch_size, **sharing
         )

@@ -48,6 +48,7 @@ class VLM2RecConfig(BackboneConfig):
             PaliGemma).
         fusion: `"external"` (the paper's: text and images are encoded in separate rows and the two unit vectors
             added) or `"internal"` (one row with text and images together; the paper's baseline).
+        score_options: how vectors become a score (`ScoreOptions.to_dict()` of vlm2rec-hf); `None`: their cosine.
         initializer_range: standard deviation used when weights are initialised from scratch.
         base_model: Hub id of what this model was made from, or, in an adapter's repo, of what the adapter sits on;
             `None` where that is no Hub repo.
@@ -66,6 +67,7 @@ class VLM2RecConfig(BackboneConfig):
 
     model_type = "vlm2rec"
     fusion: str = "external"
+    score_options: dict | None = None
 
     def __post_init__(self, **kwargs) -> None:  # noqa: ANN003 - signature is the library's
         super().__post_init__(**kwargs)
