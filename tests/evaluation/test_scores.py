@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlm2rec_hf import PreparedCatalogue, ScoreOptions, VLM2RecEmbedder, choose_score_options, evaluate
+from vlm2rec_hf import PreparedCatalogue, ScoreOptions, VLM2RecEmbedder, choose_score_options, evaluate, make_demo_shop
 from vlm2rec_hf.data.sequences import TEST, TRAIN, VALIDATION, Sequences, make_examples
 from vlm2rec_hf.evaluation import (
     evaluate_embedder,
@@ -190,22 +190,23 @@ def test_vectors_of_internal_fusion_try_priors_alone(world):
 
 
 @pytest.fixture(scope="module")
-def shop(demo_dataset):
-    return demo_dataset.leave_one_out()
+def shop():
+    return make_demo_shop(30, n_users=20).dataset()
 
 
 def test_reports_show_the_bare_cosine_and_the_score(shop, tiny, tmp_path):
     model, processor = tiny("qwen2_vl", max_history=4)
     options = ScoreOptions(popularity_prior=0.5, cross_terms=False)
-    bare = evaluate(model, shop, processor=processor, max_users=40)
+    catalogue = PreparedCatalogue(shop.catalogue_items(), processor).cache_features(model)
+    bare = evaluate(model, shop, processor=processor, catalogue=catalogue)
     assert bare.views("embedder") == ["text", "image", "both"] and "score_options" not in bare.facts
-    given = evaluate(model, shop, processor=processor, max_users=40, score_options=options)
+    given = evaluate(model, shop, processor=processor, catalogue=catalogue, score_options=options)
     model.config.score_options = options.to_dict()
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     again = VLM2RecEmbedder.from_pretrained(tmp_path / "model")
     assert ScoreOptions.of(again.config) == options
-    saved = evaluate(tmp_path / "model", shop, max_users=40)
+    saved = evaluate(tmp_path / "model", shop)
     for report in (given, saved):
         assert report.views("embedder") == ["text", "image", "both", "scored"]
         assert report.facts["score_options"] == {"embedder": options.to_dict()}
@@ -213,8 +214,7 @@ def test_reports_show_the_bare_cosine_and_the_score(shop, tiny, tmp_path):
             assert np.array_equal(report.ranks("embedder", view), bare.ranks("embedder", view))
     assert np.array_equal(saved.ranks("embedder", "scored"), given.ranks("embedder", "scored"))
     assert not np.array_equal(saved.ranks("embedder", "scored"), saved.ranks("embedder", "both"))
-    catalogue, examples = PreparedCatalogue(shop.catalogue_items(), processor), shop.examples("test").spread(40)
-    result = evaluate_embedder(again, catalogue, examples, score_options=ScoreOptions())
+    result = evaluate_embedder(again, catalogue, shop.examples("test").spread(4), score_options=ScoreOptions())
     assert list(result.rankings) == ["text", "image", "both"] and result.score_options.is_bare
 
 
