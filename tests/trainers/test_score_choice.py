@@ -42,7 +42,8 @@ def test_only_the_temperature_is_noted_where_nothing_is_chosen(trainer, tmp_path
 
 
 def test_choosing_without_a_validation_split_is_refused(trainer, demo_dataset):
-    bare = RecDataset.from_tables(demo_dataset.interactions, demo_dataset.items, name="bare")
+    log = demo_dataset.interactions.to_pandas()[["user_id", "item_id", "timestamp"]]
+    bare = RecDataset.from_tables(log, demo_dataset.items, name="bare")
     with pytest.raises(ValueError, match="`choose_score_options` needs a validation split"):
         trainer(eval_dataset=bare, choose_score_options=True)
 

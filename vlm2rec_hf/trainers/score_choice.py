@@ -55,14 +55,12 @@ def choose_on_validation(
     Returns:
         All that was tried.
     """
-    bare = ScoreOptions(temperature=temperature)
-    found = evaluate_embedder(embedder, catalogue, examples, score_options=bare, **options)
+    found = evaluate_embedder(embedder, catalogue, examples, score_options=ScoreOptions(), **options)
     trials = try_score_options(found.users, found.items, examples, temperature=temperature)
     best = best_trial(trials)
     embedder.config.score_options = best.options.to_dict()
-    logger.info(
-        f"Score options by validation: {best.options}, {METRIC} {best.value:.4f} ({trials[0].value:.4f} bare)."
-    )
+    bare = trials[0].value
+    logger.info(f"Score options by validation: {best.options}, {METRIC} {best.value:.4f} (bare {bare:.4f}).")
     return trials
 
 
