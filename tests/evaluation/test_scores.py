@@ -191,7 +191,7 @@ def test_vectors_of_internal_fusion_try_priors_alone(world):
 
 @pytest.fixture(scope="module")
 def shop():
-    return make_demo_shop(30, n_users=20).dataset()
+    return make_demo_shop(60, n_users=20).dataset()
 
 
 def test_reports_show_the_bare_cosine_and_the_score(shop, tiny, tmp_path):

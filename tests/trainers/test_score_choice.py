@@ -69,7 +69,7 @@ def test_the_correction_reaches_the_loss_with_and_without_gradient_caching(train
             batch = run.data_collator([run.train_dataset[i] for i in range(8)])
             run.model.eval()
             loss, vectors = run.compute_loss(run.model, batch, return_outputs=True)
-            losses[correct, cache] = float(loss)
+            losses[correct, cache] = float(loss.detach())
     assert losses[True, None] == pytest.approx(losses[True, 200], rel=1e-5)
     assert losses[False, None] == pytest.approx(losses[False, 200], rel=1e-5)
     assert abs(losses[True, None] - losses[False, None]) > 1e-3
@@ -86,4 +86,4 @@ def test_the_correction_reaches_the_loss_with_and_without_gradient_caching(train
         users, candidates, target_ids=ids[batch["target_row"]], candidate_ids=ids, positive=batch["target_row"],
         history_ids=history_ids, past=past, candidate_log_q=log_q[ids],
     )  # fmt: skip
-    assert float(again.total) == pytest.approx(losses[True, None], rel=1e-6) and math.isfinite(losses[True, None])
+    assert float(again.total.detach()) == pytest.approx(losses[True, None], rel=1e-6) and math.isfinite(losses[True, None])

@@ -42,7 +42,7 @@ class EvaluationCatalogues:
 
 def has_validation(dataset: RecDataset) -> bool:
     """Whether the dataset has a validation split with anybody to rank."""
-    return len(dataset.examples("validation", max_history=1)) > 0
+    return dataset.split_spec["kind"] != "none" and len(dataset.examples("validation", max_history=1)) > 0
 
 
 def validation_examples(dataset: RecDataset, max_history: int, users: int | None = None) -> Examples:
