@@ -12,9 +12,11 @@ from .data.dataset import RecDataset as RecDataset
 from .data.demo_shop import make_demo_shop as make_demo_shop
 from .data.images import ImagePath as ImagePath
 from .data.readers import load_recsys as load_recsys
+from .evaluation.choosing_scores import choose_score_options as choose_score_options
 from .evaluation.embedding import embed as embed
 from .evaluation.evaluating import evaluate as evaluate
 from .evaluation.report import Report as Report
+from .evaluation.score_options import ScoreOptions as ScoreOptions
 from .histories.history_state import HistoryState as HistoryState
 from .hub_cards.publish import push as push
 from .loading import load_model as load_model

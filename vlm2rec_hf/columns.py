@@ -4,6 +4,9 @@ VIEWS = ("text", "image", "both")
 """The vectors of an item or a history: each modality's, and their sum. Copied files have the same names in
 `modeling/encoding_vlm2rec.py`."""
 
+SCORED = "scored"
+"""The view of a report or recommender that is ranked with an embedder's own `ScoreOptions`."""
+
 USER_ID = "user_id"
 ITEM_ID = "item_id"
 TIMESTAMP = "timestamp"

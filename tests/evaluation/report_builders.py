@@ -36,7 +36,7 @@ def make_report(methods=("sft", "wpcl"), *, protocol=None, seed=0, order=None, v
     counts = np.arange(N_ITEMS)
     for number, method in enumerate(methods):
         for place, view in enumerate(views):
-            ranks = draw_ranks(seed + 10 * number + place, [12, 25, 9][place] / (1 + number))
+            ranks = draw_ranks(seed + 10 * number + place, [12, 25, 9, 8][place] / (1 + number))
             report.add(method, ranking(ranks[order], seed), view=view, train_counts=counts)
     report.add_floor("popularity", ranking(draw_ranks(99, 30)[order]), train_counts=counts)
     return report

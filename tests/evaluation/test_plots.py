@@ -16,7 +16,7 @@ def colours_in(path):
 
 
 def test_views_plot_shows_every_view_in_its_colour(tmp_path):
-    path = plot_views(make_report(), tmp_path / "plots" / "views.png")
+    path = plot_views(make_report(views=("text", "image", "both", "scored")), tmp_path / "plots" / "views.png")
     with Image.open(path) as image:
         assert image.width > 600 and image.height > 400
     assert set(VIEW_COLOURS.values()) <= colours_in(path)

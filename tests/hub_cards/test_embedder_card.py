@@ -196,3 +196,12 @@ def test_facts_are_plain_data(folder):
     json.dumps(dataclasses.asdict(EmbedderFacts.from_folder(folder)), allow_nan=False)
     with pytest.raises(dataclasses.FrozenInstanceError):
         EmbedderFacts.from_folder(folder).repo_id = "x"
+
+
+def test_score_options_are_told_where_there_are_any(folder):
+    config = json.loads((folder / "config.json").read_text())
+    bare = {"popularity_prior": 0.0, "cross_terms": True, "temperature": 0.1}
+    for options, told in ((None, False), (bare, False), ({**bare, "popularity_prior": 0.5}, True)):
+        write_json(folder / "config.json", {**config, "score_options": options})
+        text = card_of(folder)
+        assert ("score options" in text) == ('"popularity_prior": 0.5' in text) == told

@@ -46,6 +46,11 @@ def regrouped():
     return batch
 
 
+def log_q(objective, candidate_ids):
+    """Of each candidate, by id; plain SFT goes without."""
+    return None if objective == "sft" else -candidate_ids.double() / 7
+
+
 def rows(vectors, index):
     parts = (getattr(vectors, field.name)[index] for field in dataclasses.fields(ViewVectors))
     return ViewVectors(*(p.detach().clone().requires_grad_(p.is_floating_point()) for p in parts))
@@ -105,6 +110,7 @@ def work(rank, folder):
         batch["candidates"], batch["candidate_ids"], batch["positive"] = gather_candidates(
             batch["candidates"], batch["candidate_ids"], batch["positive"]
         )
+        batch["candidate_log_q"] = log_q(objective, batch["candidate_ids"])
         output = VLM2RecLoss(objective, temperature=0.2, sync_counts=True)(**batch)
         output.total.backward()
         result[objective] = (

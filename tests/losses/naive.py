@@ -63,8 +63,14 @@ def omega(batch, u, negatives, c):
 
 def contrast(batch, u, view, negatives, weights, tau):
     users, candidates = batch["users"], batch["candidates"]
-    plus = torch.exp(similarity(users, candidates, u, int(batch["positive"][u]), view) / tau)
-    minus = [torch.exp(similarity(users, candidates, u, j, view) / tau) for j in negatives]
+    log_q = batch.get("candidate_log_q")
+
+    def exponential(j):
+        q = 1.0 if log_q is None else torch.exp(log_q[j])
+        return torch.exp(similarity(users, candidates, u, j, view) / tau) / q
+
+    plus = exponential(int(batch["positive"][u]))
+    minus = [exponential(j) for j in negatives]
     return -torch.log(plus / (plus + sum(w * e for w, e in zip(weights, minus, strict=True))))
 
 

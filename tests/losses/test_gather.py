@@ -12,6 +12,7 @@ from .gather_worker import (
     PIXREC,
     TOKENS,
     USERS,
+    log_q,
     pixrec_batch,
     pixrec_loss,
     regrouped,
@@ -54,7 +55,7 @@ def test_wrong_sizes_are_named(gathered):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_gathered_value_and_gradient_equal_one_process(gathered, objective):
     batch = regrouped()
-    whole = VLM2RecLoss(objective, temperature=0.2)(**batch)
+    whole = VLM2RecLoss(objective, temperature=0.2)(**batch, candidate_log_q=log_q(objective, batch["candidate_ids"]))
     parts = [gathered[rank][objective] for rank in range(2)]
     for name, term in whole.terms.items():
         torch.testing.assert_close((parts[0][0][name] + parts[1][0][name]) / 2, term.detach())

@@ -55,6 +55,32 @@ def test_every_switch_equals_the_naive_reference_in_value_and_gradient(config):
         torch.testing.assert_close(got, reference, rtol=1e-8, atol=1e-11)
 
 
+LOG_Q = torch.linspace(-6, -0.5, 9, dtype=torch.float64)
+"""Of the reference batch's nine candidates."""
+
+
+@pytest.mark.parametrize("block", [None, 4])
+@pytest.mark.parametrize(
+    "config", CONFIGS[: len(OBJECTIVES)] + [CONFIGS[-1], {"objective": "wpcl", "scope": "pair"}], ids=config_id
+)
+def test_the_log_q_correction_equals_the_naive_reference(config, block):
+    loss = VLM2RecLoss(**{"temperature": 0.2, "wpcl_lambda": 2.0, "crtr_temperature": 0.3, **config})
+    batch = {**make_batch(seed=0), "candidate_log_q": LOG_Q}
+    output, expected = loss(**batch, block=block), naive.terms(batch, loss.get_config_dict())
+    for name, value in expected.items():
+        torch.testing.assert_close(output.terms[name], value, rtol=1e-10, atol=1e-12)
+    want = gradients(sum(expected.values()), batch)
+    for got, reference in zip(gradients(output.total, batch), want, strict=True):
+        torch.testing.assert_close(got, reference, rtol=1e-8, atol=1e-11)
+    same = loss(**{**batch, "candidate_log_q": torch.full((9,), -3.0)})  # one q for all: no correction
+    torch.testing.assert_close(same.total, loss(**make_batch(seed=0)).total)
+
+
+def test_a_log_q_of_other_candidates_is_refused():
+    with pytest.raises(ValueError, match="`candidate_log_q` must hold one number per candidate \\(9\\)"):
+        VLM2RecLoss("sft")(**make_batch(seed=0), candidate_log_q=LOG_Q[:5])
+
+
 def test_the_reference_batch_reaches_every_special_case():
     """Were the batch plain, the comparison above would prove little."""
     batch = make_batch(seed=0)

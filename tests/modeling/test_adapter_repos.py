@@ -14,6 +14,8 @@ from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor, VLM2RecTrainer, VLM2Re
 from vlm2rec_hf.hub_cards.publish import publish_model
 
 RAW, ADAPTER, EMBEDDER = "org/raw-backbone", "org/adapter", "org/embedder"
+SCORES = {"popularity_prior": 0.5, "temperature": 0.1}
+"""Score options as chosen after training an adapter; its base has none."""
 
 
 def upload(model, processor, repo_id, folder):
@@ -38,6 +40,7 @@ def train_adapter(base, processor, dataset, folder, seed=0):
         peft_config=default_lora_config(2, dropout=0.0),
     )
     run.train()
+    run.embedder.config.score_options = SCORES
     run.save_model()
     return run
 
@@ -73,6 +76,7 @@ def test_the_folder_names_base_and_commit(trained, items):
     assert facts["peft"]["r"] == 2 and facts["steps"] == 2 and facts["arguments"]["learning_rate"] == 5e-2
     assert not (trained["folder"] / "model.safetensors").exists()
     assert (vectors(trained["folder"], items) - trained["vectors"]).abs().max() < 1e-6
+    assert AutoModel.from_pretrained(trained["folder"]).config.score_options == SCORES
 
 
 def test_published_it_loads_by_one_call_at_every_revision(trained, items, tiny, tmp_path, demo_dataset):

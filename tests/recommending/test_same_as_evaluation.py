@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from vlm2rec_hf import PreparedCatalogue, RecDataset, SeqRecConfig, SequentialRecommender, make_demo_shop, recommender
+from vlm2rec_hf import (
+    PreparedCatalogue,
+    RecDataset,
+    ScoreOptions,
+    SeqRecConfig,
+    SequentialRecommender,
+    embed,
+    make_demo_shop,
+    recommender,
+)
 from vlm2rec_hf.data.described_items import DescribedItems
 from vlm2rec_hf.evaluation import evaluate_embedder, evaluate_pixrec, rank_head
 from vlm2rec_hf.modeling.configuration_seqrec import SEQUENCE_ENCODERS
@@ -14,6 +23,7 @@ from ..modeling.dmesr_models import random_inputs
 K = 10
 HEADS = [f"seqrec-{encoder}" for encoder in SEQUENCE_ENCODERS]
 KINDS = [*HEADS, "content", "dmesr", "vlm2rec-text", "vlm2rec-image", "vlm2rec-both", "internal", "pixrec"]
+KINDS += ["vlm2rec-scored", "internal-scored"]
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +63,19 @@ def lists_of(kind, dtype, shop, tiny, tiny_pix):
         model, processor = tiny_pix(max_history=4)
         items: object = DescribedItems(shop, None, images=True)
     else:
-        model, processor = tiny("qwen2_vl", "internal" if kind == "internal" else "external", max_history=4)
+        fusion = "internal" if kind.startswith("internal") else "external"
+        model, processor = tiny("qwen2_vl", fusion, max_history=4)
+        if kind.endswith("scored"):  # beside an image, an item without text has no text to compare
+            parts = {} if fusion == "internal" else {"cross_terms": False, "view_weights": {"text": 1.0, "image": 0.5}}
+            model.config.score_options = ScoreOptions(popularity_prior=0.5, **parts).to_dict()
         items = shop.catalogue_items()
     model, view = model.to(dtype).eval(), kind.split("-")[1] if "-" in kind else None
+    default = None if view == "scored" else view
     examples = shop.examples("test", max_history=6)
     evaluate = evaluate_pixrec if kind == "pixrec" else evaluate_embedder
     found = evaluate(model, PreparedCatalogue(items, processor), examples, k=K)
     ranking = found.ranking if kind == "pixrec" else found.rankings[view or "both"]
-    return recommender(model, shop, processor=processor, view=view), ranking
+    return recommender(model, shop, processor=processor, view=default), ranking
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -110,3 +125,16 @@ def test_a_history_of_which_nothing_read_says_anything_is_named(shop, tiny):
     assert len(ours.recommend([[bare[0], shop.item_ids[1]]], k=3)[0].item_ids) == 3
     with pytest.raises(ValueError, match="no item has a text or an image among the last 2"):
         ours.recommend([[shop.item_ids[1], *bare]])
+
+
+def test_vectors_on_disk_give_the_scored_list(shop, tiny, tmp_path):
+    model, processor = tiny("qwen2_vl", max_history=4)
+    options = ScoreOptions(popularity_prior=1.0, cross_terms=False)
+    path = embed(model, shop, processor=processor).save(tmp_path / "items.parquet")
+    history = [shop.item_ids[1:4].tolist()]
+    given = {"processor": processor, "score_options": options}
+    (there,) = recommender(model, shop, vectors=path, **given).recommend(history)
+    (here,) = recommender(model, shop, **given).recommend(history)
+    (bare,) = recommender(model, shop, view="both", **given).recommend(history)
+    assert there.item_ids == here.item_ids and there.scores == pytest.approx(here.scores, abs=1e-6)
+    assert there.item_ids != bare.item_ids and max(bare.scores) <= 1 + 1e-6

@@ -34,7 +34,10 @@ class RecommendArguments:
     include_seen: bool = field(default=False, metadata={"help": "Recommend items of the history too."})
     on_unknown: str = field(default="error", metadata={"help": "Unknown item ids: error, or skip (and count) them."})
     html: str | None = field(default=None, metadata={"help": "Write a page with images to this file."})
-    view: str | None = field(default=None, metadata={"help": "Of an embedder: text, image or both (default)."})
+    view: str | None = field(
+        default=None,
+        metadata={"help": "Of an embedder: text, image, both, or scored (by its score options, if any; default)."},
+    )
     vectors: str | None = field(
         default=None, metadata={"help": "Of an embedder: what `vlm2rec embed` wrote, so that items are not encoded."}
     )

@@ -1,5 +1,8 @@
 """The public names of `vlm2rec_hf.evaluation`, each written once."""
 
+from .choosing_scores import ScoreTrial as ScoreTrial
+from .choosing_scores import choose_score_options as choose_score_options
+from .choosing_scores import try_score_options as try_score_options
 from .comparison import compare as compare
 from .comparison import compare_methods as compare_methods
 from .comparison import comparisons_to_markdown as comparisons_to_markdown
@@ -80,6 +83,10 @@ from .ranking import rank_targets as rank_targets
 from .report import Report as Report
 from .sampled import SampledRanking as SampledRanking
 from .sampled import rank_sampled as rank_sampled
+from .score_options import ScoreOptions as ScoreOptions
+from .score_vectors import item_score_vectors as item_score_vectors
+from .score_vectors import rank_scored as rank_scored
+from .score_vectors import user_score_vectors as user_score_vectors
 from .scorers import BlockScorer as BlockScorer
 from .scorers import VectorScorer as VectorScorer
 from .seen import SeenItems as SeenItems

@@ -1,18 +1,20 @@
-"""Rank an embedder's views on the examples of a split."""
+"""Rank an embedder's views, and its score, on the examples of a split."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ..columns import VIEWS
+from ..columns import SCORED, VIEWS
 from .encoding_inputs import ChosenRows, PreparedHistories, check_ranked, first_of_equals
 from .metrics import ranking_metrics
 from .modality import effective_rank, evaluate_views, margins, modality_gap, weak_modality_share
+from .score_options import ScoreOptions
+from .score_vectors import item_score_vectors, rank_scored, user_score_vectors
 from .scorers import VectorScorer
 from .sharing import encoded_by_all, rows_by_all
 
@@ -28,17 +30,20 @@ class EmbedderEvaluation:
     """Result of `evaluate_embedder`.
 
     Attributes:
-        rankings: view -> ranks and top items of every example.
+        rankings: view -> ranks and top items of every example: `text`, `image` and `both` by bare cosine, and `scored`
+            where there are score options.
         users: vectors of the examples' histories.
         items: vectors of the catalogue.
         modality: diagnostics of both modalities: mean full-catalogue margins, share of users whose image (text) is the
             weaker one, effective rank of each view's item vectors, modality gap.
+        score_options: of the view `scored`; the bare cosine where there is none.
     """
 
     rankings: dict[str, Ranking]
     users: Encoding
     items: Encoding
     modality: dict[str, float]
+    score_options: ScoreOptions = field(default_factory=ScoreOptions)
 
     def metrics(self, ks: Sequence[int] = (10, 20)) -> dict[str, float]:
         """Means over users, named like `text_hit@10`, `both_ndcg@20`."""
@@ -60,6 +65,7 @@ def evaluate_embedder(
     vision_cache: Any | None = None,
     show_progress: bool = False,
     across_processes: bool = False,
+    score_options: ScoreOptions | None = None,
     **options: Any,
 ) -> EmbedderEvaluation:
     """Encode the whole catalogue and the examples' histories, and rank every view over the full catalogue.
@@ -76,13 +82,16 @@ def evaluate_embedder(
         show_progress: draw progress bars.
         across_processes: share the encoding out among the processes of the default group; all of them have to call
             this, and all get the whole result.
+        score_options: how the view `scored` is ranked; by default as the embedder's config says. Options of the bare
+            cosine add no view.
         options: further options of `encode_items` (`max_tokens`, `packing`, `workers`).
 
     Raises:
         ValueError: a catalogue of other items than the examples' (or in another order), features of another vision
-            tower, or no examples.
+            tower, no examples, or score options that the embedder has no parts for.
     """
     check_ranked(catalogue, examples)
+    scoring = ScoreOptions.of(model.config, score_options)
     options = {"batch_size": batch_size, "vision_cache": vision_cache, "show_progress": show_progress, **options}
     if across_processes:
         items = encoded_by_all(len(catalogue), lambda rows: encode_catalogue(model, catalogue, rows, **options))
@@ -97,6 +106,8 @@ def evaluate_embedder(
         k=k,
         exclude_seen=exclude_seen,
     )
+    if not scoring.is_bare:
+        rankings[SCORED] = rank_scored(users, items, examples, scoring, k=k, exclude_seen=exclude_seen)
     text = margins(users.text, items.text, examples, exclude_seen=exclude_seen)
     image = margins(users.image, items.image, examples, exclude_seen=exclude_seen)
     weak = weak_modality_share(text, image)
@@ -110,7 +121,7 @@ def evaluate_embedder(
         "effective_rank_both": effective_rank(items.both),
         "modality_gap": modality_gap(items.text, items.image),
     }
-    return EmbedderEvaluation(rankings, users, items, modality)
+    return EmbedderEvaluation(rankings, users, items, modality, scoring)
 
 
 def users_for(
@@ -127,10 +138,16 @@ def users_for(
     return encoded_by_all(len(examples), lambda rows: encode_users(model, catalogue, examples.take(rows), **options))
 
 
-def score_by_embedder(evaluation: EmbedderEvaluation, users: Encoding | None = None) -> VectorScorer:
-    """The scores behind the view of both modalities, for the evaluated users or (`users`) for others."""
-    users = evaluation.users if users is None else users
-    return VectorScorer(users.both, evaluation.items.both, normalize=True)
+def score_by_embedder(evaluation: EmbedderEvaluation, counts: np.ndarray, users: Encoding) -> VectorScorer:
+    """The embedder's score by its `ScoreOptions`; the cosine of both modalities where it has none.
+
+    Args:
+        evaluation: holds the items and the options.
+        counts: `(n_items,)` how often each item occurs in training.
+        users: whom to score for.
+    """
+    options = evaluation.scoring
+    return VectorScorer(user_score_vectors(users, options), item_score_vectors(evaluation.items, options, counts))
 
 
 def encode_catalogue(

@@ -18,6 +18,7 @@ from .metrics import ranking_metrics
 from .mixed_models import add_mix, check_mix
 from .pixrec import evaluate_pixrec, method_name
 from .ranking import rank_targets
+from .score_options import ScoreOptions
 from .scorers import BlockScorer, VectorScorer
 from .start_report import add_embedder, start_report
 from .trained_on import as_trained, dataset_warning, trained_columns, trained_on
@@ -52,6 +53,7 @@ def evaluate(
     generation: GenerationOptions | None = None,
     catalogue: PreparedCatalogue | None = None,
     vision_cache: VisionCache | None = None,
+    score_options: ScoreOptions | None = None,
     facts: Mapping[str, Any] | None = None,
     across_processes: bool = False,
     show_progress: bool = False,
@@ -78,13 +80,14 @@ def evaluate(
         generation: of PixRec: rank by generated text, too; the numbers are in `report.facts["generated"]`.
         catalogue: of encoders: the dataset's prepared items, to share them between calls.
         vision_cache: of embedders: keeps image features on disk.
+        score_options: of embedders: how the view `scored` is ranked; by default as the model's config says.
         facts: plain JSON values to keep in the report.
         across_processes: share the encoding among the processes of the default group; all have to call this.
         show_progress: draw progress bars.
 
     Returns:
-        A `Report` with the floors and one method: an embedder's views, or one ranking of another model; with `mix` a
-        second one.
+        A `Report` with the floors and one method: an embedder's views (`text`, `image` and `both` by bare cosine, and
+        `scored` where it has score options), or one ranking of another model; with `mix` a second one.
 
     Raises:
         ValueError: nothing loadable, a dataset without users in this split, a head of other items, or an option that
@@ -106,6 +109,7 @@ def evaluate(
     of_encoders = {"catalogue": catalogue, "vision_cache": vision_cache, "max_history": max_history}
     refuse_options(kind, ENCODING_METHODS, "embedders and PixRec models", **of_encoders)
     refuse_options(kind, ("vlm2rec", "seqrec", "dmesr"), "embedders and heads", mix=mix)
+    refuse_options(kind, ("vlm2rec",), "embedders", score_options=score_options)
     warning = dataset_warning(loaded.training, dataset)
     if warning is not None:
         logger.warning(warning)
@@ -138,15 +142,21 @@ def evaluate(
             loaded, dataset, vision_cache=vision_cache, show_progress=show_progress
         )
         result = evaluate_embedder(
-            loaded.model, catalogue, examples, k=max(ks), exclude_seen=exclude_seen, batch_size=batch_size, **sharing
+            loaded.model,
+            catalogue,
+            examples,
+            k=max(ks),
+            exclude_seen=exclude_seen,
+            batch_size=batch_size,
+            score_options=score_options,
+            **sharing,
         )
         report = start_report(dataset, examples, facts=given, **common)
         add_embedder(report, name, result, examples)
         if mix is not None and validation is not None:
-            scorer = score_by_embedder(result)
-            of_validation = score_by_embedder(
-                result, users_for(loaded.model, catalogue, validation, batch_size=batch_size, **sharing)
-            )
+            counts = examples.sequences.train_counts()
+            users = users_for(loaded.model, catalogue, validation, batch_size=batch_size, **sharing)
+            scorer, of_validation = (score_by_embedder(result, counts, of) for of in (result.users, users))
             add_mix(report, name, mix, (scorer, of_validation), floors, examples, validation)
         return report
     if use_images is not None:

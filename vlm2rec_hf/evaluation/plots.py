@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
     from .report import Report
 
-VIEW_COLOURS = {"text": "#3b6fb6", "image": "#e08a2e", "both": "#3c8d5a"}
+VIEW_COLOURS = {"text": "#3b6fb6", "image": "#e08a2e", "both": "#3c8d5a", "scored": "#8c6bb1"}
 OTHER_COLOURS = ("#7a5aa6", "#b5495b", "#5f6b76")
 INK, GRID = "#2b2f36", "#d9dde3"
 FLOOR_STYLES: tuple[Any, ...] = ("--", ":", "-.", (0, (1, 3)), (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)))
 
 
 def plot_views(report: Report, path: str | os.PathLike[str], metric: str = "ndcg@10") -> Path:
-    """Bars of text, image and both by method, with 95 % intervals, and a line per floor.
+    """Bars of text, image, both and scored by method, with 95 % intervals, and a line per floor.
 
     Args:
-        report: what to show; views come in the order text, image, both, others.
+        report: what to show; views come in the order text, image, both, scored, others.
         path: the PNG (or PDF, SVG) to write, atomically.
         metric: one of the report's metrics.
 

@@ -60,10 +60,16 @@ def start_report(
 
 
 def add_embedder(report: Report, method: str, evaluation: EmbedderEvaluation, examples: Examples) -> None:
-    """Add all views of one evaluated embedder, and its modality diagnostics under `facts["modality"]`."""
+    """Add all views of one evaluated embedder.
+
+    Its modality diagnostics stand under `facts["modality"]`, and under `facts["score_options"]` how its view `scored`
+    was ranked, where there is one.
+    """
     counts = examples.sequences.train_counts()
     for view, ranking in evaluation.rankings.items():
         report.add(method, ranking, view=view, train_counts=counts)
     # NaN (a dataset without images, say) has no place in JSON.
     known = {name: value if value == value else None for name, value in evaluation.modality.items()}
     report.facts.setdefault("modality", {})[method] = known
+    if not evaluation.score_options.is_bare:
+        report.facts.setdefault("score_options", {})[method] = evaluation.score_options.to_dict()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..columns import SCORED
 from .markdown import Markdown, code, escape, table
 from .metadata import metric_name
 from .run_facts import EvaluationFacts, Metrics
@@ -48,7 +49,7 @@ def modality_table(evaluation: EvaluationFacts) -> Markdown | None:
 def verdict(evaluation: EvaluationFacts) -> Markdown | None:
     """One sentence: does the model beat the strongest floor? None where no floor was measured."""
     metric = next((name for name in _names(evaluation) if name.startswith("ndcg@")), None)
-    view = "both" if "both" in evaluation.views else next(iter(evaluation.views), None)
+    view = next((name for name in (SCORED, "both", *evaluation.views) if name in evaluation.views), None)
     floors = {
         name: mean
         for name, metrics in evaluation.floors.items()

@@ -171,7 +171,7 @@ class EvaluationFacts:
             same = trained_on.fingerprint == evaluated_on.fingerprint
         if same:
             evaluated_on = trained_on
-        order = {view: place for place, view in enumerate(("text", "image", "both"))}
+        order = {view: place for place, view in enumerate(("text", "image", "both", "scored"))}
         views = sorted(metrics[chosen].items(), key=lambda pair: order.get(pair[0], len(order)))
         return cls(
             report_name=chosen,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from ..evaluation.score_options import ScoreOptions
 from . import citation, results
 from .facts import DatasetFacts, EmbedderFacts, HeadFacts, SpaceFacts
 from .licences import licence_words
@@ -40,6 +42,7 @@ def embedder(facts: EmbedderFacts) -> dict[str, Any]:
         "adapter_type": str(facts.adapter.get("peft_type", "type not recorded")),
         "dimension": dimension if dimension is not None else Markdown("dimension"),
         "external": facts.config.get("fusion", "external") == "external",
+        "scored": _score_options(facts.config),
         "licences": licences(
             [
                 ("weights in this repo", facts.license),
@@ -50,6 +53,17 @@ def embedder(facts: EmbedderFacts) -> dict[str, Any]:
         "citation": citation.bibtex(training.method if training else None),
         **_run(training, facts.evaluation, facts.figures, configuration),
     }
+
+
+def _score_options(config: Mapping[str, Any]) -> Markdown | None:
+    """The embedder's score options; None where its score is the bare cosine."""
+    values = config.get("score_options")
+    if not isinstance(values, Mapping):
+        return None
+    bare = ScoreOptions().to_dict()
+    if all(values.get(name, plain) == plain for name, plain in bare.items() if name != "temperature"):
+        return None
+    return code(json.dumps(values, sort_keys=True, default=str))
 
 
 def head(facts: HeadFacts) -> dict[str, Any]:

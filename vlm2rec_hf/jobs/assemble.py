@@ -62,6 +62,7 @@ def assemble(job: EmbedJob, plan: ShardPlan, item_ids: np.ndarray) -> Counter[st
             "job": job_id(manifest["settings"]),
             "settings": json.dumps(manifest["settings"], ensure_ascii=False),
             "quarantined": json.dumps(dict(counted)),
+            "score_options": json.dumps(manifest.get("score_options")),
         }
         _join([job.folder.path / entry["file"] for entry in entries], job.output, facts, (plan, item_ids))
     else:

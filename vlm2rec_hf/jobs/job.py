@@ -111,7 +111,7 @@ class ShardWorker:
         self.earlier = None if job.update is None else EarlierVectors(job.update)
         if self.earlier is not None:
             self.earlier.check(settings)
-        self.identity = open_manifest(job, settings)
+        self.identity = open_manifest(job, settings, self.model.config.score_options)
 
     def run(self, shards: list[int]) -> Iterator[ShardDone]:
         """Do these shards, each unless another worker does it; ends when all are done.
@@ -148,8 +148,13 @@ class ShardWorker:
         return ShardDone(shard, vectors.num_rows, bad.num_rows)
 
 
-def open_manifest(job: EmbedJob, settings: Mapping[str, Any]) -> str:
+def open_manifest(job: EmbedJob, settings: Mapping[str, Any], score_options: Mapping[str, Any] | None = None) -> str:
     """Write the job's manifest, or hold the settings against the one that is there.
+
+    Args:
+        job: the job.
+        settings: what decides the vectors; they must stay the same.
+        score_options: of the model, for who scores with the vectors; they decide no vector.
 
     Returns:
         The id of the job.
@@ -163,6 +168,7 @@ def open_manifest(job: EmbedJob, settings: Mapping[str, Any]) -> str:
         if manifest is None:
             folder.make()
             content = {"model": job.model, "revision": job.revision, "settings": settings, "complete": False}
+            content["score_options"] = None if score_options is None else dict(score_options)
             write_manifest(folder.manifest, {**content, "packages": package_versions()})
             return job_id(settings)
     check_same_job(manifest, settings, folder.manifest)

@@ -11,12 +11,20 @@ from .similarity import ViewSimilarities
 
 
 def info_nce(
-    similarity: Tensor, positive: Tensor, negatives: Tensor, temperature: float, log_weight: Tensor | None = None
+    similarity: Tensor,
+    positive: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    log_weight: Tensor | None = None,
+    candidate_log_q: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE per user, `-log [ e^{s+/tau} / ( e^{s+/tau} + sum_j omega_j e^{s_j/tau} ) ]`.
 
     A user without a single negative has loss 0 and gradient 0. Without `log_weight` the result is bit-equal to
     `log_weight = 0`.
+
+    With `candidate_log_q` the logit of every candidate, the target's too, is `s/tau - log q` (the logQ correction of
+    sampled softmax; Yi et al., 2019): then `s/tau` learns `log p(i|u)` instead of `log p(i|u) - log q(i)`.
 
     Args:
         similarity: `(B, C)` cosine similarities.
@@ -24,6 +32,7 @@ def info_nce(
         negatives: `(B, C)` bool, the candidates in the sum; the positive's own column never counts.
         temperature: `tau`, divides.
         log_weight: `log omega`, `(B,)` one weight per user or `(B, C)` one per negative.
+        candidate_log_q: `(C,)` log of the probability that the item is drawn as a candidate, finite.
 
     Returns:
         `(B,)` losses in float32 (float64 stays).
@@ -38,6 +47,13 @@ def info_nce(
             f"got {tuple(similarity.shape)}, {tuple(negatives.shape)} and {tuple(positive.shape)}."
         )
     logits = scaled(similarity, temperature)
+    if candidate_log_q is not None:
+        if candidate_log_q.shape != similarity.shape[1:]:
+            raise ValueError(
+                f"`candidate_log_q` must hold one number per candidate ({similarity.shape[1]}), "
+                f"got shape {tuple(candidate_log_q.shape)}."
+            )
+        logits = logits - candidate_log_q.to(logits.dtype)
     is_positive = positive_columns(positive, negatives)
     negatives = negatives & ~is_positive
     if log_weight is not None:
@@ -54,7 +70,12 @@ def info_nce(
 
 
 def unimodal_info_nce(
-    views: ViewSimilarities, modality: str, positive: Tensor, negatives: Tensor, temperature: float
+    views: ViewSimilarities,
+    modality: str,
+    positive: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    candidate_log_q: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """InfoNCE of one modality alone, over the users, targets and negatives that have it.
 
@@ -64,6 +85,7 @@ def unimodal_info_nce(
         positive: `(B,)` long.
         negatives: `(B, C)` bool.
         temperature: `tau`, divides.
+        candidate_log_q: `(C,)`; see `info_nce`.
 
     Returns:
         `(B,)` losses, and `(B,)` bool: user and target have the modality and there is a negative that has it. The
@@ -75,7 +97,7 @@ def unimodal_info_nce(
     similarity, user_has, candidate_has = modality_of(views, modality)
     usable = negatives & candidate_has[None, :]
     counted = user_has & candidate_has[positive] & usable.any(dim=1)
-    loss = info_nce(similarity, positive, usable, temperature)
+    loss = info_nce(similarity, positive, usable, temperature, candidate_log_q=candidate_log_q)
     return torch.where(counted, loss, 0.0), counted
 
 

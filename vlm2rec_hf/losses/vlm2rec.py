@@ -86,6 +86,7 @@ class _Batch:
     positive: Tensor
     negatives: Tensor
     temperature: float
+    log_q: Tensor | None
 
 
 class VLM2RecLoss(nn.Module):
@@ -160,6 +161,7 @@ class VLM2RecLoss(nn.Module):
         candidate_valid: Tensor | None = None,
         past: tuple[Tensor, Tensor] | None = None,
         block: int | None = None,
+        candidate_log_q: Tensor | None = None,
     ) -> LossOutput:
         """Compute the terms of the objective.
 
@@ -175,6 +177,9 @@ class VLM2RecLoss(nn.Module):
             past: more items that are no negatives, shared by users: see `negative_mask`.
             block: users whose `(users, C)` matrices are held at once; they are computed again for the gradient, so
                 memory grows with `block * C`. The result is the same. `None`: all.
+            candidate_log_q: `(C,)` log of the probability that each item is drawn as a candidate, for the logQ
+                correction of InfoNCE and WPCL (see `info_nce`). CRTR and the margins compare similarities as they
+                are (our choice). `None`: no correction.
 
         Returns:
             Weighted terms and detached diagnostics (see docs/guides/losses.md for every name).
@@ -198,7 +203,7 @@ class VLM2RecLoss(nn.Module):
             given = (
                 users.take(rows), candidates, target_ids[rows], candidate_ids, positive[rows],
                 None if history_ids is None else history_ids[rows], candidate_valid,
-                None if past is None else (past[0], past[1][rows]), progress,
+                None if past is None else (past[0], past[1][rows]), progress, candidate_log_q,
             )  # fmt: skip
             alone = block is None or not torch.is_grad_enabled()
             parts.append(self._block(*given) if alone else checkpoint(self._block, *given, use_reentrant=False))
@@ -229,11 +234,12 @@ class VLM2RecLoss(nn.Module):
         candidate_valid: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
         progress: float,
+        candidate_log_q: Tensor | None,
     ) -> tuple[dict[str, Summed], dict[str, Summed]]:
         """Terms, not weighted, and diagnostics of some users, as sums and counts."""
         negatives = negative_mask(target_ids, candidate_ids, positive, history_ids, candidate_valid, past)
         views = view_similarities(users, candidates, self._views_with_gradient)
-        batch = _Batch(views, positive, negatives, self.temperature(progress))
+        batch = _Batch(views, positive, negatives, self.temperature(progress), candidate_log_q)
         penalised = self._penalise(batch, progress)
         margins = penalised.margins if self.scope == "user" else self._margins(batch, self.margin)
         sums = {}
@@ -269,13 +275,14 @@ class VLM2RecLoss(nn.Module):
         if name == "wpcl":
             return penalised.per_user, negatives.any(dim=1)
         if name == "info_nce":
-            return info_nce(views.both, positive, negatives, batch.temperature), negatives.any(dim=1)
+            loss = info_nce(views.both, positive, negatives, batch.temperature, candidate_log_q=batch.log_q)
+            return loss, negatives.any(dim=1)
         if name == "crtr":
             ranked = crtr_candidates(views, positive, negatives)
             tau_r = self.crtr_temperature(progress)
             return crtr(views.text, views.image, ranked, tau_r, self.crtr_stop_gradient, margins)
         modality = name.removeprefix("info_nce_")
-        return unimodal_info_nce(views, modality, positive, negatives, batch.temperature)
+        return unimodal_info_nce(views, modality, positive, negatives, batch.temperature, batch.log_q)
 
     def _penalise(self, batch: _Batch, progress: float) -> WPCLOutput:
         """WPCL if it is a term of the objective; otherwise the gap that it would see, at weight 1."""
@@ -290,6 +297,7 @@ class VLM2RecLoss(nn.Module):
                 penalty=self.penalty,
                 detach=self.detach,
                 scope=self.scope,
+                candidate_log_q=batch.log_q,
             )
         margins = self._margins(batch, self.margin, self.scope)
         gap = margin_gap(margins)

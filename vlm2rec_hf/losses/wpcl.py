@@ -85,6 +85,7 @@ def wpcl(
     penalty: str = "exp",
     detach: str = "strong",
     scope: str = "user",
+    candidate_log_q: Tensor | None = None,
 ) -> WPCLOutput:
     """WPCL per user. `strength=0` is InfoNCE on the fused similarity, bit for bit.
 
@@ -99,6 +100,7 @@ def wpcl(
         detach: `"strong"`: only the stronger margin is frozen; `"both"`: the weight is a constant (for the ablation:
             nothing is then rebalanced).
         scope: `"user"`: one weight per user; `"pair"`: one per negative, from margins against that negative alone.
+        candidate_log_q: `(C,)`; see `info_nce`. Margins compare similarities as they are (our choice).
 
     Raises:
         ValueError: an unknown switch, a `temperature` not above 0 or a negative `strength`.
@@ -106,7 +108,7 @@ def wpcl(
     margins = modality_margins(views, positive, negatives, temperature=temperature, margin=margin, scope=scope)
     gap = margin_gap(margins, detach)
     log_weight = log_omega(gap, strength, penalty)
-    loss = info_nce(views.both, positive, negatives, temperature, log_weight)
+    loss = info_nce(views.both, positive, negatives, temperature, log_weight, candidate_log_q)
     return WPCLOutput(loss, margins.detach(), gap.detach(), log_weight.detach())
 
 

@@ -131,7 +131,7 @@ class BackboneModel(PreTrainedModel):
         return self.eval()
 
     def similarity(self, first: Any, second: Any) -> Tensor:
-        """Cosine similarities `(n, m)` of vectors `(n, d)` and `(m, d)`, in float32: what items are ranked by."""
+        """Cosine similarities `(n, m)` of vectors `(n, d)` and `(m, d)`, in float32, bare of score options."""
         first, second = (nn.functional.normalize(torch.as_tensor(one).float(), dim=-1) for one in (first, second))
         with torch.autocast(first.device.type, enabled=False):
             return torch.atleast_2d(first) @ torch.atleast_2d(second).T
@@ -303,6 +303,8 @@ def load_with_adapter(embedder_class: Any, adapter: AdapterRepo, arguments: dict
     _check_shape(adapter, base, config, model.config)
     _put_in(model, adapter)
     model.config.base_model, model.config.base_model_revision = config.base_model, config.base_model_revision
+    if hasattr(config, "score_options"):
+        model.config.score_options = config.score_options  # the adapter's, not its base's
     model.config.name_or_path = adapter.where
     info: Any = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
     return (model.eval(), info) if with_info else model.eval()

@@ -48,28 +48,26 @@ class VLM2RecConfig(BackboneConfig):
     r"""Configuration of a `VLM2RecEmbedder`: a vision-language backbone plus how its states become one vector.
 
     Args:
-        vlm_config: configuration (object or dict) of the backbone (Qwen2-VL, Qwen2.5-VL, Qwen3-VL, SmolVLM, Idefics3,
-            PaliGemma, or a `PartsConfig`).
+        vlm_config: the backbone's (object or dict), of a family in `families_vlm2rec`.
         fusion: `"external"` (the paper's: text and images are encoded in separate rows and the two unit vectors
             added) or `"internal"` (one row with text and images together; the paper's baseline).
+        score_options: how vectors become a score (`ScoreOptions.to_dict()` of vlm2rec-hf); `None`: their cosine.
         initializer_range: standard deviation used when weights are initialised from scratch.
-        base_model: Hub id of what this model was made from, or, in an adapter's repo, of what the adapter sits on;
-            `None` where that is no Hub repo.
+        base_model: Hub id of what it was made from (an adapter: of what it sits on); `None` where that is no Hub repo.
         base_model_revision: commit of `base_model`.
 
     Example:
         ```python
         from transformers import Qwen2VLConfig
-
         from vlm2rec_hf import VLM2RecConfig
 
-        config = VLM2RecConfig(vlm_config=Qwen2VLConfig())
-        assert config.fusion == "external"
+        assert VLM2RecConfig(vlm_config=Qwen2VLConfig()).fusion == "external"
         ```
     """
 
     model_type = "vlm2rec"
     fusion: str = "external"
+    score_options: dict | None = None
 
     def __post_init__(self, **kwargs) -> None:  # noqa: ANN003 - signature is the library's
         super().__post_init__(**kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from ..catalogues.item_vectors import ItemVectors, read_item_vectors
+from ..columns import SCORED
 from ..evaluation.embedding import encoded_views
 from ..evaluation.encoding_inputs import PreparedHistories
 from ..evaluation.evaluating import encodable_items, head_items
+from ..evaluation.score_options import ScoreOptions
+from ..evaluation.score_vectors import item_score_vectors, user_score_vectors
 from ..evaluation.scorers import as_matrix, normalize_rows
 from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor, model_type_of, refuse_options
 from ..modeling.catalogue_seqrec import HeadCatalogue, Recommendation, recommend
@@ -69,8 +72,8 @@ class Recommender:
             on_unknown: `"error"`, or `"skip"`: leave unknown ids out and count them.
 
         Returns:
-            One `Recommendation` per history. Scores of embedders and PixRec models are cosine similarities, of heads
-            inner products.
+            One `Recommendation` per history. Scores of embedders are what their `ScoreOptions` say, cosine
+            similarities by default, of PixRec models cosine similarities, of heads inner products.
 
         Raises:
             ValueError: an unknown id, `k < 1`, or a history of which no item has a text or an image.
@@ -96,6 +99,7 @@ def recommender(
     processor: Any = None,
     view: str | None = None,
     vectors: str | Path | ItemVectors | None = None,
+    score_options: ScoreOptions | None = None,
     item_columns: Sequence[str] | None = None,
     batch_size: int | None = None,
     show_progress: bool = False,
@@ -107,8 +111,10 @@ def recommender(
         dataset: names the items; heads know theirs and need it only for users, titles and images.
         revision: tag, branch or commit of a Hub id.
         processor: of a model made in this process; by default the one saved beside the model.
-        view: of embedders: `"text"`, `"image"` or `"both"` (default).
+        view: of embedders: `"text"`, `"image"` or `"both"`, each by bare cosine, or `"scored"`, by the score options
+            (default where there are any, else `"both"`): the same names and lists as in an evaluation.
         vectors: of embedders: the items' vectors, or what `vlm2rec embed` wrote, so that no item is encoded.
+        score_options: of embedders: how the view `"scored"` is ranked; by default as the model's config says.
         item_columns: of PixRec: item columns that make an item's text; by default as in training.
         batch_size: items per forward pass at most; by default as in `evaluate`.
         show_progress: draw progress bars.
@@ -130,10 +136,10 @@ def recommender(
         _require_dataset(model_type_of(model, revision), dataset)
     loaded = load_with_processor(model, revision=revision, processor=processor)
     kind = loaded.model_type
-    refuse_options(kind, ("vlm2rec",), "embedders", view=view, vectors=vectors)
+    refuse_options(kind, ("vlm2rec",), "embedders", view=view, vectors=vectors, score_options=score_options)
     refuse_options(kind, ("pixrec",), "PixRec models", item_columns=item_columns)
-    if view is not None and view not in VIEWS:
-        raise ValueError(f"`view` must be one of {VIEWS}, got {view!r}.")
+    if view is not None and view not in (*VIEWS, SCORED):
+        raise ValueError(f"`view` must be one of {(*VIEWS, SCORED)}, got {view!r}.")
     if kind not in ENCODING_METHODS:
         head = loaded.model
         ids = head_items(head)
@@ -141,25 +147,36 @@ def recommender(
             raise ValueError("`dataset` holds none of the head's items; name the dataset it was trained on.")
         return Recommender(head.catalogue, head.item_vectors, head.encode_histories, dataset)
     dataset = _require_dataset(kind, dataset)
-    view = view or "both"
-    known = None if vectors is None else _checked(vectors, loaded, dataset, view)
+    scoring = ScoreOptions.of(loaded.model.config, score_options) if kind == "vlm2rec" else ScoreOptions()
+    view = view or ("both" if scoring.is_bare else SCORED)
+    needed = scoring.views if view == SCORED else (view,)
+    known = None if vectors is None else _checked(vectors, loaded, dataset, needed)
+    counts = dataset.sequences().train_counts()
     catalogue = encodable_items(loaded, dataset, item_columns, cache_features=False)
+
+    def of_items(views: Mapping[str, Tensor]) -> Tensor:
+        return item_score_vectors(views, scoring, counts) if view == SCORED else _unit(views[view])
+
+    def of_users(encoded: Any) -> Tensor:
+        if view == SCORED:
+            return user_score_vectors(encoded, scoring)
+        return _unit(encoded.view(view) if kind == "vlm2rec" else encoded)
 
     @cache
     def items() -> Tensor:
         """Encoded when the first histories are known to be sound."""
         if known is not None:
-            return _unit(known)
+            return of_items(known)
         note = "; `vlm2rec embed` once and `vectors` save this time" if kind == "vlm2rec" else ""
         logger.info(f"Encoding {dataset.n_items:,} items{note}.")
-        return _unit(encoded_views(loaded, catalogue, batch_size=batch_size, show_progress=show_progress)[view])
+        return of_items(encoded_views(loaded, catalogue, batch_size=batch_size, show_progress=show_progress))
 
     def encode(rows: list[list[int]]) -> Tensor:
         histories = PreparedHistories(catalogue, rows)
         users = torch.zeros(len(rows), items().shape[1])
         if histories.known:
             encoded = loaded.model.encode_histories(histories.readable(), loaded.processor)
-            users[histories.known] = _unit(encoded.view(view) if kind == "vlm2rec" else encoded)
+            users[histories.known] = of_users(encoded)
         if not bool(users.any(dim=-1).all()):
             raise ValueError(
                 "`histories` holds one of which no item has a text or an image among the last "
@@ -167,8 +184,7 @@ def recommender(
             )
         return users
 
-    counts = torch.as_tensor(dataset.sequences().train_counts())
-    head_catalogue = HeadCatalogue(dataset.item_ids.tolist(), counts, item_titles(dataset))
+    head_catalogue = HeadCatalogue(dataset.item_ids.tolist(), torch.as_tensor(counts), item_titles(dataset))
     return Recommender(head_catalogue, items, encode, dataset)
 
 
@@ -205,24 +221,25 @@ def _require_dataset(kind: str | None, dataset: RecDataset | None) -> Any:
     return dataset
 
 
-def _checked(vectors: Any, loaded: LoadedModel, dataset: RecDataset, view: str) -> Tensor:
-    """The dataset's item vectors of one view.
+def _checked(vectors: Any, loaded: LoadedModel, dataset: RecDataset, views: tuple[str, ...]) -> dict[str, Tensor]:
+    """The dataset's item vectors of some views.
 
     Raises:
-        ValueError: they were made by another version of the model, or lack the view or an item.
+        ValueError: they were made by another version of the model, or lack a view or an item.
     """
     ids = [str(item) for item in dataset.item_ids]
     named = "" if isinstance(vectors, ItemVectors) else f" {str(vectors)!r}"
-    known = vectors.for_items(ids) if isinstance(vectors, ItemVectors) else read_item_vectors(vectors, ids, (view,))
+    known = vectors.for_items(ids) if isinstance(vectors, ItemVectors) else read_item_vectors(vectors, ids, views)
     version = loaded.version
     if known.revision and version and known.revision != version:
         raise ValueError(
             f"`vectors`{named} are of version {known.revision!r} of {known.model!r}, and `model` is {version!r}; "
             f"write them again with `vlm2rec embed --model {loaded.where}`."
         )
-    if view not in known.views:
-        raise ValueError(f"`vectors`{named} hold the views {sorted(known.views)}, not {view!r}.")
-    return known.views[view]
+    for view in views:
+        if view not in known.views:
+            raise ValueError(f"`vectors`{named} hold the views {sorted(known.views)}, not {view!r}.")
+    return {view: known.views[view] for view in views}
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -108,6 +108,13 @@ class ClickWindows(Dataset):
         """Targets of the first epoch."""
         return int(self._first_cut.targets.sum())
 
+    def target_counts(self) -> np.ndarray:
+        """How often each item is a target in an epoch, about: `(n_items,)` int64."""
+        later = np.ones(len(self.items), dtype=bool)
+        later[self.offsets[:-1][np.diff(self.offsets) > 0]] = False
+        later &= ~self.empty[self.items]
+        return np.bincount(self.items[later], minlength=len(self.empty)).astype(np.int64)
+
     def __getitem__(self, window: int | WindowKey) -> dict[str, np.ndarray]:
         """A window, by its key or as the number of one of the first epoch's.
 

@@ -40,6 +40,11 @@ class EvaluationCatalogues:
         return self._known[1][1]
 
 
+def has_validation(dataset: RecDataset) -> bool:
+    """Whether the dataset has a validation split with anybody to rank."""
+    return dataset.split_spec["kind"] != "none" and len(dataset.examples("validation", max_history=1)) > 0
+
+
 def validation_examples(dataset: RecDataset, max_history: int, users: int | None = None) -> Examples:
     """The validation split's examples, or only `users` of them, evenly spread.
 

@@ -47,6 +47,20 @@ class VLM2RecTrainingArguments(EncoderTrainingArguments):
     mask_row_targets: bool = field(
         default=True, metadata={"help": "The other targets of a row are no negatives of its clicks."}
     )
+    logq_correction: bool = field(
+        default=False,
+        metadata={
+            "help": "Subtract log q of each candidate, q being how likely it is drawn, so that the cosine learns "
+            "popularity, too; instead of a popularity prior at score time, not beside it."
+        },
+    )
+    choose_score_options: bool | None = field(
+        default=None,
+        metadata={
+            "help": "After training choose popularity prior, cross terms and view weights on the validation split "
+            "and keep them in the config; by default where training is validated and there is such a split."
+        },
+    )
     gradient_cache_tokens: int | None = field(
         default=None,
         metadata={

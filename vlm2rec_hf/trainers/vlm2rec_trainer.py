@@ -23,15 +23,18 @@ from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 from ..modeling.passes_vlm2rec import USEFUL_TOKENS, USEFUL_TOKENS_OF_ACCELERATORS, free_memory
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from ..sentence_transformers.model_files import suits_sentence_transformers, write_sentence_transformer_files
+from .candidate_draws import candidate_log_q
 from .click_windows import ClickWindows, WindowBatches, WindowLoader
 from .collator import ROW_VIEWS, ContrastiveCollator, Example, tokens_per_item
 from .data_parallel import needs_every_parameter, with_all_gradients, zero_of
 from .encoder_trainer import DATA_WAIT, EncoderTrainer, check_count
 from .gradient_cache import GradientCache
 from .prefetch import prefetched
+from .score_choice import choose_on_validation, note_temperature, write_score_table
 from .step_metrics import GRADIENT_NORM
 from .step_views import STEP, ContrastiveStep, assemble, watch_gradients
 from .throughput import Throughput
+from .validation import has_validation, validation_examples
 from .vlm2rec_args import VLM2RecTrainingArguments
 
 if TYPE_CHECKING:
@@ -80,8 +83,14 @@ class VLM2RecTrainer(EncoderTrainer):
             )
 
     def finish_setup(self) -> None:
-        """Start counting; refuse gradient caching where it does not work."""
+        """Start counting; refuse gradient caching, or choosing score options, where it does not work."""
         self.throughput = Throughput()
+        self._log_q = self._candidate_log_q() if self.args.logq_correction else None
+        if self.args.choose_score_options and not has_validation(self.recommendation_eval):
+            raise ValueError(
+                "`choose_score_options` needs a validation split; call `leave_one_out()` or `temporal_split(...)` on "
+                "the dataset, or leave it out."
+            )
         if self.args.gradient_cache_tokens is None:
             return
         if self.is_deepspeed_enabled:
@@ -165,13 +174,47 @@ class VLM2RecTrainer(EncoderTrainer):
             options: see `EncoderTrainer.rank`.
 
         Returns:
-            `text_hit@10`, `image_ndcg@10`, `both_mrr@20`, ..., plus `margin_text`, `margin_image` and the other
+            `text_hit@10`, `image_ndcg@10`, `both_mrr@20`, ..., `scored_ndcg@10` where the model's config has score
+            options, plus `margin_text`, `margin_image` and the other
             modality diagnostics.
         """
         from ..evaluation.embedder import evaluate_embedder
 
         evaluation = evaluate_embedder(self.embedder, catalogue, examples, **options)
         return {**evaluation.metrics(), **evaluation.modality}
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; then, with the best checkpoint loaded, choose the score options (`args.choose_score_options`).
+
+        Arguments and result are those of `Trainer.train`. The choice is kept in the model's config, and the table of
+        all options tried in `score_options.json` in the output folder.
+        """
+        temperature = self.loss.temperature(1.0)
+        note_temperature(self.embedder, temperature)
+        result = super().train(*args, **kwargs)
+        dataset, wanted = self.recommendation_eval, self.args.choose_score_options
+        if wanted is None:
+            wanted = self.args.eval_strategy != "no" and self.evaluator is None and has_validation(dataset)
+        if wanted:
+            examples = validation_examples(dataset, self.args.max_history, self.args.validation_users)
+            trials = choose_on_validation(
+                self.embedder,
+                self._catalogues.of(dataset),
+                examples,
+                temperature,
+                batch_size=self.args.per_device_eval_batch_size,
+                across_processes=self.shares_evaluation,
+            )
+            if self.args.should_save:
+                write_score_table(str(self.args.output_dir), trials, len(examples))
+        return result
+
+    def _candidate_log_q(self) -> Tensor:
+        """`(n_items,)` log of the probability that an item is a candidate of a batch."""
+        windows: Any = self.train_dataset
+        rows = self.args.train_batch_size * (self.args.world_size if self.args.gather_negatives else 1)
+        per_batch = rows * windows.n_targets / max(len(windows), 1)
+        return candidate_log_q(windows.target_counts(), per_batch).to(self.args.device)
 
     def compute_loss(
         self,
@@ -212,6 +255,7 @@ class VLM2RecTrainer(EncoderTrainer):
             past=past,
             progress=min(self.state.global_step / max(self.state.max_steps, 1), 1.0),
             block=self._block(len(users), len(candidates)),
+            candidate_log_q=None if self._log_q is None else self._log_q[ids],
         )
         total = output.total
         if model.training:
