@@ -146,7 +146,7 @@ def score_by_embedder(evaluation: EmbedderEvaluation, counts: np.ndarray, users:
         counts: `(n_items,)` how often each item occurs in training.
         users: whom to score for.
     """
-    options = evaluation.scoring
+    options = evaluation.score_options
     return VectorScorer(user_score_vectors(users, options), item_score_vectors(evaluation.items, options, counts))
 
 
