@@ -134,20 +134,17 @@ def crtr(batch, c):
 def terms(batch, c):
     """Name -> weighted term, for the configuration of `VLM2RecLoss.get_config_dict()` with constant numbers."""
     tau, objective = c["temperature"], c["objective"]
-    if objective in ("sft", "modality_dropout"):
-        return {"info_nce": info_nce(batch, "both", tau)}
-    if objective == "sft+unimodal":
-        w = c["unimodal_weight"]
-        return {
-            "info_nce": (1 - 2 * w) * info_nce(batch, "both", tau),
-            "info_nce_text": w * info_nce(batch, "text", tau),
-            "info_nce_image": w * info_nce(batch, "image", tau),
-        }
-    if objective == "wpcl":
-        return {"wpcl": wpcl(batch, c)}
-    if objective == "crtr":
-        return {"info_nce": info_nce(batch, "both", tau), "crtr": c["crtr_beta"] * crtr(batch, c)}
-    if objective == "wpcl+crtr":
-        return {"wpcl": wpcl(batch, c), "crtr": c["crtr_beta"] * crtr(batch, c)}
-    view = objective.removesuffix("_only")
-    return {f"info_nce_{view}": info_nce(batch, view, tau)}
+    if objective in ("text_only", "image_only"):
+        view = objective.removesuffix("_only")
+        return {f"info_nce_{view}": info_nce(batch, view, tau)}
+    parts = objective.split("+")
+    w = c["unimodal_weight"] if "unimodal" in parts else 0.0
+    if "wpcl" in parts:
+        found = {"wpcl": (1 - 2 * w) * wpcl(batch, c)}
+    else:
+        found = {"info_nce": (1 - 2 * w) * info_nce(batch, "both", tau)}
+    if "crtr" in parts:
+        found["crtr"] = c["crtr_beta"] * crtr(batch, c)
+    if "unimodal" in parts:
+        found |= {f"info_nce_{view}": w * info_nce(batch, view, tau) for view in ("text", "image")}
+    return found

@@ -36,6 +36,8 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "wpcl": ("wpcl",),
     "crtr": ("info_nce", "crtr"),
     "wpcl+crtr": ("wpcl", "crtr"),
+    "wpcl+unimodal": ("wpcl", "info_nce_text", "info_nce_image"),
+    "wpcl+crtr+unimodal": ("wpcl", "crtr", "info_nce_text", "info_nce_image"),
     "text_only": ("info_nce_text",),
     "image_only": ("info_nce_image",),
 }
@@ -105,7 +107,8 @@ class VLM2RecLoss(nn.Module):
         detach: `"strong"` or `"both"` (see `wpcl`).
         scope: `"user"` or `"pair"` (see `wpcl`).
         crtr_stop_gradient: `"none"` or `"strong"` (see `crtr`).
-        unimodal_weight: weight `w` of each single view in `sft+unimodal`; the fused view has `1 - 2w`. At most 0.5.
+        unimodal_weight: weight `w` of each single view in objectives with `unimodal`; the fused view's term has
+            `1 - 2w`. At most 0.5.
         sync_counts: average each term over the users of all processes instead of this process's own. Matters when
             processes skip different numbers of users. A collective: every process has to call the loss.
 
@@ -262,9 +265,10 @@ class VLM2RecLoss(nn.Module):
         weights = dict.fromkeys(self._term_names, 1.0)
         if "crtr" in weights:
             weights["crtr"] = self.crtr_beta(progress)
-        if self.objective == "sft+unimodal":
+        if "unimodal" in self.objective:
             single = self.unimodal_weight(progress)
-            weights = {"info_nce": 1 - 2 * single, "info_nce_text": single, "info_nce_image": single}
+            weights |= {"info_nce_text": single, "info_nce_image": single}
+            weights["wpcl" if "wpcl" in weights else "info_nce"] = 1 - 2 * single
         return weights
 
     def _per_user(

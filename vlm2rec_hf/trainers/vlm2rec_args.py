@@ -35,7 +35,7 @@ class VLM2RecTrainingArguments(EncoderTrainingArguments):
     scope: str = field(default="user", metadata={"help": "One gap per user, or per pair of user and negative."})
     crtr_stop_gradient: str = field(default="strong", metadata={"help": "none, or strong: only the weak one moves."})
     unimodal_weight: str = field(
-        default="0.3333333333333333", metadata={"help": "Weight of each single view in sft+unimodal."}
+        default="0.3333333333333333", metadata={"help": "Weight of each single view in objectives with unimodal."}
     )
     modality_dropout: float = field(
         default=0.3, metadata={"help": "Chance that one view of an example is dropped (objective modality_dropout)."}
