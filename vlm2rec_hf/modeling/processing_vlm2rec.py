@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BatchFeature, ProcessorMixin
 
-from .families_vlm2rec import family_of
+from .families_vlm2rec import SavesOwnFamily, family_of
 from .family_vlm2rec import BackboneFamily, ImageFeatures
 from .items_vlm2rec import MessagesMixin, PreparedItem, as_item, check_list
 
@@ -57,7 +57,7 @@ class Row:
         return [bisect_right(self.items, click) - 1 for click in range(clicks)]
 
 
-class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
+class VLM2RecProcessor(MessagesMixin, SavesOwnFamily, ProcessorMixin):  # type: ignore[misc]
     """Turns items and histories into batches for `VLM2RecEmbedder`.
 
     Rows are (our choice) the instruction, then every item, oldest first, with an end token behind it. The state of an
