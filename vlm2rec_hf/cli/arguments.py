@@ -80,7 +80,8 @@ class TrainModelArguments(EncoderModelArguments):
     tiny: str | None = field(
         default=None,
         metadata={
-            "help": "Build a tiny backbone from config: qwen2_vl, qwen2_5_vl, qwen3_vl, smolvlm, idefics3, paligemma."
+            "help": "Build a tiny backbone from config: qwen2_vl, qwen2_5_vl, qwen3_vl, smolvlm, idefics3, "
+            "paligemma, llava, gemma3."
         },
     )
     hidden_size: int = field(default=128, metadata={"help": "Of a tiny backbone."})

@@ -45,7 +45,7 @@ class VLM2RecConfig(BackboneConfig):
 
     Args:
         vlm_config: configuration (object or dict) of the backbone (Qwen2-VL, Qwen2.5-VL, Qwen3-VL, SmolVLM, Idefics3,
-            PaliGemma).
+            PaliGemma, LLaVA, Gemma 3).
         fusion: `"external"` (the paper's: text and images are encoded in separate rows and the two unit vectors
             added) or `"internal"` (one row with text and images together; the paper's baseline).
         initializer_range: standard deviation used when weights are initialised from scratch.

@@ -5,7 +5,9 @@ from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
+from .family_gemma3 import Gemma3Family
 from .family_idefics3 import Idefics3Family
+from .family_llava import LlavaFamily
 from .family_paligemma import PaliGemmaFamily
 from .family_qwen_vl import QwenVLFamily
 from .family_vlm2rec import BackboneFamily
