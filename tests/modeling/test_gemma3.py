@@ -1,4 +1,4 @@
-"""Gemma 3: rows, pixels and states are the backbone's own where its images are read causally; windows in some layers."""
+"""Gemma 3: rows, pixels and states are the backbone's own where its images are read causally; windows."""
 
 import copy
 import random

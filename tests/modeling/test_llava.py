@@ -18,9 +18,9 @@ from transformers import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from vlm2rec_hf import VLM2RecConfig, VLM2RecEmbedder, VLM2RecProcessor
+from vlm2rec_hf.descriptions.generation_inputs import generation_inputs
 from vlm2rec_hf.descriptions.layouts import FamilyLayout
 from vlm2rec_hf.descriptions.prompts import load_prompts
-from vlm2rec_hf.descriptions.generation_inputs import generation_inputs
 from vlm2rec_hf.tiny.backbones import CHAT_TEMPLATE, tiny_vlm
 
 from ..conftest import make_image, needs_image_processor
