@@ -80,7 +80,7 @@ def test_what_the_library_uploads_while_it_saves_is_no_more(tiny, hub, part, tmp
     assert names == {"family_vlm2rec.py", "family_qwen_vl.py"}
 
 
-BOUNDS = {**dict.fromkeys(ONE_EACH.values(), (12, 2800)), "head": (5, 950)}
+BOUNDS = {**dict.fromkeys(ONE_EACH.values(), (13, 2850)), "head": (5, 950)}
 """Kind -> files and lines at most."""
 
 

@@ -145,7 +145,7 @@ def test_a_history_begins_with_its_shorter_ones_and_ends_every_item(published):
     assert all(row.ids[end + 1 - len(closing) : end + 1] == closing for end in row.ends)
     state = HistoryState(model, processor, users=["ann"])
     for count, item in enumerate(ITEMS, 1):
-        state.append({"ann": [item]})
+        state.append({"ann": item})
         alone = model.encode_histories([ITEMS[:count]], processor).both
         assert (state.embedding(["ann"]).both - alone).abs().max() < 1e-5
 
@@ -164,3 +164,17 @@ def test_the_template_is_saved_and_gives_way_to_what_is_given(published, tmp_pat
     assert fresh.item_instruction == "Represent the user's input."
     with pytest.raises(ValueError, match="`template` must be one of \\['qwen3_vl_embedding'\\] or None, got 'qwen'"):
         VLM2RecProcessor.from_backbone(str(folder), template="qwen")
+
+
+def test_the_command_line_takes_it(published, demo_dataset):
+    from vlm2rec_hf.cli.arguments import EncoderModelArguments, TrainModelArguments
+    from vlm2rec_hf.cli.evaluate import load
+    from vlm2rec_hf.cli.train_vlm2rec import starting_model
+
+    folder = str(published[0])
+    raw = load(EncoderModelArguments(model=folder, template=TEMPLATE)).processor
+    taken = starting_model(TrainModelArguments(model=folder, template=TEMPLATE), demo_dataset, 4, 0)[0].processor
+    tiny = TrainModelArguments(tiny="qwen3_vl", template=TEMPLATE, hidden_size=32, vision_hidden_size=32)
+    made = starting_model(tiny, demo_dataset, 4, 0)[0].processor
+    assert raw.template == taken.template == made.template == TEMPLATE and taken.max_history == 4
+    assert taken.item_instruction == raw.item_instruction == TEMPLATES[TEMPLATE].options["item_instruction"]

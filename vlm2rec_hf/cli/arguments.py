@@ -71,6 +71,10 @@ class EncoderModelArguments(ModelArguments):
     fusion: str = field(
         default="external", metadata={"help": "Of a new embedder: external (the paper's) or internal (baseline)."}
     )
+    template: str | None = field(
+        default=None,
+        metadata={"help": "Of a new embedder: rows as a published one reads them (qwen3_vl_embedding), not ours."},
+    )
 
 
 @dataclass
