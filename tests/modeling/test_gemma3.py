@@ -34,7 +34,7 @@ def built():
             with torch.no_grad():
                 for name, weight in model.named_parameters():
                     if "projection_weight" in name:
-                        weight.normal_()  # it begins as zeros
+                        weight.normal_()  # the library begins with zeros
                     elif weight.ndim > 1 and "language_model.layers" in name:
                         weight.mul_(12)  # attention that tells tokens apart
             made[window] = model, processor

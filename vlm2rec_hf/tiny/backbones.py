@@ -324,7 +324,17 @@ def tiny_vlm(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = VLM2RecEmbedder(VLM2RecConfig(vlm_config=config, fusion=fusion))
+        fill_projector(model)
     return model.eval(), processor
+
+
+def fill_projector(model: Any) -> None:
+    """Draw the one matrix that the library begins with zeros: Gemma 3's, without which images say nothing."""
+    from torch.nn.init import normal_
+
+    for name, weight in model.named_parameters():
+        if name.endswith("mm_input_projection_weight"):
+            normal_(weight, std=0.02)
 
 
 def save_tiny_backbone(
@@ -348,6 +358,7 @@ def save_tiny_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         raw = AutoModelForImageTextToText.from_config(model.config.vlm_config)
+        fill_projector(raw)
     with quiet_libraries():
         raw.save_pretrained(folder)
     processor.tokenizer.chat_template = CHAT_TEMPLATE.replace("IMAGE", processor.family.chat_image)
