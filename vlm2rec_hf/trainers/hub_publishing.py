@@ -181,7 +181,7 @@ def save_adapter_config(model: PreTrainedModel, folder: Path) -> None:
     config.base_model, config.base_model_revision = base, commit
     if model.is_remote_code():
         custom_object_save(model, str(folder), config=config)  # type: ignore[arg-type]
-        keep_family(folder, model.family)
+        keep_family(folder, model.family)  # type: ignore[arg-type]
     config.save_pretrained(folder)
     _name_base(folder, (getattr(model, "loaded_from", None) or (None,))[0])
 
