@@ -15,7 +15,7 @@ from . import HF_HOME, HUB
 torch.set_num_threads(1)
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-FAMILIES = (*QWEN, "smolvlm", "idefics3", "paligemma", "parts")
+FAMILIES = (*QWEN, "smolvlm", "paligemma", "llava", "gemma3", "parts")
 CHECKPOINT_FAMILIES = FAMILIES[:-1]  # of which others publish raw checkpoints
 
 
@@ -45,6 +45,7 @@ def needs_image_processor(family):
     names = {
         "smolvlm": "SmolVLMImageProcessorPil", "idefics3": "Idefics3ImageProcessorPil",
         "paligemma": "SiglipImageProcessorPil", "parts": "SiglipImageProcessorPil",
+        "llava": "CLIPImageProcessorPil", "gemma3": "Gemma3ImageProcessorPil",
     }  # fmt: skip
     if family in names and getattr(getattr(transformers, names[family]), "is_dummy", False):
         pytest.skip(f"transformers {transformers.__version__} loads {names[family]} only beside torchvision")

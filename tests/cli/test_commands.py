@@ -166,6 +166,26 @@ def test_recipes_parse(recipe, tmp_path):
         ),
         (["train", "--dataset", "DATA", "--tiny", "qwen2_vl", "--temperature", "-1", "--output_dir", "x"], "temperat"),
         (["prepare", "--dataset", "DATA", "--k_core", "3", "--output", "x"], "split"),
+        (
+            ["train", "--dataset", "DATA", "--tiny", "qwen3_vl", "--template", "qwen", "--output_dir", "x"],
+            "`--template` must be one of ['qwen3_vl_embedding']",
+        ),
+        (
+            [
+                "train",
+                "--method",
+                "pixrec",
+                "--dataset",
+                "DATA",
+                "--tiny",
+                "qwen3_vl",
+                "--template",
+                "qwen3_vl_embedding",
+                "--output_dir",
+                "x",
+            ],
+            "`--template` 'qwen3_vl_embedding' is for `--method vlm2rec`",
+        ),
     ],
 )
 def test_bad_input_is_one_paragraph_and_exit_code_2(command, message, prepared, tmp_path, monkeypatch, capsys):

@@ -13,6 +13,6 @@ def save_talkative(folder, family):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # Gemma's embeddings are large beside its layers' outputs as it is: larger, it would repeat the last word.
-            if parameter.ndim > 1 and not (family == "paligemma" and "embed_tokens" in name):
+            if parameter.ndim > 1 and not (family in ("paligemma", "gemma3") and "embed_tokens" in name):
                 parameter.mul_(8)
     model.save_pretrained(folder)

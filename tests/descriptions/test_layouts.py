@@ -74,14 +74,14 @@ def test_template_files_beside_the_tokenizer(tmp_path):
 
 
 @pytest.fixture(scope="module", params=["template", "plain"])
-def llava(request, tmp_path_factory):
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
+def stranger(request, tmp_path_factory):
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaProcessor, VipLlavaConfig
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     from vlm2rec_hf.tiny.backbones import CHAT_TEMPLATE, train_tokenizer
 
     tokenizer = train_tokenizer(["red tent"], 600, ["<|endoftext|>", "<|im_start|>", "<image>"])
-    config = LlavaConfig(
+    config = VipLlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=32,
             intermediate_size=64,
@@ -94,8 +94,9 @@ def llava(request, tmp_path_factory):
             vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
         ),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layers=[-1, -2],
     )
-    folder = tmp_path_factory.mktemp("llava")
+    folder = tmp_path_factory.mktemp("stranger")
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config)
     with torch.no_grad():
@@ -115,19 +116,19 @@ def llava(request, tmp_path_factory):
     return load_describer(str(folder), prompts=load_prompts(), writing=Writing(max_new_tokens=8))
 
 
-def test_models_of_other_kinds_go_through_their_own_processor(llava):
-    assert isinstance(llava.layout, ProcessorLayout)
+def test_models_of_other_kinds_go_through_their_own_processor(stranger):
+    assert isinstance(stranger.layout, ProcessorLayout)
     for kind in ("text", "image", "both"):
-        together = llava.write(kind, ITEMS)
-        assert together == [llava.write(kind, [item])[0] for item in ITEMS] and all(together)
+        together = stranger.write(kind, ITEMS)
+        assert together == [stranger.write(kind, [item])[0] for item in ITEMS] and all(together)
         assert len(set(together)) > 1
-    token = llava.model.config.image_token_id
-    rows = llava.layout.batch("both", ITEMS, llava.prompts)["input_ids"]
+    token = stranger.model.config.image_token_id
+    rows = stranger.layout.batch("both", ITEMS, stranger.prompts)["input_ids"]
     assert (rows == token).sum(-1).tolist() == [4, 4, 4]
-    assert (llava.layout.batch("text", ITEMS, llava.prompts)["input_ids"] == token).sum() == 0
+    assert (stranger.layout.batch("text", ITEMS, stranger.prompts)["input_ids"] == token).sum() == 0
 
 
-def test_a_processor_that_cannot_be_loaded_is_explained(llava, tmp_path):
-    llava.model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="`model` .* \\(llava\\) has a processor that cannot be loaded here"):
+def test_a_processor_that_cannot_be_loaded_is_explained(stranger, tmp_path):
+    stranger.model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="`model` .* \\(vipllava\\) has a processor that cannot be loaded here"):
         load_describer(str(tmp_path), prompts=load_prompts())

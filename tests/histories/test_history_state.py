@@ -9,12 +9,12 @@ from vlm2rec_hf import HistoryState, PreparedCatalogue, tiny_vlm
 from vlm2rec_hf.columns import VIEWS
 from vlm2rec_hf.modeling.items_vlm2rec import PreparedItem
 
-from ..conftest import FAMILIES, make_image
+from ..conftest import FAMILIES, QWEN, make_image
 
 
 def free_size(processor):
     """Let images keep their own shape, so that they move positions by other amounts than they have tokens."""
-    if processor.backbone_type != "paligemma":  # squares only
+    if processor.backbone_type in QWEN:  # the others read squares
         processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 112 * 112}
     return processor
 

@@ -71,6 +71,10 @@ class EncoderModelArguments(ModelArguments):
     fusion: str = field(
         default="external", metadata={"help": "Of a new embedder: external (the paper's) or internal (baseline)."}
     )
+    template: str | None = field(
+        default=None,
+        metadata={"help": "Of a new embedder: rows as a published one reads them (qwen3_vl_embedding), not ours."},
+    )
 
 
 @dataclass
@@ -80,8 +84,8 @@ class TrainModelArguments(EncoderModelArguments):
     tiny: str | None = field(
         default=None,
         metadata={
-            "help": "Build a tiny backbone from config: qwen2_vl, qwen2_5_vl, qwen3_vl, smolvlm, idefics3, paligemma, "
-            "parts (with --feature_size: images as features)."
+            "help": "Build a tiny backbone from config: qwen2_vl, qwen2_5_vl, qwen3_vl, smolvlm, idefics3, "
+            "paligemma, llava, gemma3, parts (with --feature_size: images as features)."
         },
     )
     language_model: str | None = field(

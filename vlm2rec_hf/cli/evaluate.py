@@ -67,9 +67,10 @@ def load(models: EncoderModelArguments) -> LoadedModel:
     from ..loading import METHODS, load_or_build, load_with_processor, model_type_of
 
     where = require(models.model, "--model", "a folder or Hub id of a model")
-    with named_as_options(where="--model", model="--model"):
+    with named_as_options(where="--model", model="--model", template="--template"):
         if model_type_of(where, models.model_revision) in (None, *METHODS):
             return load_with_processor(where, revision=models.model_revision, **models.loading())
         fusion = {"fusion": models.fusion}
-        options = {"backbone_options": fusion, "processor_options": fusion, **models.loading()}
+        rows = fusion if models.template is None else {**fusion, "template": models.template}
+        options = {"backbone_options": fusion, "processor_options": rows, **models.loading()}
         return load_or_build(where, "vlm2rec", revision=models.model_revision, **options)

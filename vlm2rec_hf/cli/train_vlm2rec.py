@@ -121,14 +121,19 @@ def starting_model(
             "Name exactly one of `--model` (folder or Hub id), `--language_model` (with `--image_encoder` or "
             "`--feature_size`) and `--tiny` (build one from config)."
         )
+    if models.template is not None and method != "vlm2rec":
+        raise ValueError(f"`--template` {models.template!r} is for `--method vlm2rec`; PixRec has rows of its own.")
+    template = {} if models.template is None else {"template": models.template}
     options = {**models.processor_options(), **({} if max_history is None else {"max_history": max_history})}
     pixels = models.pixels()
     named = {name: f"--{name}" for name in (*options, *pixels)}
     if models.tiny is not None:
         texts = [text for text in dataset.item_texts() if text]
-        with named_as_options(**named):
+        with named_as_options(**named, template="--template"):
             sizes = models.tiny_options()
-            model, processor = tiny_vlm(models.tiny, texts, seed=seed, processor_options=options, **sizes)
+            model, processor = tiny_vlm(
+                models.tiny, texts, seed=seed, processor_options={**options, **template}, **sizes
+            )
             _set(processor, pixels)
         return LoadedModel(model, processor), True
     if models.language_model is not None:
@@ -148,13 +153,13 @@ def starting_model(
             _set(loaded.processor, {**options, **pixels})
         return loaded, False
     fusion = {"fusion": models.fusion} if method == "vlm2rec" else {}
-    with named_as_options(where="--model", method="--method", model="--model"):
+    with named_as_options(where="--model", method="--method", model="--model", template="--template"):
         loaded = load_or_build(
             str(models.model),
             method,
             revision=models.model_revision,
             backbone_options={**fusion, **(new or {})},
-            processor_options=fusion,
+            processor_options={**fusion, **template},
             **models.loading(),
         )
     with named_as_options(**named):

@@ -146,5 +146,5 @@ def _layout(model: str, revision: str | None, config: Any) -> Layout:
     except (ImportError, ValueError, OSError) as error:
         raise ValueError(
             f"`model` {model!r} ({config.model_type}) has a processor that cannot be loaded here: {error} Some need "
-            "torchvision; Qwen-VL, SmolVLM, Idefics3 and PaliGemma models work without."
+            "torchvision; Qwen-VL, SmolVLM, Idefics3, PaliGemma, LLaVA and Gemma 3 models work without."
         ) from error

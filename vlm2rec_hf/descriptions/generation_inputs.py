@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..modeling.family_gemma3 import Gemma3Family
 from ..modeling.family_idefics3 import Idefics3Family
+from ..modeling.family_llava import LlavaFamily
 from ..modeling.family_paligemma import PaliGemmaFamily
 from ..modeling.family_qwen_vl import QwenVLFamily
 from ..modeling.family_vlm2rec import BackboneFamily, fold_patches
@@ -57,8 +59,23 @@ def _paligemma(config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid
     return {**kinds, "pixel_values": fold_patches(pixel_values, grid, config.vision_config.patch_size)}
 
 
+def _llava(config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid: Tensor | None) -> dict[str, Tensor]:
+    """Images as `(rows, 3, height, width)`."""
+    if pixel_values is None or grid is None:
+        return {}
+    return {"pixel_values": fold_patches(pixel_values, grid, config.vision_config.patch_size)}
+
+
+def _gemma3(config: Any, input_ids: Tensor, pixel_values: Tensor | None, grid: Tensor | None) -> dict[str, Tensor]:
+    """As LLaVA's, and which tokens are an image's, which see one another as it was pretrained."""
+    kinds = {"token_type_ids": (input_ids == config.image_token_id).long()}
+    return {**kinds, **_llava(config, input_ids, pixel_values, grid)}
+
+
 _INPUTS: dict[type[BackboneFamily], Inputs] = {
     QwenVLFamily: _qwen_vl,
     Idefics3Family: _idefics3,
     PaliGemmaFamily: _paligemma,
+    LlavaFamily: _llava,
+    Gemma3Family: _gemma3,
 }

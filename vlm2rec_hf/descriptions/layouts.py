@@ -33,7 +33,8 @@ class Layout(Protocol):
 class FamilyLayout:
     """Rows put together from tokens, for the backbones that this package knows; works without torchvision.
 
-    A text that spells a special token stays text.
+    A text that spells a special token stays text. A row begins with the token that the tokenizer begins texts with
+    (Llama's `<s>`), unless the template or the image has written it.
 
     Args:
         processor: made by `VLM2RecProcessor.from_backbone`.
@@ -45,6 +46,7 @@ class FamilyLayout:
         self.processor, self.config, self.template = processor, config, template
         self.tokenizer = processor.tokenizer
         self.processor.max_item_tokens = MAX_TEXT_TOKENS
+        self.start = [token for token in self.tokenizer("")["input_ids"][:1] if token == self.tokenizer.bos_token_id]
 
     def batch(self, kind: str, items: Sequence[dict[str, Any]], prompts: Prompts) -> dict[str, Any]:
         """See `Layout.batch`."""
@@ -61,7 +63,7 @@ class FamilyLayout:
                     row += family.image_block(tokenizer, self.processor.image_processor, item.grid)
                 elif part:
                     row += tokenizer(part, add_special_tokens=False)["input_ids"]
-            rows.append(row)
+            rows.append(row if set(self.start) <= set(row) else self.start + row)
         ids, mask = left_padded(rows, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
         pixels = [item.pixel_values for item in prepared if item.pixel_values is not None]
         grid = torch.tensor([item.grid for item in prepared]) if pixels else None

@@ -13,7 +13,7 @@ from ..columns import VIEWS
 CHUNK = 1 << 22
 SETTINGS = (
     "backbone_type", "fusion", "user_instruction", "history_template", "max_history", "max_item_tokens",
-    "max_history_item_tokens", "end_token",
+    "max_history_item_tokens", "end_token", "template",
 )  # fmt: skip
 _NOT_NUMBERS = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 _NOT_IMAGES = ("image_processor_type", "processor_class", "device")
@@ -104,7 +104,8 @@ def settings_fingerprint(processor: Any) -> dict[str, Any]:
     vocabulary = json.dumps(sorted(processor.tokenizer.get_vocab().items()))
     images = processor.image_processor.to_dict()
     images = {name: value for name, value in images.items() if name not in _NOT_IMAGES}
-    settings: dict[str, Any] = {name: getattr(processor, name) for name in SETTINGS}
+    given = {name: getattr(processor, name) for name in SETTINGS}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings["tokenizer"] = hashlib.sha256(vocabulary.encode()).hexdigest()
     settings["image_processor"] = json.loads(json.dumps(images, sort_keys=True, default=str))
     return settings

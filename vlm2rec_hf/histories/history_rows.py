@@ -100,7 +100,7 @@ class RowLayout:
         row.keep(same)
 
     def _instruction(self) -> Piece:
-        ids = tuple(self.processor._ids(self.processor.user_instruction))
+        ids = tuple(self.processor.instruction_tokens(self.processor.user_instruction))
         return Piece(-1, ids, None, self.family.positions_taken(self.config, len(ids), None))
 
     def _piece(self, number: int, item: PreparedItem, place: int) -> Piece | None:

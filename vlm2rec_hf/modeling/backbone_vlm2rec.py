@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
-from .families_vlm2rec import family_of
+from .families_vlm2rec import SavesOwnFamily, family_of
 from .family_vlm2rec import BackboneFamily, ImageFeatures
 from .hub_loading import (
     HUB_ARGUMENTS,
@@ -81,7 +81,7 @@ def _without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in parts)
 
 
-class BackboneModel(PreTrainedModel):
+class BackboneModel(SavesOwnFamily, PreTrainedModel):
     """A model whose `vlm` is a vision-language backbone; subclasses call `set_up_backbone` in their constructor."""
 
     base_model_prefix = ""

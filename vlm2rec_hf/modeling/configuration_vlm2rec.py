@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .configuration_parts import PartsConfig
+from .families_vlm2rec import configure
 
 
 @strict
@@ -25,9 +25,7 @@ class BackboneConfig(PreTrainedConfig):
             self.vlm_config = AutoConfig.for_model("qwen2_vl")
         elif isinstance(self.vlm_config, dict):
             options = dict(self.vlm_config)
-            kind = options.pop("model_type", "qwen2_vl")
-            ours = kind == PartsConfig.model_type
-            self.vlm_config = PartsConfig(**options) if ours else AutoConfig.for_model(kind, **options)
+            self.vlm_config = configure(options.pop("model_type", "qwen2_vl"), options)
         super().__post_init__(**kwargs)
 
     @property

@@ -25,7 +25,7 @@ from .family_vlm2rec import (
     place_images,
     plain_positions,
 )
-from .modeling_parts import PartsModel, encoder_config
+from .modeling_parts import PartsModel, encoder_config, load_parts, parts_tokenizer
 
 
 class FeatureReader(BaseImageProcessor):
@@ -66,6 +66,45 @@ class PartsFamily(BackboneFamily):
     language_model_name = "language_model"
     chat_image = IMAGE_TOKEN
     trained_beside_adapters = ("image_projector",)
+
+    def configure(self, model_type: str, options: dict[str, Any]) -> Any:
+        """Ours by name; see `build`."""
+        return PartsConfig(**options)
+
+    def load(self, *parts: Any) -> tuple[Any, str | None]:
+        """See `load_parts`."""
+        return load_parts(*parts)
+
+    def read(
+        self,
+        language_model: tuple[str, str | None],
+        encoder: tuple[str | None, str | None],
+        feature_size: int | None,
+        tokens_per_image: int,
+    ) -> tuple[Any, Any]:
+        """The image processor of an encoder, or a `FeatureReader`, and the language model's tokenizer.
+
+        Args:
+            language_model: Hub id or folder, and revision.
+            encoder: likewise.
+            feature_size: of given features.
+            tokens_per_image: of an encoder.
+
+        Raises:
+            ValueError: neither or both of `image_encoder` and `feature_size`.
+        """
+        where, revision = encoder
+        if (where is None) == (feature_size is None):
+            raise ValueError("Name exactly one of `image_encoder` and `feature_size`, as for the embedder.")
+        tokenizer = parts_tokenizer(*language_model)
+        if where is None:
+            return FeatureReader(int(feature_size or 0)), tokenizer
+        vision = encoder_config(AutoConfig.from_pretrained(where, revision=revision))
+        image_processor = AutoImageProcessor.from_pretrained(where, revision=revision)
+        self.set_up_image_processor(
+            image_processor, PartsConfig(vision_config=vision, tokens_per_image=tokens_per_image)
+        )
+        return image_processor, tokenizer
 
     def build(self, config: Any) -> Any:
         """Ours by name: of a repo's own code the library may hold several copies, and finds a model for one only."""
@@ -173,23 +212,6 @@ class PartsFamily(BackboneFamily):
         parts: list[Any] = [vlm.language_model.config]
         parts += [vlm.vision_tower.config] if vlm.config.vision_config is not None else []
         return tuple(_sizes(part) for part in parts)
-
-
-def read_image_processor(encoder: str | None, revision: str | None, feature_size: int | None, tokens: int) -> Any:
-    """The image processor of an encoder (Hub id or folder), or a `FeatureReader`.
-
-    Raises:
-        ValueError: neither or both of `image_encoder` and `feature_size`.
-    """
-    if (encoder is None) == (feature_size is None):
-        raise ValueError("Name exactly one of `image_encoder` and `feature_size`, as for the embedder.")
-    if encoder is None:
-        return FeatureReader(int(feature_size or 0))
-    vision = encoder_config(AutoConfig.from_pretrained(encoder, revision=revision))
-    image_processor = AutoImageProcessor.from_pretrained(encoder, revision=revision)
-    config = PartsConfig(vision_config=vision, tokens_per_image=tokens)
-    PartsFamily().set_up_image_processor(image_processor, config)
-    return image_processor
 
 
 def square_grid(cells: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 
 @dataclass
@@ -124,6 +124,10 @@ class BackboneFamily:
     """What stands for an image in the text that the backbone's chat template writes."""
     trained_beside_adapters: tuple[str, ...] = ()
     """Modules of the backbone that are new, and so train whole where adapters train."""
+
+    def configure(self, model_type: str, options: dict[str, Any]) -> Any:
+        """Configuration of a backbone of this family."""
+        return AutoConfig.for_model(model_type, **options)
 
     def build(self, config: Any) -> Any:
         """A backbone of this configuration with random weights."""

@@ -15,7 +15,6 @@ from .encoding_vlm2rec import Encoding, EncodingMixin, packs
 from .families_vlm2rec import family_of
 from .family_vlm2rec import ImageFeatures
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
-from .modeling_parts import load_parts
 from .passes_vlm2rec import fuse, last_token_pool, scatter_rows, states_at, unit
 
 __all__ = ["Encoding", "VLM2RecEmbedder", "VLM2RecOutput"]
@@ -109,7 +108,9 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
                 lacks weights.
         """
         encoder = (image_encoder, image_encoder_revision)
-        vlm, commit = load_parts(language_model, encoder, feature_size, tokens_per_image, seed, kwargs)
+        vlm, commit = family_of("vlm2rec_parts").load(
+            language_model, encoder, feature_size, tokens_per_image, seed, kwargs
+        )
         return cls._around(vlm, vlm.language_model, str(language_model), commit, fusion)
 
     @classmethod

@@ -88,7 +88,7 @@ class PixRecProcessor(VLM2RecProcessor):
             end_token=end_token,
             chat_template=chat_template,
         )
-        del self.fusion  # a choice of the other method; text and images always share a row here
+        del self.fusion, self.template  # choices of the other method; text and images always share a row here
         self.images = images if pictures is None else pictures
         self.next_item_prompt = next_item_prompt
 

@@ -14,12 +14,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BatchFeature, ProcessorMixin
 
-from .configuration_parts import PartsConfig
-from .families_vlm2rec import family_of
-from .family_parts import read_image_processor
+from .families_vlm2rec import SavesOwnFamily, family_of
 from .family_vlm2rec import BackboneFamily, ImageFeatures
 from .items_vlm2rec import MessagesMixin, PreparedItem, as_item, check_list
-from .modeling_parts import parts_tokenizer
+from .templates_vlm2rec import TEMPLATES
 
 ROLES = ("item", "user")
 MAX_ASPECT = 100
@@ -31,6 +29,7 @@ _RULES: dict[str, tuple[Any, str]] = {  # which values an option may have, and t
     **dict.fromkeys(_COUNTS, (lambda value: type(value) is int and value > 0, "be at least 1")),
     **dict.fromkeys(_TEXTS, (lambda value: isinstance(value, str), "be a text")),
     "fusion": (lambda value: value in ("external", "internal"), "be 'external' or 'internal'"),
+    "template": (lambda value: value is None or value in TEMPLATES, f"be one of {sorted(TEMPLATES)} or None"),
     "images": (lambda value: isinstance(value, bool), "be True or False"),
     "history_template": (
         lambda value: str(value).count("{text}") == 1 and "{number}" not in value.partition("{text}")[2],
@@ -60,7 +59,7 @@ class Row:
         return [bisect_right(self.items, click) - 1 for click in range(clicks)]
 
 
-class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
+class VLM2RecProcessor(MessagesMixin, SavesOwnFamily, ProcessorMixin):  # type: ignore[misc]
     """Turns items and histories into batches for `VLM2RecEmbedder`.
 
     Rows are (our choice) the instruction, then every item, oldest first, with an end token behind it. The state of an
@@ -81,6 +80,8 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         max_item_tokens: tokens kept of an item's text.
         max_history_item_tokens: tokens kept of each text inside a history; `max_item_tokens` bounds it, too.
         end_token: stands behind every item; the tokenizer's end-of-sequence token by default.
+        template: a published embedder's layout in place of ours, by name: see `TEMPLATES`; `from_backbone` then has
+            that model's instructions and image sizes, too. Its closing stands where `end_token` would.
         chat_template: kept for the library's loading code.
     """
 
@@ -97,11 +98,13 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         max_item_tokens: int = 128,
         max_history_item_tokens: int = 32,
         end_token: str | None = None,
+        template: str | None = None,
         chat_template: str | None = None,
     ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.backbone_type = backbone_type
         self.fusion = fusion
+        self.template = template
         self.item_instruction = item_instruction
         self.user_instruction = user_instruction
         self.history_template = history_template
@@ -144,6 +147,9 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         image_processor = AutoImageProcessor.from_pretrained(backbone, revision=revision)
         family_of(config.model_type).set_up_image_processor(image_processor, config)
         tokenizer = AutoTokenizer.from_pretrained(backbone, revision=revision)
+        if options.get("template") in TEMPLATES:
+            given = {name: value for name, value in options.items() if value is not None}
+            options = {**TEMPLATES[options["template"]].options, **given}
         pixels = {name: options.pop(name) for name in ("max_pixels", "min_pixels") if options.get(name) is not None}
         processor = cls(image_processor, tokenizer, backbone_type=config.model_type, **options)
         for name, value in pixels.items():
@@ -173,9 +179,10 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
             image_encoder_revision: of the encoder.
             options: of `VLM2RecProcessor`.
         """
-        tokenizer = parts_tokenizer(language_model, revision)
-        image_processor = read_image_processor(image_encoder, image_encoder_revision, feature_size, tokens_per_image)
-        return cls(image_processor, tokenizer, backbone_type=PartsConfig.model_type, **options)
+        parts = family_of("vlm2rec_parts")
+        encoder = (image_encoder, image_encoder_revision)
+        image_processor, tokenizer = parts.read((language_model, revision), encoder, feature_size, tokens_per_image)
+        return cls(image_processor, tokenizer, backbone_type=parts.model_types[0], **options)
 
     @property
     def family(self) -> BackboneFamily:
@@ -346,7 +353,7 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
             shown = shown if self.fusion == "internal" else shown[::-1]
             for row, tokens, images in zip(rows, self.item_tokens(item, role, number + 1), shown, strict=True):
                 if tokens:
-                    row.ids += [*([] if row.ends else self._ids(instruction)), *tokens]
+                    row.ids += [*([] if row.ends else self.instruction_tokens(instruction)), *tokens]
                     row.ends.append(len(row.ids) - 1)
                     row.items.append(number)
                     row.images += images
@@ -357,8 +364,23 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         """Id of the end token."""
         return self.tokenizer.convert_tokens_to_ids(self.end_token)
 
+    def instruction_tokens(self, instruction: str) -> list[int]:
+        """Token ids of an instruction, as a row begins with it."""
+        if self.template is None or not instruction:
+            return self._ids(instruction)
+        return self._ids(TEMPLATES[self.template].instruction.replace("{instruction}", instruction))
+
+    def _around_item(self) -> tuple[list[int], list[int]]:
+        """Token ids in front of each item and behind it, where the vector is read."""
+        if self.template is None:
+            return [], [self.end_id]
+        template = TEMPLATES[self.template]
+        closing = self._ids(template.after)
+        whole = self.tokenizer(template.after)["input_ids"]  # some tokenizers end every text in a token of its own
+        return self._ids(template.before), whole if whole[: len(closing)] == closing else closing
+
     def item_tokens(self, item: PreparedItem, role: str, number: int = 1) -> tuple[list[int], list[int]]:
-        """What an item puts into the text row and the image row, its end token included; nothing where it is absent.
+        """What an item puts into the text row and the image row, its end included; nothing where it is absent.
 
         Args:
             item: the item.
@@ -370,11 +392,12 @@ class VLM2RecProcessor(MessagesMixin, ProcessorMixin):  # type: ignore[misc]
         block, grid = self.family.image_block, item.grid
         image = [] if grid is None else block(self.tokenizer, self.image_processor, grid)
         if self.fusion == "internal":
-            text, image = text + image, []
+            text, image = text + image if self.template is None else image + text, []
         if role == "user" and text:
             before, after = self.history_template.split("{text}")
             text = [*self._ids(before.replace("{number}", str(number))), *text, *self._ids(after)]
-        return text and [*text, self.end_id], image and [*image, self.end_id]
+        opening, closing = self._around_item()
+        return text and [*opening, *text, *closing], image and [*opening, *image, *closing]
 
     def _ids(self, text: str) -> list[int]:
         """Token ids of a fixed piece of the layout, remembered."""

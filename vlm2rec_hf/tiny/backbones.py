@@ -23,15 +23,17 @@ IDEFICS3_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<end_of_utterance>"
                            "<global-img>", "<image>"]  # fmt: skip
 PALIGEMMA_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<bos>", "<image>"]
 PARTS_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", IMAGE_TOKEN]
+GEMMA3_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<start_of_image>", "<image_soft_token>", "<end_of_image>"]
+LLAVA_SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<image>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """In the manner of Qwen-VL's; IMAGE stands for what stands for an image."""
-QWEN, IDEFICS3, PALIGEMMA = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("smolvlm", "idefics3"), ("paligemma",)
-PARTS = ("parts",)
-"""Our name for `PartsConfig.model_type`, as in `from_parts`."""
+QWEN, IDEFICS3 = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("smolvlm", "idefics3")
+PALIGEMMA, LLAVA, GEMMA3, PARTS = ("paligemma",), ("llava",), ("gemma3",), ("parts",)
+"""`parts` is our name for `PartsConfig.model_type`, as in `from_parts`."""
 PROCESSOR_TEXTS = ["Represent this item for recommendation:\n", "Represent what this user will choose next, given "
                    "the history, oldest first:\n", "1. 2. 3. 4. 5. 6. 7. 8. 9. 10. \n"]  # fmt: skip
 
@@ -77,16 +79,18 @@ def tiny_backbone_config(
     feature_size: int | None = None,
     tokens_per_image: int = 4,
 ) -> PreTrainedConfig:
-    """Configuration of a small backbone of `family` (a `model_type` of `QWEN`, `IDEFICS3` or `PALIGEMMA`, or `parts`).
+    """Configuration of a small backbone of `family` (a `model_type`, or `parts`: see `tiny_vlm`).
 
-    `image_size` (8 patches by default) is what PaliGemma's tower has positions for; its own `forward` reads no other.
-    `parts` has a Qwen3 and a SigLIP tower with `tokens_per_image`; with a `feature_size` it has no tower.
+    `image_size` (8 patches by default) is what the towers of PaliGemma, LLaVA and Gemma 3 have positions for; their
+    own `forward` reads no other. `parts` has a Qwen3 and a SigLIP tower with `tokens_per_image`; with a
+    `feature_size` it has no tower.
 
     Raises:
         ValueError: an unknown `family`, or `hidden_size` not divisible by `2 * heads`.
     """
     makers = dict.fromkeys(QWEN, _qwen_config) | dict.fromkeys(IDEFICS3, _idefics3_config)
-    makers |= dict.fromkeys(PALIGEMMA, _paligemma_config) | dict.fromkeys(PARTS, _parts_config)
+    makers |= dict.fromkeys(PALIGEMMA, _paligemma_config) | dict.fromkeys(LLAVA, _llava_config)
+    makers |= dict.fromkeys(GEMMA3, _gemma3_config) | dict.fromkeys(PARTS, _parts_config)
     if family not in makers:
         raise ValueError(f"`family` must be one of {sorted(makers)}, got {family!r}.")
     if hidden_size % (2 * heads):
@@ -199,6 +203,51 @@ def _paligemma_config(
     return PaliGemmaConfig(**options, projection_dim=hidden_size, hidden_size=hidden_size)
 
 
+def _llava_config(
+    family: str,
+    tokenizer: PreTrainedTokenizerFast,
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    vision_hidden_size: int,
+    vision_layers: int,
+) -> PreTrainedConfig:
+    """As LLaVA 1.5: CLIP, read at its last layer but one, and Llama."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+    options: dict[str, Any] = {
+        "text_config": LlamaConfig(**text),
+        "vision_config": CLIPVisionConfig(**vision),
+        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
+    }
+    return LlavaConfig(**options)
+
+
+def _gemma3_config(
+    family: str,
+    tokenizer: PreTrainedTokenizerFast,
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    vision_hidden_size: int,
+    vision_layers: int,
+) -> PreTrainedConfig:
+    """Every second layer, the last among them, sees the whole row; four patches are pooled to one token."""
+    from transformers import Gemma3Config, Gemma3TextConfig, SiglipVisionConfig
+
+    head_size, layers = text["hidden_size"] // text["num_attention_heads"], text["num_hidden_layers"]
+    kinds = ["full_attention" if (layers - layer) % 2 else "sliding_attention" for layer in range(layers)]
+    options: dict[str, Any] = {
+        "text_config": Gemma3TextConfig(
+            **text, head_dim=head_size, query_pre_attn_scalar=head_size, layer_types=kinds
+        ),
+        "vision_config": SiglipVisionConfig(**vision, vision_use_head=False),
+        "mm_tokens_per_image": max(vision["image_size"] // vision["patch_size"] // 2, 1) ** 2,
+        "boi_token_index": tokenizer.convert_tokens_to_ids("<start_of_image>"),
+        "eoi_token_index": tokenizer.convert_tokens_to_ids("<end_of_image>"),
+        "image_token_index": tokenizer.convert_tokens_to_ids("<image_soft_token>"),
+    }
+    return Gemma3Config(**options)
+
+
 def _parts_config(
     family: str,
     tokenizer: PreTrainedTokenizerFast,
@@ -219,7 +268,7 @@ def _parts_config(
 
 
 def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
-    """An image processor that brings images to about (SigLIP's and Idefics3's: exactly) `edge` pixels a side."""
+    """An image processor that brings images to about (all but Qwen-VL: exactly) `edge` pixels a side."""
     from transformers import AutoImageProcessor  # noqa: F401 - registers the processors' lazy modules
 
     if isinstance(config, PartsConfig) and config.vision_config is None:
@@ -236,6 +285,14 @@ def _image_processor(config: PreTrainedConfig, edge: int) -> Any:
         from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
         made = SiglipImageProcessorPil(size={"height": edge, "width": edge})
+    elif config.model_type in GEMMA3:
+        from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+        made = Gemma3ImageProcessorPil(size={"height": edge, "width": edge})
+    elif config.model_type in LLAVA:
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        made = CLIPImageProcessorPil(size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge})
     else:
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -264,8 +321,9 @@ def tiny_vlm(
     """A small random embedder and its processor, built without any download.
 
     Args:
-        family: `qwen2_vl`, `qwen2_5_vl`, `qwen3_vl`, `smolvlm`, `idefics3`, `paligemma` (a PaliGemma 2) or `parts` (a
-            Qwen3 and a SigLIP tower, or with `feature_size=` images as features; see `tiny_backbone_config`).
+        family: `qwen2_vl`, `qwen2_5_vl`, `qwen3_vl`, `smolvlm`, `idefics3`, `paligemma` (a PaliGemma 2), `llava`,
+            `gemma3` or `parts` (a Qwen3 and a SigLIP tower, or with `feature_size=` images as features; see
+            `tiny_backbone_config`).
         texts: what the tokenizer is trained on.
         image_size: images are brought to about this many pixels a side.
         vocab_size: size of the tokenizer at most.
@@ -280,6 +338,7 @@ def tiny_vlm(
     import torch
 
     special = dict.fromkeys(IDEFICS3, IDEFICS3_SPECIAL_TOKENS) | dict.fromkeys(PALIGEMMA, PALIGEMMA_SPECIAL_TOKENS)
+    special |= dict.fromkeys(LLAVA, LLAVA_SPECIAL_TOKENS) | dict.fromkeys(GEMMA3, GEMMA3_SPECIAL_TOKENS)
     special |= dict.fromkeys(PARTS, PARTS_SPECIAL_TOKENS)
     tokenizer = train_tokenizer(texts, vocab_size, special.get(family, SPECIAL_TOKENS))
     if family == "qwen3_vl":
@@ -297,7 +356,17 @@ def tiny_vlm(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = VLM2RecEmbedder(VLM2RecConfig(vlm_config=config, fusion=fusion))
+        fill_projector(model)
     return model.eval(), processor
+
+
+def fill_projector(model: Any) -> None:
+    """Draw the one matrix that the library begins with zeros: Gemma 3's, without which images say nothing."""
+    from torch.nn.init import normal_
+
+    for name, weight in model.named_parameters():
+        if name.endswith("mm_input_projection_weight"):
+            normal_(weight, std=0.02)
 
 
 def save_tiny_backbone(
@@ -321,6 +390,7 @@ def save_tiny_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         raw = AutoModelForImageTextToText.from_config(model.config.vlm_config)
+        fill_projector(raw)
     with quiet_libraries():
         raw.save_pretrained(folder)
     processor.tokenizer.chat_template = CHAT_TEMPLATE.replace("IMAGE", processor.family.chat_image)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.dynamic_module_utils import custom_object_save
 
 from ..hub.card_marks import CARD_FILE, is_blank_form, is_ours
+from ..modeling.families_vlm2rec import keep_family
 from .training_facts import adapter_facts, library_versions, resolved_arguments, write_training_facts
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ def save_adapter_config(model: PreTrainedModel, folder: Path) -> None:
     config.base_model, config.base_model_revision = base, commit
     if model.is_remote_code():
         custom_object_save(model, str(folder), config=config)  # type: ignore[arg-type]
+        keep_family(folder, model.family)  # type: ignore[arg-type]
     config.save_pretrained(folder)
     _name_base(folder, (getattr(model, "loaded_from", None) or (None,))[0])
 
