@@ -62,8 +62,8 @@ def _as_report(one: DataResults, metric: str) -> Report:
         return {"mean": mean.mean, "low": mean.mean - spread, "high": mean.mean + spread, "n": mean.n}
 
     shown = Report(one.first.protocol, user_ids=[], item_ids=[])
-    for method in one.methods:
-        views = one.views(method.name)
-        shown.metrics[method.name] = {v: {metric: summary(one.mean(method.name, v, metric))} for v in views}
+    for label in one.labels:
+        views = one.views(label)
+        shown.metrics[label] = {view: {metric: summary(one.mean(label, view, metric))} for view in views}
     shown.floors = {name: {metric: summary(one.mean(name, FLOOR_VIEW, metric))} for name in one.floors}
     return shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.items import Item
 from .runs import MODEL_FOLDER, REPORT_FOLDER, Run
 from .shared_work import shared_start, vision_cache
+from .study_file import DEMO_SHOP
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +79,7 @@ def report_test_users(run: Run, dataset: RecDataset) -> dict[str, Any]:
     else:
         loaded = load_with_processor(folder)
         facts["weights"] = weight_files_fingerprint(folder)
-    options: dict[str, Any] = {"max_users": run.data.max_users, "report_name": run.method.name, "facts": facts}
+    options = {**run.study.evaluation, "max_users": run.data.max_users, "report_name": run.method.name, "facts": facts}
     if run.method.kind == "head":
         report = evaluate(loaded.model, dataset, **options)
     else:
@@ -85,9 +87,33 @@ def report_test_users(run: Run, dataset: RecDataset) -> dict[str, Any]:
         report = evaluate(loaded, dataset, catalogue=catalogue, **options)
         for modality in WITHOUT:
             _add_without(report, run, loaded, dataset, modality)
+    if run.data.source == DEMO_SHOP:
+        _add_oracle(report, run, dataset, loaded)
     report.facts["seconds"] = round(time.perf_counter() - began, 1)
     report.save(run.folder / REPORT_FOLDER)
     return {"weights": facts.get("weights")}
+
+
+def evaluation_options() -> list[str]:
+    """The options of `evaluate` that a study's file may set."""
+    from ..evaluation.evaluating import evaluate
+
+    own = ("model", "dataset", "revision", "loading", "processor", "split", "max_users", "report_name", "catalogue",
+           "vision_cache", "facts", "across_processes", "show_progress")  # fmt: skip
+    return [name for name in inspect.signature(evaluate).parameters if name not in own]
+
+
+def _add_oracle(report: Report, run: Run, dataset: RecDataset, loaded: Any) -> None:
+    """What a model that knew the demo shop's true choice probabilities would score."""
+    from ..data.demo_shop import make_demo_shop
+    from ..evaluation.evaluating import users_of
+    from ..evaluation.ranking import rank_targets
+
+    history = loaded.model.config.max_length if run.method.kind == "head" else loaded.max_history
+    head = loaded.model if run.method.kind == "head" else None
+    examples = users_of(dataset, "test", history, run.data.max_users, head)
+    ranking = rank_targets(make_demo_shop(**run.data.shop).oracle(examples), examples, k=max(report.protocol.k))
+    report.add_floor("oracle", ranking, train_counts=examples.sequences.train_counts())
 
 
 def _add_without(report: Report, run: Run, loaded: Any, dataset: RecDataset, modality: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..trainers.checkpoints import complete_checkpoints
 from ..trainers.progress_bar import LOG_FILE
+from .budget import MAX_SECONDS
 from .runs import RESULT_FILE, Run, check_configs, read_json, runs_of
 from .study_file import Study
 from .work import check_arguments
@@ -75,14 +76,18 @@ def estimate(run: Run, runs: Sequence[Run], pace: Pace | None) -> tuple[float | 
     here = [other for other in runs if other.data == run.data and other != run]
     finished = [_total(other) for other in here if other.is_done and other.method == run.method]
     whole = sum(finished) / len(finished) if finished else None
+    budget = run.arguments.get(MAX_SECONDS) if run.method.kind == "embedder" else None
+    if budget is not None:
+        done = pace.steps / pace.of if pace is not None and pace.of else 0.0
+        return budget * (1 - done), "its budget, without validation and test"
     if pace is not None and pace.of and pace.steps:
         return (pace.of - pace.steps) * pace.seconds / pace.steps, f"its own {pace.steps} steps, without the test"
     if whole is not None:
         return whole, f"{len(finished)} finished runs of this method"
     alike = [other for other in here if other.method.kind == run.method.kind]
-    done = [_total(other) for other in alike if other.is_done]
-    if done:
-        return sum(done) / len(done), f"{len(done)} finished runs of other methods"
+    others = [_total(other) for other in alike if other.is_done]
+    if others:
+        return sum(others) / len(others), f"{len(others)} finished runs of other methods"
     paces = [known for other in alike if (known := pace_of(other)) is not None and known.of and known.steps]
     if paces:
         steps = sum(known.steps for known in paces)

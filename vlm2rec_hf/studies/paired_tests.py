@@ -139,5 +139,5 @@ def _view(one: DataResults, name: str, test: PairedTest) -> str | None:
         return None
     if test.view in there:
         return test.view
-    own = next(method.view for method in one.methods if method.name == name)
+    own = one.labels[name].view
     return own if own in there else there[0]

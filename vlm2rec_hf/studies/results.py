@@ -64,9 +64,8 @@ class DataResults:
     @cached_property
     def methods(self) -> list[Method]:
         """Methods with a finished run, in the order of the study."""
-        return [
-            method for method in self.runs[0].study.methods if any(run.method.name == method.name for run in self.runs)
-        ]
+        done = {run.method.name for run in self.runs}
+        return [method for method in self.runs[0].study.methods if method.name in done]
 
     @cached_property
     def floors(self) -> dict[str, Report]:
@@ -77,14 +76,26 @@ class DataResults:
                 found.setdefault(name, report)
         return found
 
-    def runs_on(self, method: str) -> list[Run]:
-        """Finished runs of a method, by seed."""
-        return [run for run in self.runs if run.method.name == method]
+    @cached_property
+    def labels(self) -> dict[str, Method]:
+        """Rows of the reports -> the method whose runs hold them: the method itself and what was mixed with it."""
+        found: dict[str, Method] = {}
+        for method in self.methods:
+            rows = dict.fromkeys(name for run in self.runs_on(method.name) for name in self.reports[run.key].methods)
+            found |= {name: method for name in rows if not name.endswith(tuple(WITHOUT.values()))}
+        return found
 
-    def views(self, method: str, without: str | None = None) -> list[str]:
-        """Views of a method that all of its reports have."""
-        reports = [self.reports[run.key] for run in self.runs_on(method)]
-        name = method + WITHOUT.get(str(without), "")
+    def runs_on(self, label: str) -> list[Run]:
+        """Finished runs of a method, or of the method that a row of the reports belongs to, by seed."""
+        owner = next((method.name for method in self.methods if label == method.name), None)
+        if owner is None:
+            owner = self.labels[label].name if label in self.labels else None
+        return [run for run in self.runs if run.method.name == owner]
+
+    def views(self, label: str, without: str | None = None) -> list[str]:
+        """Views of a row that all of its reports have."""
+        reports = [self.reports[run.key] for run in self.runs_on(label)]
+        name = label + WITHOUT.get(str(without), "")
         if not reports or any(name not in report.methods for report in reports):
             return []
         return [view for view in reports[0].views(name) if all(view in report.views(name) for report in reports)]
@@ -110,9 +121,9 @@ class DataResults:
         ranked = self.ranks(name, view, without)
         return mean_of([float(rank_metric(metric, ranks[rows]).mean()) for ranks in ranked])
 
-    def minutes(self, method: str) -> float | None:
+    def minutes(self, label: str) -> float | None:
         """Minutes of training of a run on average; `None` for what is not trained."""
-        facts = [read_json(run.folder / RESULT_FILE) for run in self.runs_on(method)]
+        facts = [read_json(run.folder / RESULT_FILE) for run in self.runs_on(label)]
         seconds = [each["seconds"]["training"] for each in facts if "training" in each["seconds"]]
         return float(np.mean(seconds)) / 60 if seconds else None
 

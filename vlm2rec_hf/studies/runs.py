@@ -83,6 +83,8 @@ class Run:
             config["start"]["processor"] = {**self.start.processor, **self.data.processor}
         if self.method.kind != "zero_shot":
             config["training"] = self.arguments
+        if self.study.evaluation:
+            config["evaluation"] = self.study.evaluation
         config |= {"seed": self.seed, **({} if fingerprint is None else {"fingerprint": fingerprint})}
         needed = self.needs()
         if needed is not None:

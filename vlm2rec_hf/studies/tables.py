@@ -75,12 +75,12 @@ def _section(one: DataResults, tests: Sequence[TestRow], plots: Iterable[str]) -
 
 def _main_table(one: DataResults) -> str:
     rows = []
-    for method in one.methods:
-        minutes = one.minutes(method.name)
-        for view in one.views(method.name):
-            cells = [one.mean(method.name, view, metric) for metric in METRICS]
+    for label in one.labels:
+        minutes = one.minutes(label)
+        for view in one.views(label):
+            cells = [one.mean(label, view, metric) for metric in METRICS]
             spent = "–" if minutes is None else f"{minutes:.1f}"
-            rows.append((method.name, view, *(cell.text() for cell in cells), str(cells[0].n), spent))
+            rows.append((label, view, *(cell.text() for cell in cells), str(cells[0].n), spent))
     for name in one.floors:
         cells = [one.mean(name, FLOOR_VIEW, metric) for metric in METRICS]
         rows.append((floor_label(name), "–", *(cell.text() for cell in cells), "–", "–"))
@@ -89,13 +89,13 @@ def _main_table(one: DataResults) -> str:
 
 def _removed_table(one: DataResults) -> str | None:
     rows = []
-    for method in one.methods:
+    for label in one.labels:
         for modality in WITHOUT:
-            for view in one.views(method.name, modality):
-                whole = one.mean(method.name, view, "ndcg@10").mean if view in one.views(method.name) else 0.0
-                cells = [one.mean(method.name, view, metric, without=modality) for metric in METRICS]
+            for view in one.views(label, modality):
+                whole = one.mean(label, view, "ndcg@10").mean if view in one.views(label) else 0.0
+                cells = [one.mean(label, view, metric, without=modality) for metric in METRICS]
                 lost = f"{1 - cells[1].mean / whole:.0%}" if whole else "–"
-                rows.append((method.name, f"{modality}s", view, *(cell.text() for cell in cells), lost))
+                rows.append((label, f"{modality}s", view, *(cell.text() for cell in cells), lost))
     header = ("method", "removed", "view", "Hit@10", "NDCG@10", "NDCG@10 lost")
     return markdown(header, rows, left=3) if rows else None
 
@@ -106,10 +106,10 @@ def _slice_table(one: DataResults) -> str | None:
         return None
     header = ("method", "view", *(f"{SLICES[name]} ({int(mask.sum()):,})" for name, mask in parts.items()))
     rows = []
-    for method in one.methods:
-        for view in one.views(method.name):
-            cells = (one.mean(method.name, view, "ndcg@10", part=mask).text() for mask in parts.values())
-            rows.append((method.name, view, *cells))
+    for label in one.labels:
+        for view in one.views(label):
+            cells = (one.mean(label, view, "ndcg@10", part=mask).text() for mask in parts.values())
+            rows.append((label, view, *cells))
     for name in one.floors:
         cells = (one.mean(name, FLOOR_VIEW, "ndcg@10", part=mask).text() for mask in parts.values())
         rows.append((floor_label(name), "–", *cells))
@@ -138,11 +138,11 @@ def _numbers(one: DataResults) -> dict[str, Any]:
         }
 
     methods: dict[str, Any] = {}
-    for method in one.methods:
+    for label in one.labels:
         for without in (None, *WITHOUT):
-            views = {view: of(method.name, view, without) for view in one.views(method.name, without)}
+            views = {view: of(label, view, without) for view in one.views(label, without)}
             if views:
-                methods[method.name + WITHOUT.get(str(without), "")] = views
+                methods[label + WITHOUT.get(str(without), "")] = views
     return {"methods": methods, "floors": {name: of(name, FLOOR_VIEW) for name in one.floors}}
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..jobs.run_local import follow_parent
 from .callbacks import TimeIsUp
 from .embedder_run import embedder_arguments, train_embedder
-from .final_report import report_test_users
+from .final_report import evaluation_options, report_test_users
 from .fitting import drop_checkpoints, is_trained
 from .head_run import head_arguments, train_head
 from .runs import (
@@ -33,7 +33,7 @@ from .runs import (
     write_json,
 )
 from .shared_work import claims_of, shared_dataset
-from .study_file import Study
+from .study_file import Study, one_of
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -95,6 +95,8 @@ def check_arguments(run: Run) -> None:
     Raises:
         ValueError: there are some.
     """
+    for name in run.study.evaluation:
+        one_of("evaluation", name, evaluation_options())
     try:
         if run.method.kind == "embedder":
             embedder_arguments(run)
