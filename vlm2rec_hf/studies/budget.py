@@ -46,29 +46,30 @@ def steps_within(run: Run, seconds: Any) -> int:
     return int(read_json(path)["max_steps"]) if path.is_file() else 1
 
 
-def settle_budget(run: Run, make_trainer: Callable[[VLM2RecTrainingArguments], Any]) -> None:
+def settle_budget(
+    run: Run, arguments: VLM2RecTrainingArguments, make_trainer: Callable[[VLM2RecTrainingArguments], Any]
+) -> None:
     """Time some steps of a run, on weights that are thrown away, and write the number of steps for its seconds.
 
     So the learning rate falls over the steps that there will be, and a resumed run has as many as an unbroken one.
 
     Args:
         run: the run.
+        arguments: its training arguments.
         make_trainer: makes its trainer.
     """
-    from .embedder_run import embedder_arguments
-
     if (run.folder / BUDGET_FILE).is_file():
         return
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = replace(
-            embedder_arguments(run),
+        timed = replace(
+            arguments,
             output_dir=scratch,
             max_steps=FIRST_STEPS + TIMED_STEPS,
             load_best_model_at_end=False,
             eval_strategy="no",
             save_strategy="no",
         )
-        trainer, times = make_trainer(arguments), StepTimes()
+        trainer, times = make_trainer(timed), StepTimes()
         trainer.add_callback(times)
         trainer.train()
     seconds = (times.times[-1] - times.times[FIRST_STEPS - 1]) / TIMED_STEPS

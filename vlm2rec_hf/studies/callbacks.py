@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from ..trainers.progress_bar import LogFile
+from ..files import whole_file
+from ..trainers.progress_bar import LOG_FILE, LogFile
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +42,14 @@ class TimedLog(LogFile, ExportableState):
         return {"args": {}, "attributes": {name: getattr(self, name) for name in names}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock."""
+        """Start the clock; the summary of an attempt that ended before its model was saved is dropped."""
         super().on_train_begin(args, state, control, **kwargs)
+        path = Path(args.output_dir, LOG_FILE)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if "train_runtime" not in json.loads(line)]
+        if len(kept) < len(lines):
+            with whole_file(path) as partial:
+                partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self._mark()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

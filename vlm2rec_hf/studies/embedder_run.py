@@ -61,7 +61,7 @@ def checked_arguments(run: Run, kind: type[Any], *more: str) -> dict[str, Any]:
 def train_embedder(run: Run, dataset: RecDataset, deadline: float | None) -> None:
     """Train a run's embedder from where its folder stands; see `fit`."""
     if MAX_SECONDS in run.arguments:
-        settle_budget(run, lambda arguments: _trainer(run, dataset, arguments))
+        settle_budget(run, embedder_arguments(run), lambda timed: _trainer(run, dataset, timed))
     fit(_trainer(run, dataset, embedder_arguments(run)), run, deadline)
 
 

@@ -19,7 +19,7 @@ BEST_BY_VALIDATION: dict[str, Any] = {
     "save_steps": 0.1,
     "load_best_model_at_end": True,
     "validation_users": 2000,
-    "save_total_limit": 1,
+    "save_total_limit": 2,  # with 1 the library deletes the newest checkpoint at the end if another one is best
 }
 """Embedders are validated after each tenth, and the best of these is tested (our choice)."""
 QUIET: dict[str, Any] = {"disable_tqdm": True, "report_to": "none"}

@@ -41,7 +41,7 @@ def train_head(run: Run, dataset: RecDataset, deadline: float | None) -> None:
         item_representation=method.item_representation,
         init_ids=method.init_ids,
         seed=run.seed,
-        **method.head,
+        **run.head_options,
     )
     fit(SeqRecTrainer(head, head_arguments(run), dataset), run, deadline)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import whole_file
-from .study_file import START, Method, Study, StudyData, StudyStart, one_of
+from .study_file import HEAD_OPTIONS, START, Method, Study, StudyData, StudyStart, one_of
 
 CONFIG_FILE = "config.yaml"
 RESULT_FILE = "result.json"
@@ -58,8 +58,17 @@ class Run:
     @property
     def arguments(self) -> dict[str, Any]:
         """The training arguments that were named: the study's, over them the data set's, over them its own."""
-        common = self.study.heads if self.method.kind == "head" else {**self.study.training, **self.data.training}
+        if self.method.kind == "head":
+            common = {name: value for name, value in self.study.heads.items() if name not in HEAD_OPTIONS}
+        else:
+            common = {**self.study.training, **self.data.training}
         return {**common, **self.method.arguments}
+
+    @property
+    def head_options(self) -> dict[str, Any]:
+        """Options of `SeqRecConfig` that were named: those of all heads, over them its own."""
+        common = {name: value for name, value in self.study.heads.items() if name in HEAD_OPTIONS}
+        return {**common, **self.method.head}
 
     def needs(self) -> Run | None:
         """The run whose item vectors it reads."""
@@ -83,6 +92,8 @@ class Run:
             config["start"]["processor"] = {**self.start.processor, **self.data.processor}
         if self.method.kind != "zero_shot":
             config["training"] = self.arguments
+        if self.method.kind == "head":
+            config["method"]["head"] = self.head_options
         if self.study.evaluation:
             config["evaluation"] = self.study.evaluation
         config |= {"seed": self.seed, **({} if fingerprint is None else {"fingerprint": fingerprint})}

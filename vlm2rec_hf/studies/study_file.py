@@ -13,9 +13,12 @@ KINDS = ("embedder", "zero_shot", "head")
 DEMO_SHOP = "demo-shop"
 START = "start"
 """In the place of a method's name: the vectors of the embedder that all methods start from."""
+SHOWN_NAMES = 20
+"""Names that an error lists at most."""
 RESERVED = ("shared", "tables", "claims")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-_HEAD_OPTIONS = ("encoder", "hidden_size", "num_layers", "num_heads", "max_length", "dropout")
+HEAD_OPTIONS = ("encoder", "hidden_size", "num_layers", "num_heads", "max_length", "dropout")
+"""Options of `SeqRecConfig` that a study sets."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ class Study:
         methods: in the order of the tables and of the runs.
         seeds: of the runs.
         training: arguments that all embedders share; `max_steps` or `max_seconds` is their common budget.
-        heads: arguments that all heads share.
+        heads: arguments that all heads share, options of `SeqRecConfig` among them.
         evaluation: options of `evaluate` for the test reports, such as `mix: ease`.
         tests: comparisons; Holm's correction covers all of them.
     """
@@ -274,7 +277,7 @@ def _method(number: int, entry: Any) -> Method:
     foreign = (of_heads if kind != "head" else {"fusion", "start"}) & set(values)
     if foreign:
         raise ValueError(f"`{where}` is of kind {kind}, which has no {', '.join(sorted(foreign))}.")
-    head = {name: values.pop(name) for name in _HEAD_OPTIONS if kind == "head" and name in values}
+    head = {name: values.pop(name) for name in HEAD_OPTIONS if kind == "head" and name in values}
     arguments = {name: values.pop(name) for name in list(values) if name not in own}
     if kind == "zero_shot" and arguments:
         raise ValueError(f"`{where}` is not trained, so it has no {', '.join(arguments)}.")
@@ -338,7 +341,8 @@ def one_of(what: str, name: Any, known: Iterable[str], more: str = "") -> None:
     names = list(known)
     if name not in names:
         near = difflib.get_close_matches(str(name), names, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}."
+        listed = f"there are {', '.join(names)}." if len(names) <= SHOWN_NAMES else "see its options in the docs."
+        hint = f"did you mean {near[0]!r}?" if near else listed
         raise ValueError(f"`{what}` names {name!r}{more}, which is not known; {hint}")
 
 
