@@ -1,7 +1,8 @@
 """Two processes share one study; another, alike, is killed (SIGKILL) at moment after moment until it is through.
 
 The second has as many seeds as said. Prints one JSON line: who did which run of the first one, which steps each
-attempt at the second one took, how each attempt ended, and which runs of the second one differ from those of the first.
+attempt at the second one took, how each attempt ended, and which runs of the second one differ from those of the
+first.
 
     python -m tests.studies.kill_study FOLDER SEEDS
 """

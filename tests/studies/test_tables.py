@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from vlm2rec_hf.cli.main import main
@@ -41,7 +42,7 @@ def test_every_view_floor_and_removed_modality_has_its_row(written):
     row = shop["methods"]["sft"]["image"]["ndcg@10"]
     assert row == pytest.approx({"mean": np.mean(values), "sd": np.std(values, ddof=1), "n": 2})
     assert f"| sft | image | {shop['methods']['sft']['image']['hit@10']['mean']:.4f} ± " in text
-    assert f"| sft | texts | both | " in text and "| oracle (best possible) | – |" in text
+    assert "| sft | texts | both | " in text and "| oracle (best possible) | – |" in text
     # Without texts the sum of both views is the view of the image.
     assert shop["methods"]["sft without texts"]["both"] == shop["methods"]["sft"]["image"]
     assert shop["methods"]["sft without images"]["both"] == shop["methods"]["sft"]["text"]
@@ -107,15 +108,12 @@ def test_the_outlook_says_what_is_done_and_what_its_estimates_rest_on(studied, t
             use(changed)
 
 
-def test_the_command_makes_tables_and_shows_the_runs(studied, tmp_path, capsys):
-    import yaml
-
+def test_the_command_shows_the_runs_and_refuses_tables_of_nothing(studied, tmp_path, capsys):
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(CONTENT))
-    assert main(["study", str(path), "--output", str(studied[0] / "killed"), "--tables"]) == 2
-    assert "no run" not in capsys.readouterr().err
-    assert (
-        main(["study", str(path), "--output", str(studied[0] / "shared_by_two"), "--dry_run", "--only", "head"]) == 0
-    )
+    assert main(["study", str(path), "--output", str(tmp_path / "empty"), "--tables"]) == 2
+    assert "no run in" in capsys.readouterr().err
+    output = str(studied[0] / "shared_by_two")
+    assert main(["study", str(path), "--output", output, "--dry_run", "--only", "head"]) == 0
     shown = capsys.readouterr().out
     assert "| shop/head/seed-0 | done" in shown and "shop/sft/seed-0" in shown  # what it needs comes along

@@ -190,7 +190,7 @@ def plot_curves(
         for place, run in enumerate(run for run in runs if run):
             x, y = zip(*run, strict=True)
             label = method if place == 0 else None
-            axes.plot(x, y, color=colour, linestyle=style, linewidth=1.5, alpha=0.9 if place == 0 else 0.45,
+            axes.plot(x, y, color=colour, linestyle=style, linewidth=1.5, alpha=1.0 if place == 0 else 0.45,
                       marker="o", markersize=2.5, label=label)  # fmt: skip
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel(y_label, color=INK)
