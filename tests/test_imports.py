@@ -35,6 +35,9 @@ ALLOWED = {
         "losses", "modeling", "data", "catalogues", "descriptions", "evaluation", "loading", "hub", "hub_cards",
         "sentence_transformers",
     },
+    "studies": {
+        "catalogues", "data", "evaluation", "jobs", "loading", "tiny", "trainers",
+    },
 }  # fmt: skip
 THIRD_PARTY_OF_COPIED = {"torch", "transformers", "numpy", "PIL", "tqdm", "huggingface_hub", "safetensors", "pyarrow"}
 ROOTS_OF_COPIED = (

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlm2rec_hf.evaluation.plots import VIEW_COLOURS, plot_margins, plot_views
+from vlm2rec_hf.evaluation.plots import METHOD_COLOURS, VIEW_COLOURS, plot_curves, plot_margins, plot_views
 
 from .report_builders import make_report
 
@@ -33,6 +33,20 @@ def test_margins_plot_reads_a_log_history(tmp_path):
     assert VIEW_COLOURS["text"] in result and VIEW_COLOURS["image"] in result
     vector = plot_margins({"sft": log}, tmp_path / "margins.svg")
     assert vector.read_text().lstrip().startswith("<?xml")
+
+
+def test_curves_have_a_colour_per_method_and_many_panels_wrap(tmp_path):
+    curves = {"sft": [[(0, 0.1), (10, 0.2)], [(0, 0.1), (10, 0.3)]], "wpcl": [[(0, 0.1), (20, 0.15)]]}
+    drawn = colours_in(plot_curves(curves, tmp_path / "curves.png"))
+    assert set(METHOD_COLOURS[:2]) <= drawn and METHOD_COLOURS[3] not in drawn
+    log = [{"step": s, "margin_text": 0.1 * s} for s in range(3)]
+    one, many = (plot_margins({str(i): log for i in range(n)}, tmp_path / f"{n}.png") for n in (4, 6))
+    with Image.open(one) as row, Image.open(many) as rows:
+        assert rows.width == row.width and rows.height == 2 * row.height
+    with pytest.raises(ValueError, match="`curves` is empty"):
+        plot_curves({}, tmp_path / "a.png")
+    with pytest.raises(ValueError, match="sft.*no point"):
+        plot_curves({"sft": [[]]}, tmp_path / "a.png")
 
 
 def test_bad_arguments_are_refused(tmp_path):

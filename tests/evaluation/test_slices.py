@@ -28,6 +28,7 @@ def test_masks_on_a_hand_filled_case():
         "head_items": [False, False],
         "tail_items": [True, True],
         "cold_item": [True, True],
+        "rare_item": [True, True],
         "no_image": [True, False],
         "history_1-4": [True, False],
         "history_5-9": [False, True],  # six interactions, though max_history cuts to two

@@ -24,6 +24,7 @@ COMMANDS = {
     "prepare": "read interactions and items, check, filter and split them, save a dataset",
     "train": "train a model: --method vlm2rec (an embedder), pixrec, seqrec (SASRec, ...) or dmesr",
     "evaluate": "rank a dataset's test users with a trained model, beside the floors",
+    "study": "methods x seeds x data as a YAML file says: resumable runs, tables, tests, plots",
     "compare": "several evaluations in one table, with paired tests between their methods",
     "embed": "write the vectors of a dataset's items",
     "describe": "let a vision-language model write descriptions of the items into a dataset",

@@ -75,6 +75,7 @@ from .modality import (
 )
 from .pixrec import PixRecEvaluation as PixRecEvaluation
 from .pixrec import evaluate_pixrec as evaluate_pixrec
+from .plots import plot_curves as plot_curves
 from .plots import plot_margins as plot_margins
 from .plots import plot_views as plot_views
 from .protocol import Protocol as Protocol

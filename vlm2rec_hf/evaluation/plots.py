@@ -19,6 +19,10 @@ VIEW_COLOURS = {"text": "#3b6fb6", "image": "#e08a2e", "both": "#3c8d5a", "score
 OTHER_COLOURS = ("#7a5aa6", "#b5495b", "#5f6b76")
 INK, GRID = "#2b2f36", "#d9dde3"
 FLOOR_STYLES: tuple[Any, ...] = ("--", ":", "-.", (0, (1, 3)), (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)))
+PANELS_IN_A_ROW = 4
+METHOD_COLOURS = (
+    "#3b6fb6", "#e08a2e", "#3c8d5a", "#b5495b", "#7a5aa6", "#5f6b76", "#2aa1a1", "#a98a1f", "#d163a7", "#7f4f24",
+)  # fmt: skip
 
 
 def plot_views(report: Report, path: str | os.PathLike[str], metric: str = "ndcg@10") -> Path:
@@ -141,14 +145,56 @@ def plot_margins(
             )
         axes.set_title(method, loc="left", fontsize=11, color=INK)
         axes.set_xlabel("step", color=INK)
-    axes_list[0].set_ylabel("margin (cosine)", color=INK)
+    for axes in axes_list[::PANELS_IN_A_ROW]:
+        axes.set_ylabel("margin (cosine)", color=INK)
     handles = {
         label: line for axes in axes_list for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    axes_list[-1].legend(
+    axes_list[min(len(axes_list), PANELS_IN_A_ROW) - 1].legend(
         list(handles.values()), list(handles), frameon=False, fontsize=8.5, loc="upper left",
         bbox_to_anchor=(1.02, 1.0), borderaxespad=0,
     )  # fmt: skip
+    return _save(figure, path)
+
+
+def plot_curves(
+    curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]],
+    path: str | os.PathLike[str],
+    *,
+    x_label: str = "targets seen",
+    y_label: str = "validation NDCG@10",
+) -> Path:
+    """Lines over training, one colour per method, one line per run of it.
+
+    Args:
+        curves: method -> its runs, each a list of points `(x, y)`.
+        path: the PNG (or PDF, SVG) to write, atomically.
+        x_label: under the axis.
+        y_label: beside the axis.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: no method, or one without a point.
+    """
+    for method, runs in curves.items():
+        if not any(runs):
+            raise ValueError(f"`curves[{method!r}]` has no point; leave the method out.")
+    if not curves:
+        raise ValueError("`curves` is empty; pass the runs of at least one method.")
+    figure, axes = _figure(7.5, 4.4)
+    for number, (method, runs) in enumerate(curves.items()):
+        colour = METHOD_COLOURS[number % len(METHOD_COLOURS)]
+        style = FLOOR_STYLES[number // len(METHOD_COLOURS) - 1] if number >= len(METHOD_COLOURS) else "-"
+        for place, run in enumerate(run for run in runs if run):
+            x, y = zip(*run, strict=True)
+            label = method if place == 0 else None
+            axes.plot(x, y, color=colour, linestyle=style, linewidth=1.5, alpha=1.0 if place == 0 else 0.45,
+                      marker="o", markersize=2.5, label=label)  # fmt: skip
+    axes.set_xlabel(x_label, color=INK)
+    axes.set_ylabel(y_label, color=INK)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     return _save(figure, path)
 
 
@@ -177,12 +223,15 @@ def _panels(n: int) -> tuple[Figure, list[Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.2 + 3.4 * n, 3.3), layout="constrained")
+    columns, rows = min(n, PANELS_IN_A_ROW), -(-n // PANELS_IN_A_ROW)
+    figure = Figure(figsize=(1.2 + 3.4 * columns, 3.3 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(1, n, sharey=True, squeeze=False)[0]
-    for axes in grid:
+    grid = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for axes in grid[n:]:
+        axes.remove()
+    for axes in grid[:n]:
         _style(axes)
-    return figure, list(grid)
+    return figure, grid[:n]
 
 
 def _style(axes: Any) -> None:

@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 from ..data.sequences import Examples
 
 HISTORY_EDGES = (1, 5, 10, 20, 50)
+RARE = 5
+"""A target with fewer training interactions is a rare item (our choice)."""
 HEAD_SHARE = 0.2
 """Share of the catalogue that counts as head items; the others are the long tail."""
 
@@ -84,6 +86,7 @@ def make_slices(
     """Boolean masks over the examples, by name.
 
     - `cold_item`: the target has no training interaction.
+    - `rare_item`: the target has fewer than five training interactions (`RARE`), perhaps none.
     - `no_image`: the target has no image (only with `has_image`).
     - `popularity_q1` (head) ... `popularity_q5` (tail): `popularity_buckets` of the target.
     - `head_items`, `tail_items`: the target is among the most popular fifth of the items (`head_items`), or not.
@@ -109,7 +112,7 @@ def make_slices(
     edges = [int(edge) for edge in history_edges]
     if not edges or edges[0] < 0 or any(low >= high for low, high in zip(edges, edges[1:], strict=False)):
         raise ValueError(f"`history_edges` must be increasing and not negative, got {list(history_edges)}.")
-    slices = {"cold_item": counts[targets] == 0}
+    slices = {"cold_item": counts[targets] == 0, "rare_item": counts[targets] < RARE}
     if has_image is not None:
         pictured = np.asarray(has_image)
         if pictured.shape != (n_items,) or pictured.dtype != bool:

@@ -97,7 +97,7 @@ def _cause(worker: SpawnProcess) -> str:
 def _worker(job: EmbedJob, shards: list[int], device: int, part: tuple[int, int], sender: Connection) -> None:
     """Body of one worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=follow_parent, daemon=True).start()
     try:
         import torch
 
@@ -111,7 +111,7 @@ def _worker(job: EmbedJob, shards: list[int], device: int, part: tuple[int, int]
         sender.send(Failure.of(error))
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
     """End this process when the one that started it has ended, however that came about."""
     parent = multiprocessing.parent_process()
     if parent is not None:

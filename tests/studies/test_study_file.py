@@ -1,0 +1,110 @@
+"""What a study's file may say, and what is refused before anything is done."""
+
+import copy
+
+import pytest
+
+from vlm2rec_hf.studies.budget import steps_within
+from vlm2rec_hf.studies.runs import runs_of
+from vlm2rec_hf.studies.study_file import parse_study, read_study
+from vlm2rec_hf.studies.work import check_arguments, run_study
+
+from .small_studies import CONTENT, small_study
+
+
+def test_runs_come_by_seed_then_data_then_method(tmp_path):
+    more = [*CONTENT["data"], {"source": "demo-shop", "methods": ["sft"], "seeds": [1]}]
+    methods = [*CONTENT["methods"], {"name": "zero_shot", "kind": "zero_shot"}]
+    study = small_study(tmp_path, data=more, methods=methods)
+    assert [run.key for run in runs_of(study)] == [
+        "shop/sft/seed-0", "shop/head/seed-0", "shop/zero_shot/seed-0",
+        "shop/sft/seed-1", "shop/head/seed-1", "demo-shop/sft/seed-1",
+    ]  # fmt: skip
+    assert [run.key for run in runs_of(study, ["head"])][:2] == ["shop/sft/seed-0", "shop/head/seed-0"]
+    assert runs_of(study)[4].needs() == runs_of(study)[3] and runs_of(study)[0].needs() is None
+
+
+def test_arguments_go_from_the_study_to_the_data_to_the_method(tmp_path):
+    data = [{**CONTENT["data"][0], "training": {"max_steps": 7, "logging_steps": 3}}]
+    study = small_study(tmp_path, data=data, methods=[{"name": "m", "objective": "text_only", "logging_steps": 5}])
+    (run, _) = runs_of(study)
+    assert run.arguments["max_steps"] == 7 and run.arguments["logging_steps"] == 5
+    assert run.method.view == "text" and run.arguments["learning_rate"] == 1e-2
+
+
+def test_a_baseline_is_a_test_of_every_other_method(tmp_path):
+    study = small_study(tmp_path, tests=[{"baseline": "sft", "view": "image"}, ["sft + ease", "ease"]])
+    assert [(test.a, test.b, test.view) for test in study.tests] == [
+        ("head", "sft", "image"), ("sft + ease", "ease", None),
+    ]  # fmt: skip
+
+
+BAD = {
+    "`methods`.*'stf'.*did you mean 'sft'": {"data": [{"source": "x", "methods": ["stf"]}]},
+    "`data\\[0\\]`.*'kcore'.*'k_core'": {"data": [{"source": "x", "kcore": 5}]},
+    "`data\\[0\\].name`.*shared": {"data": [{"source": "x", "name": "shared"}]},
+    "`methods` names 'sft' twice": {"methods": ["sft", "sft"]},
+    "`methods\\[0\\].kind`.*'heads'": {"methods": [{"name": "a", "kind": "heads"}]},
+    "`methods\\[0\\]`.*no embedder": {"methods": [{"name": "a", "embedder": "start"}]},
+    "`embedder` of 'a' must be": {"methods": [{"name": "a", "kind": "head", "embedder": "b"}]},
+    "`seeds` must be": {"seeds": 3},
+    "`start` must name exactly one": {"start": {"tiny": "qwen2_vl", "model": "x"}},
+    "`start` is missing": {"start": None},
+    "`tests`.*'sfd'": {"tests": [["sfd", "sft"]]},
+    "`tests\\[0\\]` must name": {"tests": [{"a": "sft"}]},
+    "`data` must be a list": {"data": []},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_mistakes_are_named(tmp_path, message):
+    with pytest.raises(ValueError, match=message):
+        small_study(tmp_path, **BAD[message])
+
+
+def test_arguments_are_refused_before_anything_is_done(tmp_path):
+    for changes, message in (
+        ({"training": {"max_step": 3}}, "'max_step'.*'max_steps'"),
+        ({"training": {"seed": 3}}, "'seed'"),
+        ({"training": {"max_steps": 3, "max_seconds": 5}}, "both named"),
+        ({"training": {"max_seconds": -1}}, "`max_seconds`.*-1"),
+        ({"methods": [{"name": "a", "objective": "nonsense"}]}, "'a' cannot be used.*nonsense"),
+        ({"evaluation": {"spilt": "test"}}, "`evaluation`.*'spilt'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_study(small_study(tmp_path / "out", **changes))
+    with pytest.raises(ValueError, match="`max_hours`"):
+        run_study(small_study(tmp_path / "out"), max_hours=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_examples_are_whole(tmp_path):
+    from pathlib import Path
+
+    files = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
+    assert [file.name for file in files] == ["demo_shop.yaml", "hm_week.yaml"]
+    for file in files:
+        study = read_study(file, tmp_path)
+        runs = runs_of(study)
+        assert len(runs) > 20 and len(study.tests) > 5
+        for run in runs:
+            check_arguments(run)
+
+
+def test_a_file_that_is_none_is_named(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        read_study(tmp_path / "absent.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match="is no YAML"):
+        read_study(tmp_path / "bad.yaml")
+    with pytest.raises(ValueError, match="key: value"):
+        parse_study(copy.deepcopy([1]))
+
+
+def test_seconds_become_steps_once_they_are_timed(tmp_path):
+    study = small_study(tmp_path, training={"max_seconds": 30})
+    run = runs_of(study)[0]
+    assert steps_within(run, 30) == 1
+    run.folder.mkdir(parents=True)
+    (run.folder / "budget.json").write_text('{"max_steps": 17}')
+    assert steps_within(run, 30) == 17
