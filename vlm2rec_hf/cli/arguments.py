@@ -189,7 +189,7 @@ class WarmUpArguments:
     warm_up_target: str = field(
         default="semantic",
         metadata={
-            "help": "semantic, identity, or encoder:MODEL (any SentenceTransformer's vector of the item's text)."
+            "help": "semantic, identity, or encoder:MODEL (any SentenceTransformer's vector of an item)."
         },
     )
 
