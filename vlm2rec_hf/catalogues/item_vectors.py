@@ -124,6 +124,20 @@ def view_names(text: str) -> tuple[str, ...]:
     return names
 
 
+def views_there(path: str | Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """The views that a file or folder of `vlm2rec embed` holds, those wanted first (whether or not they are there)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from .vector_files import table_files
+
+    try:
+        names = pq.read_schema(table_files(Path(path))[0][0]).names
+    except (OSError, pa.ArrowInvalid, IndexError):  # `read_item_vectors` says what is wrong
+        return wanted
+    return (*wanted, *(view for view in VIEWS if view in names and view not in wanted))
+
+
 def read_item_vectors(path: str | Path, item_ids: Sequence[str], views: tuple[str, ...] = ("both",)) -> ItemVectors:
     """Vectors from a file or folder of `vlm2rec embed`, put in the order of `item_ids`.
 
