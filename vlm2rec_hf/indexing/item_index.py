@@ -15,7 +15,7 @@ from .conditions import parse_condition
 from .edit_log import EditLog, last_edits
 from .exact_items import ExactItems, Found
 from .items_files import fold_items, open_items
-from .rows import OWN, IndexFacts, edit_schema, rows_table, schema_of, take_rows, vectors_of
+from .rows import OWN, IndexFacts, edit_schema, rows_table, schema_of, take_rows, vectors_of, with_deleted
 from .scoring import Query, ordered
 from .versions import IndexFolder
 
@@ -159,9 +159,18 @@ class ItemIndex:
         """Number of the last change that is seen."""
         return self._snapshot.seen
 
-    def changes(self) -> tuple[list[str], list[str]]:
-        """Ids that were changed or put in since the items file was written, and all that were deleted."""
-        return self._snapshot.overlay.all_ids(), sorted(self._snapshot.deleted)
+    def changes_since(self, number: int) -> tuple[list[str], list[str]]:
+        """Ids that were put in or changed by changes after a number, and ids that were deleted by them.
+
+        Args:
+            number: an `edit_number` of before; nothing may have been folded since.
+        """
+        if self._folder is None or number >= self.edit_number:
+            return [], []
+        log = EditLog(self._folder.path / str(self.version) / "edits")
+        edits = last_edits([log.read(n) for n in log.numbers() if number < n <= self.edit_number])
+        rows = edits.select(["item_id", "_deleted"]).to_pylist()
+        return [r["item_id"] for r in rows if not r["_deleted"]], [r["item_id"] for r in rows if r["_deleted"]]
 
     # ---- questions
 
@@ -295,6 +304,16 @@ class ItemIndex:
             self._write(rows_table(self.facts, {"item_id": gone}, zeros, deleted=True))
         return len(gone)
 
+    def take_over(self, rows: pa.Table, deleted: Sequence[str]) -> None:
+        """Put rows and deletions into a version that is not in use yet, for who builds it."""
+        assert self._folder is not None
+        gone = [item for item in deleted if item not in set(rows["item_id"].to_pylist())]
+        zeros = {view: np.zeros((len(gone), size), np.float32) for view, size in self.facts.views.items()}
+        log = EditLog(self._folder.path / str(self.version) / "edits")
+        for edit in (with_deleted(rows), rows_table(self.facts, {"item_id": gone}, zeros, deleted=True)):
+            if len(edit):
+                log.append(edit, self._snapshot.folded)
+
     def _write(self, edit: pa.Table) -> None:
         with self._change:
             if self._folder is None:
@@ -323,8 +342,10 @@ class ItemIndex:
         """Write the items anew with all changes in them, so that opening the index stays fast; happens by itself."""
         if self._folder is None:
             return
-        with self._change, self._folder.writing(str(self._snapshot.version)):
+        with self._change, self._folder.no_build() as free, self._folder.writing(str(self._snapshot.version)):
             self.refresh()
+            if not free:  # who builds counts on the changes' files
+                return
             one = self._snapshot
             version = str(one.version)
             if self._folder.state(version).folded < one.seen:

@@ -72,10 +72,10 @@ def schema_of(facts: IndexFacts) -> pa.Schema:
     """The columns of an index, in order."""
     import pyarrow as pa
 
-    kinds = {"string": pa.large_string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
+    kinds = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
     return pa.schema(
         [
-            pa.field("item_id", pa.large_string(), nullable=False),
+            pa.field("item_id", pa.string(), nullable=False),
             *(pa.field(name, kinds[kind]) for name, kind in facts.columns.items()),
             pa.field("_popularity", pa.int64()),
             pa.field("_source", pa.int8()),
@@ -144,6 +144,14 @@ def _vector_array(view: str, vectors: Mapping[str, Any], count: int, size: int) 
     if matrix.shape != (count, size) or not np.isfinite(matrix).all():
         raise ValueError(f"`vectors` of view {view!r} must be finite ({count}, {size}), got {matrix.shape}.")
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), size)
+
+
+def with_deleted(table: pa.Table) -> pa.Table:
+    """Rows of an index as an edit that puts them in."""
+    import pyarrow as pa
+
+    part = pa.field("_deleted", pa.bool_(), nullable=False)
+    return table.append_column(part, pa.array(np.zeros(len(table), bool)))
 
 
 def take_rows(table: pa.Table, places: Sequence[int]) -> pa.Table:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from ..files import is_being_written, locked, remove_folder, remove_leftovers, w
 from .rows import IndexFacts
 
 POINTER = "index.json"
+FOLD_WAITS = 30
 KEPT_VERSIONS = 2
 """The version in use and the one before, which processes may still serve."""
 
@@ -128,10 +130,20 @@ class IndexFolder:
             ValueError: another one does.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        for attempt in range(FOLD_WAITS):
+            with locked(self.path, wait=False) as mine:
+                if mine or os.name != "posix":  # Windows does not lock folders
+                    yield
+                    return
+            if attempt < FOLD_WAITS - 1:  # it may be a server that folds changes in
+                time.sleep(0.1)
+        raise ValueError(f"`output` {str(self.path)!r} is being built by another process; wait for its end.")
+
+    @contextmanager
+    def no_build(self) -> Iterator[bool]:
+        """Keep others from building a version; yields False where one is being built already."""
         with locked(self.path, wait=False) as mine:
-            if not mine and _has_locks(self.path):
-                raise ValueError(f"`output` {str(self.path)!r} is being built by another process; wait for its end.")
-            yield
+            yield mine or os.name != "posix"
 
     @contextmanager
     def writing(self, version: str) -> Iterator[None]:
@@ -153,8 +165,3 @@ def write_facts(folder: Path, facts: IndexFacts) -> None:
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     with whole_file(path) as partial:
         partial.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
-
-
-def _has_locks(folder: Path) -> bool:
-    """Whether the system locks folders at all; Windows does not."""
-    return os.name == "posix"

@@ -15,7 +15,7 @@ What a server builds on (all of it plain Python; nothing here opens a port):
 - `Recommender.upsert(items)` and `Recommender.delete(item_ids)`: on the disk when they return, so a server may
   acknowledge. `upsert` takes `{"item_id", "text", "image" (PIL image or bytes), **metadata}`.
 - `Recommender.index`: an `ItemIndex` with `facts` (model, revision, fingerprint, views, columns), `metadata(ids)`,
-  `has(ids)`, `item_ids()`, `version`, `superseded` (the folder was switched to another model: load that one), `fold()`.
+  `has(ids)`, `item_ids()`, `version`, `superseded` (the folder was switched to another model: load that one).
 
 Bad input is a `ValueError` or `TypeError` whose text may be shown to who asked.
 """

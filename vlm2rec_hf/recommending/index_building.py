@@ -99,26 +99,19 @@ def build_index(
 def _switch(folder: IndexFolder, version: str, work: Any, earlier: ItemIndex) -> None:
     """Take over what changed since the work began, and make the new version the one in use."""
     new = ItemIndex.open_version(folder, version)
-    done = earlier.edit_number
-    _take_over(work, earlier, new, done)  # most of it, while others still write
+    _take_over(work, earlier, new)  # most of it, while others still write
     with folder.writing(str(earlier.version)):
-        done = earlier.edit_number
-        earlier.refresh()
-        _take_over(work, earlier, new, done, refreshed=True)
+        _take_over(work, earlier, new)
         folder.switch(version)
     logger.info(f"Switched {folder.path} from {earlier.version} to {version}.")
 
 
-def _take_over(work: Any, earlier: ItemIndex, new: ItemIndex, since: int, *, refreshed: bool = False) -> None:
-    if not refreshed:
-        earlier.refresh()
-    if earlier.edit_number == since:
-        return
-    changed, deleted = earlier.changes()
-    table = earlier.rows(changed)
-    if len(table):
-        new.put(work.again(table))
-    new.delete(deleted)
+def _take_over(work: Any, earlier: ItemIndex, new: ItemIndex) -> None:
+    since = earlier.edit_number
+    earlier.refresh()
+    changed, deleted = earlier.changes_since(since)
+    if changed or deleted:
+        new.take_over(work.again(earlier.rows(changed)), deleted)
 
 
 class _EncoderWork:
