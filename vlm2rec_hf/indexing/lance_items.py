@@ -41,21 +41,30 @@ def create_lance(path: Path, facts: IndexFacts, tables: Iterable[pa.Table]) -> N
     table = _connect(path).create_table(TABLE, schema=schema_of(facts))
     for part in tables:
         table.add(part)
-    table.create_scalar_index("item_id", index_type="BTREE")
+    _index_ids(table)
     count = table.count_rows()
     if count >= INDEX_FROM:
         for view in facts.views:
-            table.create_index(
-                metric="cosine" if facts.metric == "cosine" else "dot",
-                vector_column_name=vector_column(view),
-                index_type="IVF_HNSW_SQ",
-                num_partitions=max(1, count // PER_PARTITION),
-                m=20,
-                ef_construction=150,
-            )
+            table.create_index(vector_column(view), config=_vector_index(facts.metric, count))
 
 
-def _connect(path: Path) -> Any:
+def _vector_index(metric: str, count: int) -> Any:
+    from lancedb.index import HnswSq
+
+    return HnswSq(
+        distance_type="cosine" if metric == "cosine" else "dot",
+        num_partitions=max(1, count // PER_PARTITION),
+        m=20,
+        ef_construction=150,
+    )
+
+
+def require_lance() -> Any:
+    """The module `lancedb`.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     try:
         import lancedb
     except ImportError as error:
@@ -63,7 +72,17 @@ def _connect(path: Path) -> Any:
             "An index of this size is kept in LanceDB, which is not installed: `pip install 'vlm2rec-hf[index]'`, or "
             "choose `store` exact."
         ) from error
-    return lancedb.connect(str(path))
+    return lancedb
+
+
+def _connect(path: Path) -> Any:
+    return require_lance().connect(str(path))
+
+
+def _index_ids(table: Any) -> None:
+    from lancedb.index import BTree
+
+    table.create_index("item_id", config=BTree())
 
 
 class LanceItems:
@@ -175,7 +194,7 @@ class LanceItems:
             search = search.nprobes(probes).ef(max(2 * size, 300))
         if condition is not None:
             search = search.where(condition.sql(), prefilter=True)
-        return search.select(["item_id", *map(vector_column, views)]).limit(size).to_arrow()
+        return search.select(["item_id", "_distance", *map(vector_column, views)]).limit(size).to_arrow()
 
     def _among(self, query: Query, row: int, ids: Sequence[str], condition: Any) -> Found:
         columns = [vector_column(view) for view in self._needed(query)]

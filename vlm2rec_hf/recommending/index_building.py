@@ -14,9 +14,10 @@ from ..catalogues.item_vectors import ItemVectors
 from ..evaluation.embedding import encoded_views
 from ..evaluation.evaluating import encodable_items
 from ..indexing.item_index import ItemIndex
-from ..indexing.items_files import LANCE, write_version
+from ..indexing.items_files import LANCE
+from ..indexing.lance_items import require_lance
+from ..indexing.rebuilding import write_index
 from ..indexing.rows import FROM_DATASET, OWN, IndexFacts, rows_table
-from ..indexing.versions import IndexFolder
 from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor, refuse_options
 from .encoder_side import EncoderSide
 from .index_rows import dataset_table, facts_of
@@ -77,41 +78,13 @@ def build_index(
     refuse_options(loaded.model_type, ("vlm2rec",), "embedders", vectors=vectors)
     if store not in ("auto", "exact", LANCE):
         raise ValueError(f"`store` must be auto, exact or lance, got {store!r}.")
+    if store == LANCE:
+        require_lance()  # before the hours of encoding
     if loaded.model_type in ENCODING_METHODS and dataset is None:
         raise ValueError(f"`dataset` is required: a {loaded.model_type} model knows no items of its own.")
-    folder = IndexFolder(output)
-    with folder.building():
-        earlier = None
-        if folder.current() is not None:
-            folder.clear_up()
-            earlier = ItemIndex.open(output)
-        make = _HeadWork if loaded.model_type not in ENCODING_METHODS else _EncoderWork
-        work = make(loaded, dataset, views, store, vectors, item_columns, batch_size, show_progress)
-        version = folder.next_name()
-        write_version(folder, version, work.facts, work.tables(earlier), earlier.deleted if earlier else ())
-        if earlier is None:
-            folder.switch(version)
-        else:
-            _switch(folder, version, work, earlier)
-    return ItemIndex.open(output)
-
-
-def _switch(folder: IndexFolder, version: str, work: Any, earlier: ItemIndex) -> None:
-    """Take over what changed since the work began, and make the new version the one in use."""
-    new = ItemIndex.open_version(folder, version)
-    _take_over(work, earlier, new)  # most of it, while others still write
-    with folder.writing(str(earlier.version)):
-        _take_over(work, earlier, new)
-        folder.switch(version)
-    logger.info(f"Switched {folder.path} from {earlier.version} to {version}.")
-
-
-def _take_over(work: Any, earlier: ItemIndex, new: ItemIndex) -> None:
-    since = earlier.edit_number
-    earlier.refresh()
-    changed, deleted = earlier.changes_since(since)
-    if changed or deleted:
-        new.take_over(work.again(earlier.rows(changed)), deleted)
+    make = _HeadWork if loaded.model_type not in ENCODING_METHODS else _EncoderWork
+    options = (loaded, dataset, views, store, vectors, item_columns, batch_size, show_progress)
+    return write_index(output, lambda: make(*options))
 
 
 class _EncoderWork:
@@ -123,6 +96,7 @@ class _EncoderWork:
     ) -> None:  # fmt: skip
         self.dataset = dataset
         self.catalogue = encodable_items(loaded, dataset, item_columns, cache_features=False)
+        store = store if store != "auto" else _store_of(dataset.n_items)
         if vectors is not None:
             self.vectors: Any = checked_vectors(vectors, loaded, dataset, (views or ("both",))[0])
         else:
@@ -131,7 +105,6 @@ class _EncoderWork:
         self.side = EncoderSide(
             loaded, dataset, self.catalogue, index=None, item_views=lambda: self.vectors, batch_size=batch_size
         )
-        store = store if store != "auto" else ("exact" if dataset.n_items <= EXACT_ITEMS else LANCE)
         self.facts = facts_of(loaded, self.vectors, dataset, self.side.item_columns, store)
 
     def tables(self, earlier: ItemIndex | None) -> Iterator[pa.Table]:
@@ -177,7 +150,7 @@ class _HeadWork:
         if views is not None and tuple(views) != ("both",):
             raise ValueError(f"`views` of a head can only be both, got {','.join(views)}.")
         self.index = HeadSide(loaded, dataset, None).index
-        store = store if store != "auto" else ("exact" if len(self.index) <= EXACT_ITEMS else LANCE)
+        store = store if store != "auto" else _store_of(len(self.index))
         self.facts: IndexFacts = type(self.index.facts)(**{**self.index.facts.__dict__, "store": store})
 
     def tables(self, earlier: ItemIndex | None) -> Iterator[pa.Table]:
@@ -194,6 +167,14 @@ class _HeadWork:
         ids = [row["item_id"] for row in rows]
         names = ["item_id", "_popularity", "_source", *self.facts.columns]
         return rows_table(self.facts, {n: [row.get(n) for row in rows] for n in names}, self.index.vectors(ids))
+
+
+def _store_of(count: int) -> str:
+    """Exact for so few items; LanceDB, which must be installed, for more."""
+    if count <= EXACT_ITEMS:
+        return "exact"
+    require_lance()
+    return LANCE
 
 
 def _kept(earlier: ItemIndex | None) -> set[str]:
