@@ -172,7 +172,9 @@ class LanceItems:
                 break
             size *= 4
         stacked = {
-            view: np.array([one[view] for one in items.values()], np.float32).reshape(len(items), -1)
+            view: np.array([one[view] for one in items.values()], np.float32).reshape(
+                len(items), self.facts.views[view]
+            )
             for view in self._needed(query)
         }
         return list(items), exact_scores(query, row, stacked) if items else np.zeros(0)
