@@ -186,7 +186,9 @@ def test_a_rebuild_keeps_changes_and_older_readers_serve_on(tmp_path):
     with pytest.raises(ValueError, match="another version of the model"):
         other.upsert(metadata(["x"]), vectors(["x"]), fingerprint="one")
     small(folder, IDS[:12], fingerprint="two")
-    assert sorted(path.name for path in folder.glob("v*")) == ["v000003", "v000004"]
+    assert sorted(path.name for path in folder.glob("v*")) == ["v000002", "v000003", "v000004"]
+    small(folder, IDS[:12], fingerprint="two")
+    assert sorted(path.name for path in folder.glob("v*")) == ["v000003", "v000004", "v000005"]
     assert old.search(None, 3)[0].item_ids and not old.refresh()
 
 

@@ -27,7 +27,7 @@ from .rows import IndexFacts
 POINTER = "index.json"
 FOLD_WAITS = 30
 KEPT_VERSIONS = 2
-"""The version in use and the one before, which processes may still serve."""
+"""When a build begins: the version in use and the one before, which processes may still serve."""
 
 
 @dataclass(frozen=True)
