@@ -1,9 +1,9 @@
 """How well and how fast an index finds: recall@10 against exact search, and questions per second, one at a time.
 
 Compares, over the same vectors, an exact index (`store="exact"`), LanceDB as `vlm2rec index` makes it (`"lance"`),
-both through `ItemIndex.search` with its exact scores, and (where faiss is installed) faiss HNSW with 32 links, built with
-efConstruction 200 and asked with efSearch 64. Vectors are drawn around a number of centres, as item vectors lie, and
-questions lie close to items, as users do after training. The last line printed is one JSON object.
+both through `ItemIndex.search` with its exact scores, and (where faiss is installed) faiss HNSW with 32 links, built
+with efConstruction 200 and asked with efSearch 64. Vectors are drawn around a number of centres, as item vectors lie,
+and questions lie close to items, as users do after training. The last line printed is one JSON object.
 
     python benchmarks/index_search.py                          # 100,000 vectors
     python benchmarks/index_search.py --items 100000 1000000 --dim 1024
