@@ -39,7 +39,8 @@ def pages() -> dict[str, str]:
                 made[name] = page(f"train --method {method}", f"Train {what}.", ["train", "--method", method])
                 rows.append(f"| [`vlm2rec train --method {method}`]({name}) | train {what} |")
         else:
-            name = f"{command.replace('-', '_')}.md"
+            # `index.md` is the page that lists them all.
+            name = "index_command.md" if command == "index" else f"{command.replace('-', '_')}.md"
             made[name] = page(command, f"{summary[0].upper()}{summary[1:]}.", [command])
             rows.append(f"| [`vlm2rec {command}`]({name}) | {summary} |")
     made["index.md"] = INDEX.replace("ROWS", "\n".join(rows))

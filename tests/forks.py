@@ -1,6 +1,8 @@
 """Processes forked from a test, which may be killed at any moment without harm to the one that forked them."""
 
 import os
+import signal
+import sys
 import threading
 
 from tqdm.auto import tqdm
@@ -44,3 +46,23 @@ def ended(pid, read):
     with os.fdopen(read, "rb") as pipe:
         written = pipe.read().decode()
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written
+
+
+OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "fcntl.flock")
+
+
+def killed_at(number, folder):
+    """From now on count this process's file operations in `folder`; die before the one of this number."""
+    count = 0
+
+    def watch(event, arguments):
+        nonlocal count
+        if event not in OPERATIONS:
+            return
+        if event != "fcntl.flock" and folder not in str(arguments[0]):
+            return
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+
+    sys.addaudithook(watch)

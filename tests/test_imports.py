@@ -28,7 +28,8 @@ ALLOWED = {
     "loading": {"hub", "modeling"},
     "merging": {"modeling"},
     "evaluation": {"data", "modeling", "catalogues", "loading"},
-    "recommending": {"data", "modeling", "catalogues", "loading", "evaluation"},
+    "indexing": set(),
+    "recommending": {"data", "modeling", "catalogues", "loading", "evaluation", "indexing"},
     "jobs": {"modeling", "data", "catalogues", "evaluation"},
     "hub_cards": {"hub", "modeling", "data", "evaluation", "loading", "sentence_transformers"},
     "trainers": {

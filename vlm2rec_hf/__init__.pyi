@@ -19,6 +19,7 @@ from .evaluation.report import Report as Report
 from .evaluation.score_options import ScoreOptions as ScoreOptions
 from .histories.history_state import HistoryState as HistoryState
 from .hub_cards.publish import push as push
+from .indexing.item_index import ItemIndex as ItemIndex
 from .loading import load_model as load_model
 from .loading import load_processor as load_processor
 from .losses.next_item import NextItemLoss as NextItemLoss
@@ -39,8 +40,11 @@ from .modeling.modeling_seqrec import SequentialRecommender as SequentialRecomme
 from .modeling.modeling_vlm2rec import VLM2RecEmbedder as VLM2RecEmbedder
 from .modeling.processing_pixrec import PixRecProcessor as PixRecProcessor
 from .modeling.processing_vlm2rec import VLM2RecProcessor as VLM2RecProcessor
+from .recommending.explaining import Explanation as Explanation
+from .recommending.index_building import build_index as build_index
 from .recommending.recommender import Recommender as Recommender
 from .recommending.recommender import recommender as recommender
+from .recommending.shop_lists import ShopRecommendation as ShopRecommendation
 from .sentence_transformers.model_files import as_documents as as_documents
 from .sentence_transformers.model_files import as_queries as as_queries
 from .tiny.backbones import tiny_vlm as tiny_vlm

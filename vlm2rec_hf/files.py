@@ -101,7 +101,7 @@ def remove_leftovers(folder: Path) -> list[Path]:
     removed = []
     for staging in sorted(folder.glob(f"{_PREFIX}*/")):
         # Another user's leftovers may be theirs alone to remove.
-        with _locked(staging, wait=False) as mine, contextlib.suppress(PermissionError):
+        with locked(staging, wait=False) as mine, contextlib.suppress(PermissionError):
             if mine:
                 _remove(staging)
                 removed += [] if staging.exists() else [staging]
@@ -138,7 +138,7 @@ def _staging(path: Path) -> Iterator[Path]:
     while True:
         staging = path.with_name(f"{_PREFIX}{uuid.uuid4().hex}")
         staging.mkdir()
-        with _locked(staging, wait=True):
+        with locked(staging, wait=True):
             # Another writer may have taken the folder for a leftover in the moment before it was locked.
             if not staging.exists():
                 continue
@@ -151,8 +151,13 @@ def _staging(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Lock a folder, and yield whether that worked."""
+def locked(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Lock a folder against other holders of its lock, threads included, and yield whether that worked.
+
+    Args:
+        folder: must exist; nothing in it changes.
+        wait: until another holder lets go; else it does not work.
+    """
     if fcntl is None:
         yield False
         return

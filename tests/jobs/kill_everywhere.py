@@ -20,29 +20,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
-from tests.forks import fork
+from tests.forks import fork, killed_at
 from tests.jobs.small_jobs import leftovers, run, small_dataset, small_job, small_model, table_of
 from vlm2rec_hf.files import remove_leftovers
 from vlm2rec_hf.jobs.assemble import quarantine_file
-
-OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "fcntl.flock")
-
-
-def killed_at(number, folder):
-    """From now on count this process's file operations in `folder`; die before the one of this number."""
-    count = 0
-
-    def watch(event, arguments):
-        nonlocal count
-        if event not in OPERATIONS:
-            return
-        if event != "fcntl.flock" and folder not in str(arguments[0]):
-            return
-        if count == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        count += 1
-
-    sys.addaudithook(watch)
 
 
 def attempt(job, before=lambda: None, kill_after=None):

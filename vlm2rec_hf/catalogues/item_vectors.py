@@ -112,16 +112,34 @@ def rows_of_items(wanted: Sequence[str], item_ids: Sequence[str], lack: str, rem
     return np.array([place[item] for item in wanted], dtype=np.int64)
 
 
-def view_names(text: str) -> tuple[str, ...]:
+def view_names(text: str, known: tuple[str, ...] = VIEWS) -> tuple[str, ...]:
     """`text,image` as names of views.
+
+    Args:
+        text: names, separated by commas.
+        known: views that may be named.
 
     Raises:
         ValueError: an unknown view, one named twice, or none.
     """
     names = tuple(part.strip() for part in text.split(","))
-    if len(set(names)) != len(names) or not set(names) <= set(VIEWS):
-        raise ValueError(f"`views` must be some of {', '.join(VIEWS)}, separated by commas; got {text!r}.")
+    if len(set(names)) != len(names) or not set(names) <= set(known):
+        raise ValueError(f"`views` must be some of {', '.join(known)}, separated by commas; got {text!r}.")
     return names
+
+
+def views_there(path: str | Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """The views that a file or folder of `vlm2rec embed` holds, those wanted first (whether or not they are there)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from .vector_files import table_files
+
+    try:
+        names = pq.read_schema(table_files(Path(path))[0][0]).names
+    except (OSError, pa.ArrowInvalid, IndexError):  # `read_item_vectors` says what is wrong
+        return wanted
+    return (*wanted, *(view for view in VIEWS if view in names and view not in wanted))
 
 
 def read_item_vectors(path: str | Path, item_ids: Sequence[str], views: tuple[str, ...] = ("both",)) -> ItemVectors:

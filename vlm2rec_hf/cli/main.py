@@ -31,6 +31,7 @@ COMMANDS = {
     "merge": "merge an adapter into its base, checked on real items",
     "push": "publish a model or a dataset on the Hub: one commit, checked, then tagged",
     "encode-descriptions": "encode item descriptions by a text encoder, for `train --method dmesr`",
+    "index": "write items' vectors and metadata into an index, which recommends, takes new items and filters",
     "recommend": "the best next items after a history, as a table or a page with images",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,10 +45,27 @@ class RecommendArguments:
     item_columns: str | None = field(
         default=None, metadata={"help": "Of PixRec: item columns, such as title,brand; as in training by default."}
     )
+    index: str | None = field(default=None, metadata={"help": "Recommend from an index that `vlm2rec index` wrote."})
+    filter: str | None = field(
+        default=None,
+        metadata={"help": 'Condition on the items, as JSON: {"price": {"<": 30}, "category": ["shoes", "boots"]}.'},
+    )
+    view_weights: str | None = field(
+        default=None, metadata={"help": "Of external fusion: weights of the views, such as text=1,image=0.5."}
+    )
+    group_by: str | None = field(
+        default=None, metadata={"help": "Item column of which each value is listed once (variants of a product)."}
+    )
+    diversity: float = field(
+        default=0.0, metadata={"help": "0 to 1: choose items that are less like those above them."}
+    )
+    explain: bool = field(default=False, metadata={"help": "Say for each item why it has its score."})
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"`-k` must be at least 1, got {self.k}.")
+        if not 0 <= self.diversity <= 1:
+            raise ValueError(f"`--diversity` must lie between 0 and 1, got {self.diversity}.")
         if (self.history is None) == (self.user is None):
             raise ValueError("Name exactly one of `--history` (item ids) and `--user` (a user of `--dataset`).")
 
@@ -63,8 +81,10 @@ def main(argv: Sequence[str]) -> None:
     from ..recommending.page import check_new
     from ..recommending.recommender import recommender, user_history
     from ..recommending.shown_items import ShownItems, note_of, table, write_recommendations
+    from ..recommending.view_weights import parse_weights
 
     names = {"where": "--model", "model": "--model", "histories": "--history", "user": "--user", "view": "--view"}
+    names |= {name: f"--{name}" for name in ("index", "filter", "group_by", "diversity", "view_weights")}
     with named_as_options(**names, dataset="--dataset", vectors="--vectors", candidates="--candidates", html="--html"):
         if options.html is not None:
             check_new(Path(options.html))
@@ -80,6 +100,7 @@ def main(argv: Sequence[str]) -> None:
             view=options.view,
             vectors=options.vectors,
             item_columns=None if options.item_columns is None else item_ids(options.item_columns),
+            index=options.index,
             show_progress=True,
         )
         (best,) = ready.recommend(
@@ -88,12 +109,31 @@ def main(argv: Sequence[str]) -> None:
             exclude_seen=not options.include_seen,
             candidates=None if options.candidates is None else item_ids(options.candidates),
             on_unknown=options.on_unknown,
+            filter=None if options.filter is None else _condition(options.filter),
+            group_by=options.group_by,
+            diversity=options.diversity,
+            explain=options.explain,
+            view_weights=None if options.view_weights is None else parse_weights(options.view_weights),
         )
-        shown = ShownItems(ready.catalogue, dataset)
+        shown = ShownItems(ready.catalogue, dataset, best)
         print(table(shown.recommended(best)))
+        for reason in (best.reasons or ()) if options.explain else ():
+            print(f"{reason.item_id}: {reason.reason}")
         note = note_of(best, len(history))
         say(note)
         if options.html is not None:
             heading = f"Recommendations of {options.model}"
             write_recommendations(options.html, heading, note, shown, history, best, newest=HISTORY_SHOWN)
             say(f"Page in {options.html}." + ("" if dataset else " It has no images: they come with `--dataset`."))
+
+
+def _condition(text: str) -> object:
+    """A condition written as JSON; what it says is checked by the index.
+
+    Raises:
+        ValueError: no JSON.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f'`--filter` must be JSON, such as {{"price": {{"<": 30}}}}: {error}.') from None

@@ -22,12 +22,16 @@ class ShownItems:
     Args:
         catalogue: the head's, which may know titles.
         dataset: where titles and images come from, if there is one.
+        best: a recommendation that brings titles of its own, as those from an index do.
     """
 
-    def __init__(self, catalogue: HeadCatalogue | None, dataset: RecDataset | None) -> None:
+    def __init__(
+        self, catalogue: HeadCatalogue | None, dataset: RecDataset | None, best: Recommendation | None = None
+    ) -> None:
         self.dataset = dataset
         self.place = {} if dataset is None else {str(item): i for i, item in enumerate(dataset.item_ids)}
         self.titles = {} if catalogue is None else dict(zip(catalogue.ids, catalogue.titles, strict=True))
+        self.titles |= {} if best is None else dict(zip(best.item_ids, best.titles, strict=True))
 
     def item(self, item_id: str) -> ShownItem:
         """One item of a history, without image."""

@@ -1,0 +1,197 @@
+"""What an embedder or PixRec model does for a recommender: histories and items, known and new, to vectors by view."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..catalogues.prepared_catalogue import PreparedCatalogue
+from ..data.described_items import describe
+from ..data.images import ImageError, decode_image
+from ..data.items import text_of
+from ..indexing.item_index import ItemIndex
+from ..indexing.rows import OWN
+from ..loading import LoadedModel
+from ..modeling.items_vlm2rec import PreparedItem
+from .index_rows import BARE, dataset_table, facts_of, fingerprint_of
+from .scored_view import with_scored_items, with_scored_users
+
+if TYPE_CHECKING:
+    from ..data.dataset import RecDataset
+    from ..evaluation.score_options import ScoreOptions
+
+logger = logging.getLogger(__name__)
+ENCODED_VIEWS = {"vlm2rec": ("both", "text", "image"), "pixrec": ("both",)}
+
+
+class EncoderSide:
+    """An encoder, where its items' texts and images come from, and the index of its vectors.
+
+    Args:
+        loaded: the model.
+        dataset: holds items and their images; None where an index keeps them.
+        catalogue: the dataset's items, prepared.
+        index: of this model's vectors; made from `item_views`, in memory, by default.
+        item_views: -> view -> `(n_items, dim)` of the dataset.
+        view: that ranks where no weights are named.
+        scoring: of embedders: how the view `scored` is made.
+        batch_size: rows per forward pass at most.
+    """
+
+    metric = "cosine"
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        dataset: RecDataset | None,
+        catalogue: PreparedCatalogue | None,
+        *,
+        index: ItemIndex | None,
+        item_views: Callable[[], Mapping[str, Any]],
+        view: str = "both",
+        scoring: ScoreOptions = BARE,
+        batch_size: int | None = None,
+    ) -> None:
+        self.loaded, self.dataset, self.catalogue, self.view = loaded, dataset, catalogue, view
+        self.scoring = scoring
+        self._given, self._item_views, self._batch_size = index, item_views, batch_size
+        ids = [] if dataset is None else dataset.item_ids.tolist()
+        self.place = {str(item): i for i, item in enumerate(ids)}
+        if index is None or index.facts.fingerprint == self.fingerprint:
+            return
+        mine = None if scoring.is_bare else scoring.to_dict()
+        if index.facts.scoring != mine:
+            raise ValueError(
+                f"`index` holds vectors for the score options {index.facts.scoring}, and `model` has {mine}; give "
+                "those options, or run `vlm2rec index` again."
+            )
+        raise ValueError(
+            f"`index` holds vectors of version {index.facts.revision!r} of {index.facts.model!r}, and `model` is "
+            f"{loaded.version!r} (or is laid out otherwise); load that version, or run `vlm2rec index` again."
+        )
+
+    @property
+    def item_columns(self) -> list[str] | None:
+        """Of PixRec: the columns that make an item's text."""
+        items: Any = None if self.catalogue is None else self.catalogue.items
+        return list(getattr(items, "columns", ())) or None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the model as it makes item vectors."""
+        return fingerprint_of(self.loaded, self.item_columns, self.scoring)
+
+    @cached_property
+    def index(self) -> ItemIndex:
+        """Items and vectors; encoded with the first use where no index was given."""
+        if self._given is not None:
+            return self._given
+        assert self.dataset is not None
+        views = with_scored_items(self._item_views(), self.scoring, self.dataset.sequences().train_counts())
+        facts = facts_of(self.loaded, views, self.dataset, self.item_columns, scoring=self.scoring)
+        return ItemIndex.in_memory(dataset_table(facts, self.dataset, views), facts)
+
+    def follow(self) -> None:
+        """See what other processes changed."""
+        self.index.refresh()
+
+    @property
+    def longest(self) -> int:
+        """How many of the newest items of a history are read."""
+        return int(self.loaded.processor.max_history)
+
+    def knows(self, item_ids: Sequence[str]) -> set[str]:
+        """Which items can stand in a history."""
+        return {item for item in item_ids if item in self.place} | self.index.has(item_ids)
+
+    def user_views(self, histories: Sequence[Sequence[Any]]) -> dict[str, np.ndarray]:
+        """View -> `(n, dim)` float32 of histories of ids and new items; zero where nothing read says anything."""
+        rows = [list(history[-self.longest :]) for history in histories]
+        ready = self._ready({entry for row in rows for entry in row if isinstance(entry, str)})
+        readable = [[e if isinstance(e, dict) else ready[e] for e in row] for row in rows]
+        readable = [[entry for entry in row if entry is not None] for row in readable]
+        known = [i for i, row in enumerate(readable) if row]
+        options = {} if self._batch_size is None else {"batch_size": self._batch_size}
+        encoded = None
+        if known:
+            encoded = self.loaded.model.encode_histories(
+                [readable[i] for i in known], self.loaded.processor, **options
+            )
+        return with_scored_users(self._spread(encoded, known, len(rows)), self.scoring)
+
+    def item_views(
+        self, sources: Sequence[Mapping[str, Any]], popularity: Sequence[int] | None = None
+    ) -> dict[str, np.ndarray]:
+        """View -> `(n, dim)` float32 of items `{"text", "image"}`; zero where there is neither.
+
+        Args:
+            sources: the items.
+            popularity: how often each was seen in training, for the prior of `scored`; 0 (new items) by default.
+        """
+        known = [i for i, source in enumerate(sources) if source.get("text") or source.get("image") is not None]
+        options = {} if self._batch_size is None else {"batch_size": self._batch_size}
+        encoded = None
+        if known:
+            items = [{name: sources[i].get(name) for name in ("text", "image")} for i in known]
+            encoded = self.loaded.model.encode_items(items, self.loaded.processor, **options)
+        counts = [0] * len(sources) if popularity is None else popularity
+        return with_scored_items(self._spread(encoded, known, len(sources)), self.scoring, counts)
+
+    def source(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Text and decoded image of a new item given with its metadata.
+
+        Raises:
+            ValueError: an image that cannot be decoded.
+        """
+        text = describe(row, self.item_columns) if self.item_columns else text_of(row)
+        image = row.get("image")
+        try:
+            return {"text": text, "image": None if image is None else decode_image(image)}
+        except ImageError as error:
+            raise ValueError(f"`items`: the image of {row.get('item_id')!r:.80} cannot be read: {error}") from error
+
+    def source_from_index(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Text and image of an item that an index keeps itself."""
+        return {"text": row["_text"], "image": None if row["_image"] is None else decode_image(row["_image"])}
+
+    def _ready(self, item_ids: set[str]) -> dict[str, Any]:
+        """Items by id, ready to be laid out; None where an item has neither text nor image."""
+        ids = sorted(item_ids)
+        rows = self.index.rows(ids, ["_source", "_text", "_image"]).to_pylist() if self._given or self._changed else []
+        ready: dict[str, Any] = {}
+        for row in rows:
+            if row["_source"] == OWN:
+                source = self.source_from_index(row)
+                ready[row["item_id"]] = source if source["text"] or source["image"] is not None else None
+        for item in ids:
+            if item not in ready:
+                ready[item] = self._of_dataset(item)
+        return ready
+
+    @property
+    def _changed(self) -> bool:
+        return "index" in self.__dict__
+
+    def _of_dataset(self, item: str) -> PreparedItem | None:
+        if item not in self.place or self.catalogue is None:
+            raise ValueError(
+                f"`histories` names {item!r}, whose text and image are in the dataset that the index was made from; "
+                "pass that `dataset`."
+            )
+        prepared = self.catalogue[self.place[item]]
+        return prepared if prepared.text is not None or prepared.grid is not None else None
+
+    def _spread(self, encoded: Any, known: list[int], count: int) -> dict[str, np.ndarray]:
+        views = ENCODED_VIEWS[self.loaded.model_type]
+        config = self.loaded.model.config
+        size = config.projection_dim if self.loaded.model_type == "pixrec" else config.hidden_size
+        out = {view: np.zeros((count, size), np.float32) for view in views}
+        if encoded is not None:
+            for view in views:
+                matrix = encoded if self.loaded.model_type == "pixrec" else encoded.view(view)
+                out[view][known] = matrix.float().cpu().numpy()
+        return out
