@@ -188,9 +188,7 @@ class WarmUpArguments:
     warm_up_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
     warm_up_target: str = field(
         default="semantic",
-        metadata={
-            "help": "semantic, identity, or encoder:MODEL (any SentenceTransformer's vector of an item)."
-        },
+        metadata={"help": "semantic, identity, or encoder:MODEL (any SentenceTransformer's vector of an item)."},
     )
 
     def facts(self) -> dict[str, Any]:
