@@ -160,6 +160,11 @@ DOCUMENTED_WHERE_THEY_ARE = {
     "vlm2rec_hf.data.sequences.Sequences",
     "vlm2rec_hf.data.sequences.make_examples",
     "vlm2rec_hf.hub_cards.model_card.render_model_card",
+    "vlm2rec_hf.indexing.conditions.parse_condition",
+    "vlm2rec_hf.indexing.rows.IndexFacts",
+    "vlm2rec_hf.indexing.scoring.Query",
+    "vlm2rec_hf.recommending.explaining.Pull",
+    "vlm2rec_hf.recommending.list_rules.diversified",
     "vlm2rec_hf.tiny.backbones.save_tiny_backbone",
 }
 """Few need them, so no list of exports has them; the guides use them."""

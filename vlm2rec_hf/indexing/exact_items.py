@@ -86,7 +86,8 @@ class ExactItems:
             block = self._scores(query, rows)
             for row, scores in zip(rows, block, strict=True):
                 out = barred if within is None else self._outside(barred, within[row])
-                scores = np.where(out, -np.inf, scores)
+                scores = np.array(scores)
+                scores[out] = -np.inf
                 if without is not None:
                     scores[self._places(without[row])] = -np.inf
                 found.append(self._best(query, row, scores, k))
@@ -99,17 +100,18 @@ class ExactItems:
             return np.broadcast_to(popularity, (len(rows), len(self.ids)))
         part = slice(rows.start, rows.stop)
         scores = sum(vectors[part] @ self.vectors[view].T for view, vectors in query.vectors.items())
-        return np.asarray(scores if query.weights is None else divided(np.asarray(scores), self.norms(query.weights)))
+        return np.asarray(scores if query.weights is None else scores * self.inverse_lengths(query.weights))
 
-    def norms(self, weights: Mapping[str, float]) -> np.ndarray:
-        """Lengths of the items' weighted sums, kept for the last few weights."""
+    def inverse_lengths(self, weights: Mapping[str, float]) -> np.ndarray:
+        """One over the lengths of the items' weighted sums, 0 for a zero sum; kept for the last few weights."""
         key = tuple(sorted(weights.items()))
         if key not in self._lengths:
             while len(self._lengths) >= 8:
                 self._lengths.pop(next(iter(self._lengths)))
             parts = (slice(start, start + ROWS_AT_ONCE) for start in range(0, len(self.ids), ROWS_AT_ONCE))
             pieces = [lengths({v: self.vectors[v][part] for v in weights}, weights) for part in parts]
-            self._lengths[key] = np.concatenate(pieces).astype(np.float32)
+            norms = np.concatenate(pieces)
+            self._lengths[key] = divided(np.ones(len(norms)), norms).astype(np.float32)
         return self._lengths[key]
 
     def _best(self, query: Query | None, row: int, scores: np.ndarray, k: int) -> Found:
