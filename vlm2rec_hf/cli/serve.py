@@ -44,9 +44,7 @@ class ServeArguments:
     item_columns: str | None = field(
         default=None, metadata={"help": "Of PixRec: item columns, such as title,brand; as in training by default."}
     )
-    host: str = field(
-        default="127.0.0.1", metadata={"help": "Address to listen on; others than loopback need tokens."}
-    )
+    host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; any but loopback needs tokens."})
     port: int = field(default=8000, metadata={"help": "Port; 0: a free one, which is printed."})
     workers: int = field(default=1, metadata={"help": "Processes; they share the index and the clicks."})
     threads: int = field(
@@ -72,9 +70,7 @@ class ServeArguments:
         default=256.0, metadata={"help": "For users' clicks; those not used for longest are forgotten first."}
     )
     history_length: int = field(default=1000, metadata={"help": "Newest clicks kept per user."})
-    shutdown_s: float = field(
-        default=30.0, metadata={"help": "Seconds to finish what was accepted, when told to end."}
-    )
+    shutdown_s: float = field(default=30.0, metadata={"help": "Seconds to finish what was accepted, at the end."})
 
     def __post_init__(self) -> None:
         for name, least, most in (("port", 0, 65535), ("workers", 1, 256), ("threads", 0, 1024)):

@@ -176,7 +176,8 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", response_class=Response, responses=text, tags=["state"])
     async def metrics() -> Response:
         """Requests, times, batches; coverage, share of fallbacks, drift of the scores."""
-        return Response(service.measured(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        service.measure()
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _refused(metrics: Metrics) -> Any:

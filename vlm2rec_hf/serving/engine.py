@@ -1,4 +1,4 @@
-"""What is done with a batch of jobs: items put in and taken out, then questions answered, in as few passes as can be."""
+"""What is done with a batch of jobs: items are put in and taken out, then questions answered, in few passes."""
 
 from __future__ import annotations
 
@@ -105,11 +105,12 @@ class Engine:
 def _without_repeats(rows: Sequence[tuple[int, Mapping[str, Any]]]) -> list[tuple[list[int], list[Mapping[str, Any]]]]:
     """Rows in their order, in groups that name each item once."""
     groups: list[tuple[list[int], list[Mapping[str, Any]]]] = []
+    times: dict[Any, int] = {}
     for place, row in rows:
-        last = next((i for i in reversed(range(len(groups))) if any(r["item_id"] == row["item_id"] for r in groups[i][1])),
-                    -1)  # fmt: skip
-        if last + 1 == len(groups):
+        before = times.get(row["item_id"], 0)
+        times[row["item_id"]] = before + 1
+        if before == len(groups):
             groups.append(([], []))
-        groups[last + 1][0].append(place)
-        groups[last + 1][1].append(row)
+        groups[before][0].append(place)
+        groups[before][1].append(row)
     return groups

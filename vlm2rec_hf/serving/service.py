@@ -24,6 +24,7 @@ from .settings import MEGABYTE, ServerSettings
 from .user_clicks import UserClicks
 
 CLICKS_AT_ONCE = 1024
+MEASURED_EVERY_S = 5.0
 Plain = dict[str, Any]
 
 
@@ -54,9 +55,16 @@ class Service:
         self._clicks = Batcher(self.clicks.add, size=CLICKS_AT_ONCE, queue_size=limit)
         self._jobs.start()
         self._clicks.start()
+        self._watch = asyncio.create_task(self._measure_again())
+
+    async def _measure_again(self) -> None:
+        while True:
+            self.measure()
+            await asyncio.sleep(MEASURED_EVERY_S)
 
     async def close(self) -> None:
         """Finish what was accepted."""
+        self._watch.cancel()
         await self._jobs.close()
         await self._clicks.close()
 
@@ -89,9 +97,8 @@ class Service:
             if "filter" in values and not isinstance(values["filter"], dict):
                 raise ValueError("no object")
         except (ValueError, RecursionError) as error:
-            raise Refused(
-                422, f"`filter` must be a JSON object, and `view_weights` text=1,image=0.5: {error}"
-            ) from None
+            text = f"`filter` must be a JSON object, and `view_weights` text=1,image=0.5: {error}"
+            raise Refused(422, text) from None
         self._check_k(k)
         options = ListOptions(k=k, on_unknown="skip", **values)
         history = await asyncio.to_thread(lambda: [*self.engine.history_of(user), *self.clicks.of(user)])
@@ -141,8 +148,8 @@ class Service:
         status = "ok" if self.ready else "ending"
         return {"status": status, "items": len(index), "version": index.version, "superseded": index.superseded}
 
-    def measured(self) -> bytes:
-        """The numbers for Prometheus."""
+    def measure(self) -> None:
+        """Take the numbers of now, which other processes of this server tell, too."""
         items = len(self.engine.index)
         self.metrics.set({
             **self.metrics.watch.state(items), "items": items, "superseded": self.engine.index.superseded,
@@ -150,7 +157,6 @@ class Service:
             "torn_lines": self.clicks.torn,
         })  # fmt: skip
         self.metrics.waiting.set(self._jobs.waiting + self._clicks.waiting)
-        return self.metrics.text()
 
     # ---- parts
 

@@ -81,8 +81,8 @@ class Tokens:
         tokens = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not tokens or min(map(len, tokens)) < MIN_TOKEN:
             raise ValueError(
-                f"`token_file` {str(path)!r} must hold tokens of at least {MIN_TOKEN} characters, one a line; make one "
-                'with `python -c "import secrets; print(secrets.token_urlsafe())"`.'
+                f"`token_file` {str(path)!r} must hold tokens of at least {MIN_TOKEN} characters, one a line; make "
+                'one with `python -c "import secrets; print(secrets.token_urlsafe())"`.'
             )
         self._digests = [_digest(token.encode()) for token in tokens]
 
