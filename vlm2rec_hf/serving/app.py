@@ -194,7 +194,7 @@ async def _invalid(request: Request, error: Any) -> Response:
     """What is wrong with a request, without what was sent."""
     parts = []
     for one in error.errors()[:5]:
-        where = ".".join(str(part) for part in one["loc"] if part not in ("body", "query", "path"))
+        where = ".".join(str(part) for part in one["loc"][1:])
         parts.append(f"`{where or 'body'}`: {one['msg']}"[:300])
     return JSONResponse({"detail": "; ".join(parts)}, 422)
 
