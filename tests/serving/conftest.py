@@ -10,6 +10,9 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
 
+import uvicorn.protocols.http.h11_impl  # noqa: E402, F401  servers are forked: what is imported here is not again
+
+import vlm2rec_hf.serving.app  # noqa: E402, F401
 from vlm2rec_hf import make_demo_shop, recommender  # noqa: E402
 from vlm2rec_hf.recommending.opening import open_recommender  # noqa: E402
 
@@ -67,5 +70,3 @@ def image():
     buffer = io.BytesIO()
     make_image(5, (40, 40)).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
-
-

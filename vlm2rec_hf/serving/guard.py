@@ -19,6 +19,7 @@ Message = dict[str, Any]
 OPEN_PATHS = ("/healthz", "/readyz")
 """Answered without a token, for who watches whether the server lives."""
 RETRY_AFTER_S = 1
+DRAIN_S = 0.5
 
 
 class Refused(Exception):
@@ -73,12 +74,13 @@ class Guard:
         self._open += 1
         try:
             self._check_head(scope)
-            await self._receive_body(parts, receive)
+            await self._receive_body(scope, parts, receive)
             body = b"".join(parts)
             await self.app(scope, _replay(body, receive), sending)
         except Refused as error:
             if error.reason:
                 self.metrics.refused.labels(error.reason).inc()
+            await self._drain(scope, receive)
             await _say(sending, error.status, error.detail)
         except Exception as error:
             self._log_error(scope, error)
@@ -103,7 +105,7 @@ class Guard:
         if not length.isdigit() or int(length) > self.settings.max_body_mb * MEGABYTE:
             raise Refused(413, f"The body is larger than {self.settings.max_body_mb:g} MB.")
 
-    async def _receive_body(self, parts: list[bytes], receive: Any) -> None:
+    async def _receive_body(self, scope: Message, parts: list[bytes], receive: Any) -> None:
         size, limit = 0, self.settings.max_body_mb * MEGABYTE
         try:
             async with asyncio.timeout(self.settings.receive_s):
@@ -112,16 +114,29 @@ class Guard:
                     if message["type"] == "http.disconnect":
                         raise Refused(408, "The request ended early.")
                     parts.append(message.get("body", b""))
+                    scope["state"]["received"] = not message.get("more_body", False)
                     size += len(parts[-1])
                     self._buffered += len(parts[-1])
                     if self._buffered > self.settings.max_buffered_mb * MEGABYTE:
                         raise Refused(503, "The server is busy; come again.", "memory")
                     if size > limit:
                         raise Refused(413, f"The body is larger than {self.settings.max_body_mb:g} MB.")
-                    if not message.get("more_body", False):
+                    if scope["state"]["received"]:
                         return
         except TimeoutError:
             raise Refused(408, f"The body did not arrive within {self.settings.receive_s:g} s.") from None
+
+    async def _drain(self, scope: Message, receive: Any) -> None:
+        """Throw away what is still coming, within bounds: who is cut off while sending does not read the answer."""
+        left = 2 * self.settings.max_body_mb * MEGABYTE
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while left > 0 and not scope["state"].get("received"):
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    scope["state"]["received"] = not message.get("more_body", False)
+        except TimeoutError:
+            pass  # it is told all the same
 
     def _note(self, scope: Message, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")

@@ -92,6 +92,8 @@ def serve(
     listening(f"http://{name}:{sock.getsockname()[1]}")
     if workers == 1:
         server = uvicorn.Server(config)
+        for number in (signal.SIGTERM, signal.SIGINT):  # it ends by itself, and then raises the signal once more
+            signal.signal(number, lambda *_: None)
         server.run(sockets=[sock])
         return 0 if server.started else 1
     with _SharedFolder():
