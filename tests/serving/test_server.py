@@ -281,6 +281,16 @@ def test_numbers_tell_coverage_fallbacks_and_drift(live, shop):
     assert server.metric("vlm2rec_items") == 60
 
 
+def test_two_processes_share_the_clicks(live, tmp_path, shop):
+    item = str(shop.item_ids[0])
+    one, other = (live(state=str(tmp_path / "state")) for _ in range(2))
+    lengths = [
+        server.client.post("/users/u/clicks", json={"items": [item]}).json()["length"] for server in (one, other, one)
+    ]
+    assert lengths == [1, 2, 3]
+    assert other.client.get("/users/u/recommendations").json()["source"] == "model"
+
+
 def test_another_process_changes_the_index(live, open_copy):
     server, other = live(), open_copy()
     other.upsert([{"item_id": "theirs", "text": "tent"}])

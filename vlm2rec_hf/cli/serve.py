@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
                 ready = _application(data, options, settings)
                 app = lambda: ready  # noqa: E731
             else:
-                os.environ[WORKER] = json.dumps({"argv": list(argv), "state": state})
+                os.environ[WORKER] = json.dumps({"argv": list(argv), "state": state, "parent": os.getpid()})
             code = running.serve(
                 app, settings, host=options.host, port=options.port, workers=options.workers, listening=_say_where
             )
@@ -130,8 +130,8 @@ def worker() -> FastAPI:
     """The application of one of several processes, which are told the command line by a variable."""
     from ..serving.running import end_with_parent
 
-    end_with_parent()
     given = json.loads(os.environ[WORKER])
+    end_with_parent(given["parent"])
     data, options = parse("serve", "", TYPES, given["argv"])
     return _application(data, options, dataclasses.replace(options.settings(), state=given["state"]))
 
