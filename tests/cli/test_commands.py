@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from vlm2rec_hf import RecDataset, load_model, make_demo_shop
+from vlm2rec_hf import RecDataset, load_model, make_demo_shop, open_recommender
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.evaluation.report import Report
 
