@@ -142,7 +142,6 @@ def _application(data: DataArguments, options: ServeArguments, settings: ServerS
     from ..recommending.opening import open_recommender
     from ..serving.running import application
 
-    torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // options.workers))
     names = {"where": "--model", "model": "--model", "view": "--view", "index": "--index", "folder": "--folder"}
     with named_as_options(**names, dataset="--dataset", item_columns="--item_columns"):
         recommender = open_recommender(
@@ -154,6 +153,7 @@ def _application(data: DataArguments, options: ServeArguments, settings: ServerS
             view=options.view,
             item_columns=None if options.item_columns is None else item_ids(options.item_columns),
         )
+        torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // options.workers))
         return application(recommender, settings)
 
 
