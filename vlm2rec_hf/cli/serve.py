@@ -40,7 +40,10 @@ class ServeArguments:
     index: str | None = field(
         default=None, metadata={"help": "Index that `vlm2rec index` wrote; items can be put in. Else the folder's."}
     )
-    view: str | None = field(default=None, metadata={"help": "Of an embedder: text, image or both (default)."})
+    view: str | None = field(
+        default=None,
+        metadata={"help": "Of an embedder: text, image, both, or scored (the default where it has score options)."},
+    )
     item_columns: str | None = field(
         default=None, metadata={"help": "Of PixRec: item columns, such as title,brand; as in training by default."}
     )
