@@ -11,6 +11,8 @@ import zlib
 
 import pytest
 
+from vlm2rec_hf.serving.running import listening_socket
+
 from .live import httpx
 
 TOKEN = "a-token-of-this-very-test"
@@ -301,3 +303,12 @@ def test_another_process_changes_the_index(live, open_copy):
     server.client.put("/items/ours", json={"text": "lamp"})
     other.index.refresh()
     assert "ours" in other.index
+
+
+def test_answers_are_not_held_back_for_acknowledgements():
+    with listening_socket("127.0.0.1", 0) as listening:
+        listening.listen()
+        with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        with pytest.raises(ValueError, match="cannot be listened on"):
+            listening_socket("192.0.2.1", 0)
