@@ -30,6 +30,9 @@ ALLOWED = {
     "evaluation": {"data", "modeling", "catalogues", "loading"},
     "indexing": set(),
     "recommending": {"data", "modeling", "catalogues", "loading", "evaluation", "indexing"},
+    "serving": {
+        "data", "modeling", "catalogues", "loading", "evaluation", "indexing", "recommending", "histories",
+    },
     "jobs": {"modeling", "data", "catalogues", "evaluation"},
     "hub_cards": {"hub", "modeling", "data", "evaluation", "loading", "sentence_transformers"},
     "trainers": {

@@ -42,6 +42,7 @@ from .modeling.processing_pixrec import PixRecProcessor as PixRecProcessor
 from .modeling.processing_vlm2rec import VLM2RecProcessor as VLM2RecProcessor
 from .recommending.explaining import Explanation as Explanation
 from .recommending.index_building import build_index as build_index
+from .recommending.opening import open_recommender as open_recommender
 from .recommending.recommender import Recommender as Recommender
 from .recommending.recommender import recommender as recommender
 from .recommending.shop_lists import ShopRecommendation as ShopRecommendation

@@ -32,6 +32,7 @@ COMMANDS = {
     "push": "publish a model or a dataset on the Hub: one commit, checked, then tagged",
     "encode-descriptions": "encode item descriptions by a text encoder, for `train --method dmesr`",
     "index": "write items' vectors and metadata into an index, which recommends, takes new items and filters",
+    "serve": "a model behind HTTP: lists, new items, users' clicks, numbers for Prometheus",
     "recommend": "the best next items after a history, as a table or a page with images",
 }
 

@@ -73,11 +73,13 @@ def main(argv: Sequence[str]) -> None:
         report.facts["seconds"] = round(seconds, 1)
         report.save(partial)
         set_aside(output)
+    index_items(output)
     print(summary_table(report))
     print(shown)
     say(
         f"\n{seconds:.0f} s. In {output}: embedder/ and head/ (model folders), report.json, per_user.parquet, "
-        f"margins.png, views.png, recommendations.html.\nNext, try your own data:  vlm2rec prepare "
+        f"margins.png, views.png, recommendations.html; shop/ and index/ to serve from.\n{_what_next(output)}"
+        f"Next, try your own data:  vlm2rec prepare "
         f"--dataset YOUR_DATA --output runs/data  and then  vlm2rec train --dataset runs/data --tiny qwen2_vl "
         f"--warm_up_backbone 350 --max_steps 500 --output_dir runs/mine"
     )
@@ -109,6 +111,7 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
     from ..evaluation.start_report import add_embedder, start_report
     from ..hub_cards.model_card import write_model_card
     from ..loading import model_version, weight_files_fingerprint
+    from ..recommending.opening import SHOP
     from ..tiny.backbones import tiny_vlm
     from ..trainers.warm_up import warm_up_backbone
     from .quickstart_head import show_user, train_small_head
@@ -161,6 +164,7 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
         add_embedder(report, method, evaluation, examples)
     say("5/6 Model folder, report and plots.")
     trainer.save_model(str(folder / "embedder"))
+    dataset.save(folder / SHOP)
     report.facts["weights"] = weight_files_fingerprint(folder / "embedder")
     report.save(folder / "embedder" / "evaluation")
     write_model_card(folder / "embedder", report_name="vlm2rec")
@@ -252,6 +256,21 @@ def summary_table(report: Report) -> str:
         ]
         lines.append(f"{method:<16}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(lines)
+
+
+def _what_next(output: Path) -> str:
+    """How to serve what was made, and look at it."""
+    from .main import COMMANDS
+
+    lines = {"serve": "Serve it", "demo": "Look at what it made"}
+    return "".join(f"{text}:  vlm2rec {name} {output}\n" for name, text in lines.items() if name in COMMANDS)
+
+
+def index_items(output: Path) -> None:
+    """Put the shop's items into an index, so that what was made can be served."""
+    from ..recommending.opening import open_recommender
+
+    open_recommender(output)
 
 
 def set_aside(output: Path) -> None:

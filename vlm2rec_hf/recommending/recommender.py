@@ -211,6 +211,15 @@ class Recommender:
             raise ValueError("`item_ids` are in the index of the head's embedder; delete them there.")
         return side.index.delete(item_ids)
 
+    @property
+    def side(self) -> EncoderSide | HeadSide:
+        """What the model does for lists from an index.
+
+        Raises:
+            ValueError: there is none.
+        """
+        return self._required_side()
+
     def _required_side(self) -> EncoderSide | HeadSide:
         if self._side is None:
             raise ValueError("This `Recommender` ranks one matrix and has no index; make it with `recommender`.")

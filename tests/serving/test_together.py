@@ -1,0 +1,66 @@
+"""Questions answered together are answered as alone, in one pass; a folder opens as a recommender."""
+
+import pytest
+
+from vlm2rec_hf import open_recommender
+from vlm2rec_hf.recommending.shop_lists import ListOptions
+from vlm2rec_hf.recommending.together import Question, answer_together
+
+from ..conftest import make_image
+
+
+def test_together_is_as_alone_in_one_pass(run_folder):
+    ready = open_recommender(run_folder)
+    ids = ready.index.item_ids()
+    new = {"text": "red tent", "image": make_image(1)}
+    questions = [
+        Question(ids[:3], ListOptions(k=4)),
+        Question(ids[3:5], ListOptions(k=4)),
+        Question([ids[9], new], ListOptions(k=2, explain=True)),
+        Question([], ListOptions(k=3)),
+        Question(["no such"], ListOptions(k=3)),
+        Question(ids[:1], ListOptions(k=3, filter={"nothing": 1})),
+        Question(ids[:1], ListOptions(k=3, candidates=ids[5:8])),
+        Question([ids[0]], ListOptions(k=3), similar=True),
+        Question([new], ListOptions(k=3), similar=True),
+        Question(["no such"], ListOptions(k=3), similar=True),
+        Question([{"text": 3}], ListOptions(k=3)),
+    ]
+    passes = []
+    for name in ("user_views", "item_views"):
+        real = getattr(ready.side, name)
+        setattr(ready.side, name, lambda rows, real=real, name=name: passes.append((name, len(rows))) or real(rows))
+    answers = answer_together(ready, questions)
+    # One pass for the histories, one for the new item; the explanation leaves each item of its history out.
+    assert passes[:2] == [("user_views", 4), ("item_views", 1)]
+    assert all(name == "user_views" for name, _ in passes[2:]) and len(passes) <= 4
+    for one, answer in zip(questions, answers, strict=True):
+        options = {name: value for name, value in vars(one.options).items() if value is not None}
+        try:
+            if one.similar:
+                for name in ("exclude_seen", "on_unknown", "explain"):
+                    options.pop(name)
+                (alone,) = ready.similar(one.entries, **options)
+            else:
+                (alone,) = ready.recommend([one.entries], **options)
+        except (ValueError, TypeError) as error:
+            assert type(answer) is type(error) and str(answer) == str(error)
+        else:
+            assert answer.item_ids == alone.item_ids and answer.scores == pytest.approx(alone.scores, abs=1e-6)
+            assert answer.source == alone.source
+
+
+def test_what_a_folder_holds_is_opened(run_folder, tmp_path):
+    whole = open_recommender(run_folder)
+    assert whole.index.path == run_folder / "index" and whole.dataset.n_items == 60
+    parts = open_recommender(model=run_folder / "embedder", dataset=run_folder / "shop", index=run_folder / "index")
+    history = [whole.index.item_ids()[:2]]
+    assert parts.recommend(history)[0].item_ids == whole.recommend(history)[0].item_ids
+    plain = open_recommender(run_folder / "embedder", dataset=run_folder / "shop")
+    assert plain.recommend(history)[0].item_ids == whole.recommend(history)[0].item_ids
+    assert plain.index.path is None
+    with pytest.raises(ValueError, match="`folder`.*quickstart"):
+        open_recommender(tmp_path)
+    with pytest.raises(ValueError, match="`folder`"):
+        open_recommender()
+    assert answer_together(whole, []) == []

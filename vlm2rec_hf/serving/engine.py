@@ -1,0 +1,116 @@
+"""What is done with a batch of jobs: items are put in and taken out, then questions answered, in few passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..recommending.recommender import Recommender, user_history
+from ..recommending.together import Question, answer_together, each
+
+
+@dataclass(frozen=True)
+class Put:
+    """An item to put into the index: `{"item_id", "text", "image", **metadata}`."""
+
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Items to take out."""
+
+    item_ids: Sequence[str]
+
+
+class Engine:
+    """A recommender as a server asks it; one thread at a time.
+
+    Args:
+        recommender: any.
+    """
+
+    def __init__(self, recommender: Recommender) -> None:
+        self.recommender = recommender
+
+    @property
+    def index(self) -> Any:
+        """The index that lists come from."""
+        return self.recommender.index
+
+    @property
+    def keeps_changes(self) -> bool:
+        """Whether items that are put in are on the disk."""
+        return self.index.path is not None
+
+    def warm_up(self) -> None:
+        """Have the items' vectors and one list ready before the first request."""
+        side: Any = self.recommender.side
+        side.follow()
+        self.recommender.recommend([[]], k=1)
+        some = [item for item in side.index.item_ids()[:50] if item in side.knows([item])][:1]
+        if some:
+            try:
+                self.recommender.recommend([some], k=1)
+            except ValueError:
+                pass  # an item without text and image says nothing; the first request warms the model up
+
+    def work(self, jobs: list[Any]) -> list[Any]:
+        """Do jobs; changes come before questions.
+
+        Args:
+            jobs: `Put`, `Delete` and `Question`, in any mixture.
+
+        Returns:
+            Per job: how many items were encoded, how many were deleted, a list; or the error of this job alone.
+        """
+        results: dict[int, Any] = {}
+        for places, rows in _without_repeats([(i, job.row) for i, job in enumerate(jobs) if isinstance(job, Put)]):
+            results |= dict(zip(places, each(self._put, rows), strict=True))
+        for i, job in enumerate(jobs):
+            if isinstance(job, Delete):
+                (results[i],) = each(lambda lists: [self.recommender.delete(ids) for ids in lists], [job.item_ids])
+        questions = [(i, job) for i, job in enumerate(jobs) if isinstance(job, Question)]
+        if questions:
+            answers = answer_together(self.recommender, [question for _, question in questions])
+            results |= {i: answer for (i, _), answer in zip(questions, answers, strict=True)}
+        return [results[i] for i in range(len(jobs))]
+
+    def known(self, item_ids: Sequence[str]) -> set[str]:
+        """Which items can stand in a history; cheap, for any thread."""
+        return set(self.recommender.side.knows(item_ids)) | self.index.has(item_ids)
+
+    def history_of(self, user: str) -> list[str]:
+        """What the dataset knows of a user; nothing for one whom it does not have."""
+        dataset = self.recommender.dataset
+        if dataset is None or user not in self._users:
+            return []
+        return user_history(dataset, user)
+
+    @property
+    def _users(self) -> set[str]:
+        found = self.__dict__.get("_user_ids")
+        if found is None:
+            dataset = self.recommender.dataset
+            found = set() if dataset is None else {str(user) for user in dataset.sequences().user_ids}
+            self.__dict__["_user_ids"] = found
+        return found
+
+    def _put(self, rows: list[Mapping[str, Any]]) -> list[bool]:
+        self.recommender.upsert(rows)
+        return [True] * len(rows)
+
+
+def _without_repeats(rows: Sequence[tuple[int, Mapping[str, Any]]]) -> list[tuple[list[int], list[Mapping[str, Any]]]]:
+    """Rows in their order, in groups that name each item once."""
+    groups: list[tuple[list[int], list[Mapping[str, Any]]]] = []
+    times: dict[Any, int] = {}
+    for place, row in rows:
+        before = times.get(row["item_id"], 0)
+        times[row["item_id"]] = before + 1
+        if before == len(groups):
+            groups.append(([], []))
+        groups[before][0].append(place)
+        groups[before][1].append(row)
+    return groups
