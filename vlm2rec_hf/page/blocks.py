@@ -1,7 +1,6 @@
 """The page as a Gradio application: what is pressed goes to the `ShopWindow`, what it answers is drawn."""
 
-from __future__ import annotations
-
+# Annotations are no texts here: Gradio looks for `EventData` among them, and is imported inside the function.
 from typing import TYPE_CHECKING, Any
 
 from . import look
@@ -14,7 +13,7 @@ DELETE_UPLOADS_S = (600, 3600)
 """How often uploaded files are looked through, and how old they get."""
 
 
-def make_page(window: ShopWindow, title: str = "The shop") -> gradio.Blocks:
+def make_page(window: ShopWindow, title: str = "The shop") -> "gradio.Blocks":
     """The page; `show_page` serves it.
 
     Args:
