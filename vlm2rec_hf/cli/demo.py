@@ -29,7 +29,7 @@ class DemoArguments:
         default=None, metadata={"help": "Of PixRec: item columns, such as title,brand; as in training by default."}
     )
     title: str = field(default="The shop", metadata={"help": "Shown on top of the page."})
-    k: int = field(default=10, metadata={"help": "How many items are recommended.", "aliases": ["-k"]})
+    k: int = field(default=12, metadata={"help": "How many items are recommended.", "aliases": ["-k"]})
     host: str = field(
         default="127.0.0.1", metadata={"help": "Address to listen on; any but loopback shows the page to others."}
     )

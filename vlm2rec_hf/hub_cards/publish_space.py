@@ -1,4 +1,4 @@
-"""Publish the shop's page as a Space: app, requirements and card for a model and a dataset of the Hub, in one commit."""
+"""Publish the shop's page as a Space: app, requirements and card for a model and a dataset there, one commit."""
 
 from __future__ import annotations
 

@@ -36,12 +36,18 @@ def make_page(window: ShopWindow, title: str = "The shop") -> "gradio.Blocks":
         said = gr.HTML(look.said(""), apply_default_css=False, js_on_load=None)
         found = gr.HTML("", elem_id="found", visible=False, **pressed)
         past = gr.HTML(look.strip([]), elem_id="history", **pressed)
-        best = gr.HTML("", elem_id="recommended", **pressed)
         with gr.Row(elem_classes="how"):
             balance = gr.Slider(
-                0, 1, 0.5, step=0.05, label="What counts: 0 is text alone, 1 is images alone", visible=window.weighs
+                0,
+                1,
+                0.5,
+                step=0.05,
+                label="What counts: words (left) or images (right)",
+                visible=window.weighs,
+                buttons=[],
             )
             explain = gr.Checkbox(True, label="Say why", scale=0, min_width=130)
+        best = gr.HTML("", elem_id="recommended", **pressed)
         shop = gr.HTML("", elem_id="shop", **pressed)
         more = gr.Button("Show other items")
         with gr.Accordion("Put a new item into the shop", open=False, visible=window.takes_items):

@@ -20,35 +20,50 @@ STYLE = (
     CARD_STYLE
     + """
 .gradio-container { --line: #e4e3df; --paper: #fff; --quiet: #5f5e59; --ink: #1c1b19; --accent: #1f5fa8;
-  max-width: 1180px !important; margin: 0 auto !important; padding: 0 20px 48px !important; color: var(--ink); }
+  width: 100% !important; max-width: 1240px !important; margin: 0 auto !important; padding: 0 20px 48px !important;
+  background: #fff; color: var(--ink); }
+.gradio-container main, .gradio-container .wrap { padding: 0 !important; max-width: none !important; }
 .gradio-container.gradio-container h1, .gradio-container.gradio-container h2 { color: var(--ink); margin: 0; }
-.mast { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 16px; padding: 20px 0 4px; }
-.mast h1 { font-size: 28px; font-weight: 750; letter-spacing: -.02em; line-height: 1.2; }
+.mast { display: flex; flex-wrap: wrap; align-items: baseline; gap: 2px 16px; padding: 22px 0 14px;
+  border-bottom: 2px solid var(--ink); }
+.mast h1 { font-size: 30px; font-weight: 800; letter-spacing: -.03em; line-height: 1.15; }
 .mast p { margin: 0; color: var(--quiet); font-size: 15px; }
-.shelf { padding: 10px 0 6px; }
+.shelf { padding: 4px 0; }
 .shelf header { display: flex; flex-wrap: wrap; align-items: baseline; justify-content: space-between; gap: 4px 12px;
   margin-bottom: 12px; }
-.shelf h2 { font-size: 19px; font-weight: 700; letter-spacing: -.01em; line-height: 1.3; }
+.shelf h2 { font-size: 20px; font-weight: 700; letter-spacing: -.01em; line-height: 1.3; }
 .shelf .hint { margin: 0; color: var(--quiet); font-size: 14px; }
 .card { transition: box-shadow .15s; } .card:hover { box-shadow: 0 4px 16px rgb(0 0 0 / .12); }
 .card button { display: block; width: 100%; padding: 0; border: 0; background: none; color: inherit; font: inherit;
   text-align: left; cursor: pointer; }
 .card b { color: var(--ink); }
 .shelf button:focus-visible { outline: 3px solid var(--accent); outline-offset: -3px; border-radius: 12px; }
+#recommended, #found { padding: 14px 16px 16px; border-radius: 16px; background: #f3f1ec; }
 .strip .cards { display: flex; gap: 10px; overflow-x: auto; padding-bottom: 6px; scrollbar-width: thin; }
 .strip .card { flex: 0 0 92px; } .strip .words { padding: 6px 8px 8px; } .strip small { display: none; }
 .strip b { font-size: 12px; -webkit-line-clamp: 1; }
 .plain { border: 0; background: none; padding: 4px 2px; color: var(--accent); font-size: 14px; cursor: pointer;
   text-decoration: underline; }
-.said { min-height: 1.5em; margin: 0; font-size: 14px; color: var(--ink); } .said.bad { color: #a3281c; }
+.said { margin: 0; font-size: 14px; color: var(--ink); } .said:empty { display: none; }
+.said.bad { color: #a3281c; }
 .searchbar { align-items: end !important; gap: 10px !important; }
-.searchbar button { min-height: 44px; white-space: nowrap; }
-.how { align-items: center !important; gap: 8px 24px !important; }
-footer.gradio-container-footer, footer { display: none !important; }
+.searchbar .block, .how .block { border: 0 !important; padding: 0 !important; min-width: 0 !important; }
+.searchbar .form, .how .form { border: 0 !important; min-width: 0 !important; box-shadow: none !important;
+  background: none !important; }
+.searchbar textarea, .searchbar input { border: 1px solid #8d8b84 !important; border-radius: 10px !important;
+  background: #fff !important; min-height: 44px; padding: 10px 14px !important; }
+.searchbar button { min-height: 44px; white-space: nowrap; border-radius: 10px; font-size: 15px; }
+.how { align-items: end !important; gap: 6px 32px !important; } .how input[type=number] { display: none; }
+.how .block { max-width: 460px; overflow: visible !important; }
+footer { display: none !important; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 0 12px 40px !important; } .mast h1 { font-size: 24px; } .cards { gap: 10px; }
-  .searchbar { flex-wrap: wrap !important; } .searchbar > .block, .searchbar > .form { flex: 1 1 100% !important; }
-  .searchbar button { flex: 1 1 40% !important; }
+  .gradio-container { padding: 0 12px 40px !important; } .mast h1 { font-size: 26px; } .cards { gap: 10px; }
+  .searchbar { flex-wrap: wrap !important; } .searchbar > .form, .searchbar > .block { flex: 1 1 100% !important; }
+  .searchbar button { flex: 1 1 40% !important; min-width: 0 !important; }
+  #recommended, #found { margin: 0 -12px; padding: 14px 12px; border-radius: 0; }
+  #recommended .cards, #found .cards { display: flex; overflow-x: auto; padding-bottom: 6px;
+    scroll-snap-type: x proximity; }
+  #recommended .card, #found .card { flex: 0 0 44%; scroll-snap-align: start; }
 }
 @media (prefers-reduced-motion: reduce) { .card { transition: none; } }
 """

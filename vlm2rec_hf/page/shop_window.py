@@ -56,7 +56,7 @@ class ShopWindow:
         ValueError: `k` or `shelf` below 1.
     """
 
-    def __init__(self, recommender: Recommender, *, k: int = 10, shelf: int = 24, new_items: bool = True) -> None:
+    def __init__(self, recommender: Recommender, *, k: int = 12, shelf: int = 24, new_items: bool = True) -> None:
         for name, value in (("k", k), ("shelf", shelf)):
             if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")

@@ -34,7 +34,7 @@ def show_page(
     title: str = "The shop",
     host: str = "127.0.0.1",
     port: int = 7860,
-    k: int = 10,
+    k: int = 12,
     new_items: bool = True,
     listening: Callable[[str], None] = lambda address: None,
     block: bool = True,

@@ -35,7 +35,8 @@ CARD_STYLE = """
 .card .words { display: block; padding: 10px 12px 12px; text-align: left; }
 .card b { display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical; overflow: hidden;
   font-weight: 600; font-size: 14px; line-height: 1.35; overflow-wrap: anywhere; }
-.card small { display: block; margin-top: 2px; color: var(--quiet, #62626a); font-size: 12px; overflow-wrap: anywhere; }
+.card small { display: block; margin-top: 2px; color: var(--quiet, #62626a); font-size: 12px;
+  overflow-wrap: anywhere; }
 .why { display: block; padding: 0 12px 12px; color: var(--quiet, #62626a); font-size: 12px; line-height: 1.4; }
 .why .bar { display: flex; gap: 1px; height: 7px; margin-bottom: 6px; border-radius: 4px; overflow: hidden;
   background: var(--line, #e2e2e6); }
