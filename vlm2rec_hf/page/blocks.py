@@ -31,9 +31,9 @@ def make_page(window: ShopWindow, title: str = "The shop") -> "gradio.Blocks":
             words = gr.Textbox(label="Search", placeholder="What are you looking for?", max_length=2000, scale=5)
             find = gr.Button("Search", variant="primary", scale=0, min_width=110)
             by_image = gr.UploadButton(
-                "Search by image", type="binary", file_types=["image"], scale=0, min_width=150, visible=window.encodes
+                "Search by image", type="binary", file_types=["image"], scale=0, min_width=170, visible=window.encodes
             )
-        said = gr.HTML(look.said(""), apply_default_css=False, js_on_load=None)
+        said = gr.HTML(look.said(""), elem_id="said", apply_default_css=False, js_on_load=None)
         found = gr.HTML("", elem_id="found", visible=False, **pressed)
         past = gr.HTML(look.strip([]), elem_id="history", **pressed)
         with gr.Row(elem_classes="how"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from ..recommending.cards import CARD_STYLE, ShownItem, card
+from ..recommending.cards import CARD_STYLE, SHARES_IN_WORDS, ShownItem, card
 from .shop_window import Shelf
 
 CLICKS = """
@@ -24,6 +24,7 @@ STYLE = (
   background: #fff; color: var(--ink); }
 .gradio-container main, .gradio-container .wrap { padding: 0 !important; max-width: none !important; }
 .gradio-container.gradio-container h1, .gradio-container.gradio-container h2 { color: var(--ink); margin: 0; }
+.gradio-container .html-container, .gradio-container .prose { padding: 0 !important; }
 .mast { display: flex; flex-wrap: wrap; align-items: baseline; gap: 2px 16px; padding: 22px 0 14px;
   border-bottom: 2px solid var(--ink); }
 .mast h1 { font-size: 30px; font-weight: 800; letter-spacing: -.03em; line-height: 1.15; }
@@ -42,9 +43,11 @@ STYLE = (
 .strip .cards { display: flex; gap: 10px; overflow-x: auto; padding-bottom: 6px; scrollbar-width: thin; }
 .strip .card { flex: 0 0 92px; } .strip .words { padding: 6px 8px 8px; } .strip small { display: none; }
 .strip b { font-size: 12px; -webkit-line-clamp: 1; }
+.legend { display: flex; flex-wrap: wrap; gap: 2px 14px; color: var(--quiet); font-size: 12px; }
+.legend i { display: inline-block; width: 10px; height: 10px; margin-right: 5px; border-radius: 3px; }
 .plain { border: 0; background: none; padding: 4px 2px; color: var(--accent); font-size: 14px; cursor: pointer;
   text-decoration: underline; }
-.said { margin: 0; font-size: 14px; color: var(--ink); } .said:empty { display: none; }
+.said { margin: 0; font-size: 14px; color: var(--ink); } #said:has(.said:empty) { margin: -10px 0; }
 .said.bad { color: #a3281c; }
 .searchbar { align-items: end !important; gap: 10px !important; }
 .searchbar .block, .how .block { border: 0 !important; padding: 0 !important; min-width: 0 !important; }
@@ -60,6 +63,7 @@ footer { display: none !important; }
   .gradio-container { padding: 0 12px 40px !important; } .mast h1 { font-size: 26px; } .cards { gap: 10px; }
   .searchbar { flex-wrap: wrap !important; } .searchbar > .form, .searchbar > .block { flex: 1 1 100% !important; }
   .searchbar button { flex: 1 1 40% !important; min-width: 0 !important; }
+  .how { flex-direction: column !important; align-items: stretch !important; } .how .block { max-width: none; }
   #recommended, #found { margin: 0 -12px; padding: 14px 12px; border-radius: 0; }
   #recommended .cards, #found .cards { display: flex; overflow-x: auto; padding-bottom: 6px;
     scroll-snap-type: x proximity; }
@@ -87,9 +91,20 @@ def shelf(found: Shelf, hint: str = "", action: tuple[str, str] = ("add", "Add t
         action: what a card does, and in words.
     """
     cards = "".join(card(item, found.names, action) for item in found.items)
-    hint = f'<p class="hint">{html.escape(hint)}</p>' if hint else ""
+    hint = f'<p class="hint">{html.escape(hint)}</p>' if hint else legend(found)
     empty = "" if found.items else '<p class="hint">Nothing found.</p>'
     return _section(found.heading, hint, f'<ol class="cards">{cards}</ol>{empty}')
+
+
+def legend(found: Shelf) -> str:
+    """What the colours of the bars mean, as far as there are bars: what of the history meets what of the item."""
+    names = dict.fromkeys(name for item in found.items if item.why for name in item.why.shares)
+    if len(names) < 2:
+        return ""
+    return '<span class="legend">' + "".join(
+        f'<span><i class="{html.escape(name)}"></i>{SHARES_IN_WORDS.get(name, html.escape(name))}</span>'
+        for name in names
+    ) + "</span>"  # fmt: skip
 
 
 def strip(history: Sequence[ShownItem]) -> str:
