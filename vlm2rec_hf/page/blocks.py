@@ -96,7 +96,11 @@ def make_page(window: ShopWindow, title: str = "The shop") -> "gradio.Blocks":
 
         how = [balance, explain]
         for shelf in (found, past, best, shop):
-            shelf.click(press, [history, *how], drawn, show_progress="hidden", api_visibility="private")
+            # Every click counts, however quick: they wait in line, and each reads the history that the last one left.
+            shelf.click(
+                press, [history, *how], drawn, trigger_mode="multiple", concurrency_limit=1, show_progress="hidden",
+                api_visibility="private",
+            )  # fmt: skip
         for control in how:
             control.change(
                 draw, [history, *how], drawn, trigger_mode="always_last", show_progress="hidden",
