@@ -84,7 +84,7 @@ def test_the_whole_flow(address, tmp_path):
         page.get_by_role("button", name="Put it in").click()
         page.get_by_role("heading", name="Just in").wait_for()
         until("shop", "cards[0].innerText.includes('purple umbrella')")
-        assert "62 items" in page.get_by_role("status").inner_text()
+        assert "62 items" in page.locator("#said [role=status]").inner_text()
         recommended(lambda: page.locator("#found .card button").first.click())
         assert cards("history")[-1] == "purple umbrella"
         page.screenshot(path=tmp_path / "wide.png", full_page=True)
