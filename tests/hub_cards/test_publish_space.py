@@ -37,7 +37,12 @@ def test_one_commit_whose_app_shows_the_model(published, monkeypatch, capsys):
     assert done.oid == published.history(SPACE, "spaces")[0]
     assert files["requirements.txt"].decode() == f"vlm2rec-hf[demo]=={vlm2rec_hf.__version__}\n"
     facts, _ = front_matter(files["README.md"].decode(), "card")
-    assert (facts["sdk"], facts["license"], facts["models"], facts["datasets"]) == ("gradio", "mit", [MODEL], [DATASET])
+    assert (facts["sdk"], facts["license"], facts["models"], facts["datasets"]) == (
+        "gradio",
+        "mit",
+        [MODEL],
+        [DATASET],
+    )
     assert facts["app_file"] == "app.py" and facts["sdk_version"][0] == "6"
 
     shown = []

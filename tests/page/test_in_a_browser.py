@@ -30,10 +30,12 @@ def test_the_whole_flow(address, tmp_path):
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(30_000)
         page.on("console", lambda said: said.type == "error" and errors.append(said.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda asked: asked.url.startswith((address, "data:", "blob:")) or outside.append(asked.url))
+        page.on(
+            "request", lambda asked: asked.url.startswith((address, "data:", "blob:")) or outside.append(asked.url)
+        )
 
         def cards(place):
             return page.locator(f"#{place} .card b").all_inner_texts()

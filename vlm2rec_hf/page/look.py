@@ -62,7 +62,7 @@ footer { display: none !important; }
 @media (max-width: 640px) {
   .gradio-container { padding: 0 12px 40px !important; } .mast h1 { font-size: 26px; } .cards { gap: 10px; }
   .searchbar { flex-wrap: wrap !important; } .searchbar > .form, .searchbar > .block { flex: 1 1 100% !important; }
-  .searchbar button { flex: 1 1 40% !important; min-width: 0 !important; }
+  .searchbar button { flex: 1 1 40% !important; min-width: 0 !important; padding: 0 8px; font-size: 14px; }
   .how { flex-direction: column !important; align-items: stretch !important; } .how .block { max-width: none; }
   #recommended, #found { margin: 0 -12px; padding: 14px 12px; border-radius: 0; }
   #recommended .cards, #found .cards { display: flex; overflow-x: auto; padding-bottom: 6px;
