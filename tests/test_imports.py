@@ -9,10 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vlm2rec_hf"
-NOTHING_BELOW = ("columns", "files", "quiet", "version")
+NOTHING_BELOW = ("columns", "files", "processes", "quiet", "version")
 ALLOWED = {
     "columns": set(),
     "files": set(),
+    "processes": set(),
     "quiet": set(),
     "version": set(),
     "hub": set(),
@@ -41,7 +42,7 @@ ALLOWED = {
         "sentence_transformers",
     },
     "studies": {
-        "catalogues", "data", "evaluation", "jobs", "loading", "tiny", "trainers",
+        "catalogues", "data", "evaluation", "loading", "tiny", "trainers",
     },
 }  # fmt: skip
 THIRD_PARTY_OF_COPIED = {"torch", "transformers", "numpy", "PIL", "tqdm", "huggingface_hub", "safetensors", "pyarrow"}

@@ -248,7 +248,7 @@ def load_parts(
         "image_encoder_revision": None if image_encoder is None else _commit(image_encoder, image_encoder_revision),
         "fusion": fusion,
     }
-    at = {} if commit is None else {"revision": commit}
+    at: dict[str, Any] = {} if commit is None else {"revision": commit}
     model = VLM2RecEmbedder.from_parts(**parts, seed=seed, **at, **options)
     return LoadedModel(model, VLM2RecProcessor.from_parts(**parts, **at), language_model, commit)
 

@@ -229,8 +229,8 @@ def kill_everywhere(folder, *options):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_killed_before_every_25th_file_operation_nothing_acknowledged_is_lost(tmp_path):
-    assert kill_everywhere(tmp_path, "exact", 25, 1)["operations"] > 8
+def test_killed_before_every_50th_file_operation_nothing_acknowledged_is_lost(tmp_path):
+    assert kill_everywhere(tmp_path, "exact", 50, 1)["operations"] > 4
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor
 
-from tests.conftest import FAMILIES, make_image, needs_image_processor
+from tests.conftest import CHECKPOINT_FAMILIES, FAMILIES, make_image, needs_image_processor
 from vlm2rec_hf import PixRecConfig, PixRecModel, PixRecProcessor
 
 HISTORY = [{"text": "red tent", "image": make_image(1)}, "blue mug", make_image(2)]
@@ -143,7 +143,7 @@ def test_an_incomplete_checkpoint_is_refused(tiny_pix, tmp_path):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHECKPOINT_FAMILIES)
 def test_a_raw_backbone_keeps_its_weights_and_its_head(tiny_pix, family, tied, tmp_path):
     from transformers import AutoModelForImageTextToText
 

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForImageTextToText
 
 from vlm2rec_hf import VLM2RecEmbedder
 
-from ..conftest import FAMILIES, needs_image_processor
+from ..conftest import CHECKPOINT_FAMILIES, needs_image_processor
 
 # `import vlm2rec_hf` fails here on purpose: only the files beside the weights may be used.
 STRANGER = """
@@ -58,7 +58,7 @@ def test_a_stranger_without_the_package_gets_the_same_vectors(tiny, family, tmp_
 
 
 @pytest.mark.parametrize("fusion", ["external", "internal"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CHECKPOINT_FAMILIES)
 def test_an_embedder_from_a_raw_backbone_survives_saving(tiny, items, family, fusion, tmp_path):
     model, processor = tiny(family, fusion)
     AutoModelForImageTextToText.from_config(model.config.vlm_config).save_pretrained(tmp_path / "raw")

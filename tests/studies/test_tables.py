@@ -36,7 +36,7 @@ def test_every_view_floor_and_removed_modality_has_its_row(written):
     study, text, numbers = written
     shop = numbers["data"]["shop"]
     assert set(shop["methods"]) == {"sft", "sft without texts", "sft without images", "head"}
-    assert list(shop["methods"]["sft"]) == ["text", "image", "both"]
+    assert list(shop["methods"]["sft"]) == ["text", "image", "both", "scored"]
     assert {"popularity", "transitions", "oracle"} <= set(shop["floors"])
     values = [rank_metric("ndcg@10", ranks(run, "sft", "image")).mean() for run in runs_of(study)[::2]]
     row = shop["methods"]["sft"]["image"]["ndcg@10"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vlm2rec_hf import PreparedCatalogue, warm_up_backbone
-from vlm2rec_hf.trainers.warm_up import semantic_targets
+from vlm2rec_hf.trainers.warm_up import encoder_targets, semantic_targets
 
 
 @pytest.fixture
@@ -49,6 +49,39 @@ def test_a_frozen_tower_is_trained_here_and_frozen_again(warm, tiny):
 def test_identity_targets_train(warm):
     _, log = warm(target="identity", steps=20)
     assert log[-1]["loss_text"] < log[0]["loss_text"]
+
+
+@pytest.fixture(scope="module")
+def text_encoder(tmp_path_factory, demo_dataset):
+    """A small frozen `SentenceTransformer` in a folder: a random vector per word, averaged."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    from vlm2rec_hf.tiny.backbones import train_tokenizer
+
+    torch.manual_seed(0)
+    words = train_tokenizer([text for text in demo_dataset.items["description"] if text], 300).backend_tokenizer
+    folder = tmp_path_factory.mktemp("encoder")
+    SentenceTransformer(modules=[StaticEmbedding(words, embedding_dim=12)], device="cpu").save(str(folder))
+    return str(folder)
+
+
+def test_views_learn_to_match_a_text_encoder(warm, text_encoder, demo_dataset):
+    from sentence_transformers import SentenceTransformer
+
+    texts = [text for text in demo_dataset.items["description"] if text]
+    targets = encoder_targets([*texts, None, " "], text_encoder)
+    own = SentenceTransformer(text_encoder, device="cpu").encode(texts, normalize_embeddings=True)
+    torch.testing.assert_close(targets[:-2], torch.from_numpy(own))
+    assert not targets[-2:].any()
+    _, log = warm(target=f"encoder:{text_encoder}", steps=20, batch_size=32, learning_rate=3e-3)
+    assert log[-1]["loss_text"] < log[0]["loss_text"] - 0.1
+
+
+@pytest.mark.parametrize(("target", "said"), [("encoder:", "or 'encoder:MODEL'"), ("encoder:./no/such", "no/such")])
+def test_a_text_encoder_that_is_not_there_is_named(warm, target, said):
+    with pytest.raises(ValueError, match=said):
+        warm(target=target)
 
 
 def test_semantic_targets_mean_something():

@@ -186,7 +186,10 @@ class WarmUpArguments:
     )
     warm_up_batch_size: int = field(default=256, metadata={"help": "Items per step."})
     warm_up_learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
-    warm_up_target: str = field(default="semantic", metadata={"help": "semantic or identity."})
+    warm_up_target: str = field(
+        default="semantic",
+        metadata={"help": "semantic, identity, or encoder:MODEL (any SentenceTransformer's vector of an item)."},
+    )
 
     def facts(self) -> dict[str, Any]:
         """What a model's card and `training.json` tell of the warm-up."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .arguments import DataArguments
 from .common import item_ids, named_as_options, open_dataset, require, say
@@ -127,7 +128,7 @@ def main(argv: Sequence[str]) -> None:
             say(f"Page in {options.html}." + ("" if dataset else " It has no images: they come with `--dataset`."))
 
 
-def _condition(text: str) -> object:
+def _condition(text: str) -> Any:
     """A condition written as JSON; what it says is checked by the index.
 
     Raises:

@@ -164,8 +164,10 @@ class _Encode:
 
     def __init__(self, encoder: Any, batch_size: int, bar: tqdm) -> None:
         self.encoder, self.batch_size, self.bar = encoder, batch_size, bar
-        # The library takes a bare string for an image where it looks like one's address; a dict says what it is.
-        self.typed = hasattr(encoder, "encode_document")
+        # Of a model that reads images, the library takes a bare string for one where it looks like an image's address;
+        # a dict says what it is. Models of texts alone take no dicts, some of them (StaticEmbedding).
+        self.documents = hasattr(encoder, "encode_document")
+        self.typed = self.documents and list(getattr(encoder, "modalities", ["text"])) != ["text"]
 
     def vectors(self, texts: Sequence[str | None]) -> np.ndarray | None:
         """`(number of texts that are there, D)`, None where none is."""
@@ -206,9 +208,10 @@ class _Encode:
         return encoded
 
     def _encoded(self, texts: list[str], what: str) -> Any:
-        if not self.typed:
+        if not self.documents:
             return self.encoder.encode(texts, output_value=what, batch_size=self.batch_size)
-        inputs, batch_size = [{"text": text} for text in texts], self.batch_size
+        inputs: list[Any] = [{"text": text} for text in texts] if self.typed else texts
+        batch_size = self.batch_size
         if what == "sentence_embedding":
             return self.encoder.encode_document(inputs, batch_size=batch_size, show_progress_bar=False)
         # The library cuts off the filling on the right only; where it stands on the left, there must be none.

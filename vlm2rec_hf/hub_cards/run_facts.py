@@ -68,7 +68,6 @@ class TrainingFacts:
     base_model: str | None = None
     base_model_revision: str | None = None
     base_model_license: str | None = None
-    images: dict[str, Any] = field(default_factory=dict)
     dataset: DatasetReference = field(default_factory=DatasetReference)
     method: str | None = None
     objective: str | None = None
@@ -81,6 +80,7 @@ class TrainingFacts:
     versions: dict[str, Any] = field(default_factory=dict)
     warm_up: dict[str, Any] = field(default_factory=dict)
     weights_of_step: int | None = None
+    images: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainingFacts:

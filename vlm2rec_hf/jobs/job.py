@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalogues.vector_files import job_id, read_manifest
 from ..files import whole_file
-from .claims import POLL_SECONDS
+from ..processes import POLL_SECONDS
 from .manifest import changed_packages, check_same_job, package_versions, write_manifest
 from .shards import ShardFolder, ShardPlan, default_shard_size
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
+from ..processes import follow_parent
 from .failures import Failure
 from .job import EmbedJob, ShardDone, ShardWorker
 
@@ -109,11 +109,3 @@ def _worker(job: EmbedJob, shards: list[int], device: int, part: tuple[int, int]
         sender.send(None)
     except Exception as error:
         sender.send(Failure.of(error))
-
-
-def follow_parent() -> None:
-    """End this process when the one that started it has ended, however that came about."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

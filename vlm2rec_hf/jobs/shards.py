@@ -12,7 +12,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from .claims import Claims
+from ..processes import Claims
 
 NAMES = {"manifest.json", "shards", "quarantine", ".claims"}
 

@@ -136,11 +136,11 @@ class BackboneModel(SavesOwnFamily, PreTrainedModel):
         with torch.autocast(first.device.type, enabled=False):
             return torch.atleast_2d(first) @ torch.atleast_2d(second).T
 
-    def set_up_backbone(self, vlm: Any) -> None:
-        """Take `vlm` as the backbone."""
+    def set_up_backbone(self, vlm: Any = None) -> None:
+        """Take `vlm` as the backbone; by default one with random weights."""
         self.family = family_of(self.config.vlm_config.model_type)
-        self.vlm = vlm
-        self.family.prepare_backbone(vlm)
+        self.vlm = self.family.build(self.config.vlm_config) if vlm is None else vlm
+        self.family.prepare_backbone(self.vlm)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Self:

@@ -74,7 +74,7 @@ def as_item(value: Any) -> dict[str, Any]:
             "files first with `vlm2rec_hf.data.decode_image`."
         )
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if text and text.strip() else None
-    item = {"text": text, "image": None if image is None else as_rgb(image)}
+    item: dict[str, Any] = {"text": text, "image": None if image is None else as_rgb(image)}
     if "image_features" in value:  # an absent key says that nobody knows, None that there is no image
         item = {name: entry for name, entry in item.items() if name in value or name == "text"}
         item["image_features"] = as_features(value["image_features"])

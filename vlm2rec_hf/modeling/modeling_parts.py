@@ -45,7 +45,8 @@ class ImageProjector(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         """`(n, width)` -> `(n, hidden_size)`."""
-        return super().forward(features.to(self[0].weight.dtype))
+        weight: Any = self[0].weight
+        return super().forward(features.to(weight.dtype))
 
 
 class PartsModel(PreTrainedModel):
@@ -88,7 +89,7 @@ class PartsModel(PreTrainedModel):
         device, dtype = table.weight.device, language_model.dtype
         model.language_model = language_model
         model.vision_tower = GivenFeatures().to(device, dtype) if vision_tower is None else vision_tower
-        projector = model.image_projector.to_empty(device="cpu").float()
+        projector: Any = model.image_projector.to_empty(device="cpu").float()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             for layer in projector:

@@ -12,7 +12,6 @@ from transformers.utils import ModelOutput
 
 from .backbone_vlm2rec import BackboneModel, refuse_pixels
 from .configuration_pixrec import PixRecConfig
-from .families_vlm2rec import family_of
 from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, require_safetensors
 from .items_vlm2rec import PreparedItem, check_list
 from .passes_vlm2rec import unit
@@ -52,7 +51,7 @@ class PixRecModel(BackboneModel):
 
     def __init__(self, config: PixRecConfig) -> None:
         super().__init__(config)
-        self.set_up_backbone(family_of(config.vlm_config.model_type).build(config.vlm_config))
+        self.set_up_backbone()
         vocabulary = config.get_text_config().vocab_size
         # A tied head has no weights of its own, so there is nothing to tie, save twice or load in the wrong order.
         self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, vocabulary, bias=False)

@@ -52,7 +52,7 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
 
     def __init__(self, config: VLM2RecConfig) -> None:
         super().__init__(config)
-        self.set_up_backbone(family_of(config.vlm_config.model_type).build(config.vlm_config))
+        self.set_up_backbone()
         self.post_init()
 
     @classmethod
@@ -108,9 +108,8 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
                 lacks weights.
         """
         encoder = (image_encoder, image_encoder_revision)
-        vlm, commit = family_of("vlm2rec_parts").load(
-            language_model, encoder, feature_size, tokens_per_image, seed, kwargs
-        )
+        parts: Any = family_of("vlm2rec_parts")
+        vlm, commit = parts.load(language_model, encoder, feature_size, tokens_per_image, seed, kwargs)
         return cls._around(vlm, vlm.language_model, str(language_model), commit, fusion)
 
     @classmethod

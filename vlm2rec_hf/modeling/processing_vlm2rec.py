@@ -179,7 +179,7 @@ class VLM2RecProcessor(MessagesMixin, SavesOwnFamily, ProcessorMixin):  # type: 
             image_encoder_revision: of the encoder.
             options: of `VLM2RecProcessor`.
         """
-        parts = family_of("vlm2rec_parts")
+        parts: Any = family_of("vlm2rec_parts")
         encoder = (image_encoder, image_encoder_revision)
         image_processor, tokenizer = parts.read((language_model, revision), encoder, feature_size, tokens_per_image)
         return cls(image_processor, tokenizer, backbone_type=parts.model_types[0], **options)

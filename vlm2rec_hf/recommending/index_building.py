@@ -89,7 +89,7 @@ def build_index(
     if loaded.model_type in ENCODING_METHODS and dataset is None:
         raise ValueError(f"`dataset` is required: a {loaded.model_type} model knows no items of its own.")
     make = _HeadWork if loaded.model_type not in ENCODING_METHODS else _EncoderWork
-    options = (loaded, dataset, views, store, vectors, score_options, item_columns, batch_size, show_progress)
+    options: Any = (loaded, dataset, views, store, vectors, score_options, item_columns, batch_size, show_progress)
     return write_index(output, lambda: make(*options))
 
 

@@ -87,12 +87,12 @@ def _trainer(run: Run, dataset: RecDataset, arguments: VLM2RecTrainingArguments)
         train_dataset=dataset,
         processing_class=loaded.processor,
         catalogue=catalogue,
-        peft_config=None if lora is None else default_lora_config(*(lora.get(k, d) for k, d in LORA.items())),
+        peft_config=None if lora is None else default_lora_config(**{**LORA, **lora}),
     )
     if start.warm_up:
         trainer.warm_up = {"steps": 350, "target": "semantic", **start.warm_up}
     return trainer
 
 
-LORA = {"r": 16, "alpha": None, "dropout": 0.05}
+LORA: dict[str, Any] = {"r": 16, "alpha": None, "dropout": 0.05}
 """Options of `start.lora` and their defaults, those of the command line."""

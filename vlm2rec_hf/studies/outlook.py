@@ -110,7 +110,7 @@ def pace_of(run: Run) -> Pace | None:
     timed = [record for record in read_log(run) if "seconds" in record and record["step"]]
     if not timed:
         return None
-    return Pace(timed[-1]["step"], max(int(run.arguments.get("max_steps", 0)), 0), timed[-1]["seconds"])
+    return Pace(int(timed[-1]["step"]), max(int(run.arguments.get("max_steps", 0)), 0), timed[-1]["seconds"])
 
 
 def read_log(run: Run) -> list[dict[str, float]]:

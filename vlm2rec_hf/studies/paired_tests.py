@@ -61,7 +61,7 @@ def run_tests(study: Study, results: Sequence[DataResults], *, n: int = 10_000, 
     """
     made = [_test(one, test, n, seed) for one in results for test in study.tests]
     rows = [row for row in made if row is not None]
-    adjusted = np.asarray(holm([row.p_value for row in rows])) if rows else []
+    adjusted: Any = holm([row.p_value for row in rows]) if rows else []
     return [replace(row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import whole_folder
-from ..jobs.claims import Claims
+from ..processes import Claims
 from .runs import Run, read_json, write_json
 from .study_file import DEMO_SHOP, Study, StudyData, StudyStart
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..jobs.run_local import follow_parent
+from ..processes import follow_parent
 from .callbacks import TimeIsUp
 from .embedder_run import embedder_arguments, train_embedder
 from .final_report import evaluation_options, report_test_users

@@ -259,10 +259,11 @@ def _parts_config(
     from transformers import Qwen3Config, SiglipVisionConfig
 
     given = {name: vision.pop(name) for name in ("feature_size", "tokens_per_image")}
+    placeholder: Any = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     return PartsConfig(
         text_config=Qwen3Config(**text, head_dim=text["hidden_size"] // text["num_attention_heads"]),
         vision_config=None if given["feature_size"] else SiglipVisionConfig(**vision, vision_use_head=False),
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_token_id=placeholder,
         **given,
     )
 

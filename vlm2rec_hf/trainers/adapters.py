@@ -103,13 +103,14 @@ def wrap_with_adapter(model: Any, config: PeftConfig, args: TrainingArguments) -
     set_seed(args.seed)  # the adapters' random start belongs to the run, as everything after it does
     options: Any = {}
     inner: Any = model
-    if whole := [name for name in inner.family.trained_beside_adapters if name not in (config.modules_to_save or ())]:
-        config = copy.copy(config)
-        config.modules_to_save = [*(config.modules_to_save or ()), *whole]
+    own: Any = copy.copy(config)
+    saved = list(own.modules_to_save or ())
+    if whole := [name for name in inner.family.trained_beside_adapters if name not in saved]:
+        own.modules_to_save = [*saved, *whole]
     if _shards_weights(args) and not _is_quantized(model):
         # Weights of one dtype: ZeRO-3 gathers small ones together (deepspeedai/DeepSpeed#8072), as TRL has it.
         options["autocast_adapter_dtype"] = False
-    return get_peft_model(model, config, **options)
+    return get_peft_model(model, own, **options)
 
 
 def prepare_adapter_training(model: Any, inner: BackboneModel, args: TrainingArguments) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 
 TARGETS = ("semantic", "identity")
+ENCODER = "encoder:"
+"""A target of this form names a text encoder: `encoder:sentence-transformers/all-MiniLM-L6-v2`."""
 
 
 def captions_of(dataset: RecDataset) -> list[str | None]:
@@ -69,6 +71,24 @@ def semantic_targets(descriptions: Sequence[str | None], dimension: int = 64, se
     return out
 
 
+def encoder_targets(descriptions: Sequence[str | None], encoder: str, show_progress: bool = False) -> Tensor:
+    """What a frozen text encoder makes of captions, L2-normalised; see `semantic_targets` for the shape.
+
+    Args:
+        descriptions: one text per item; items without one get a zero vector and are left out of the warm-up.
+        encoder: Hub id or folder of a `SentenceTransformer`, or `"lsa"`.
+        show_progress: draw a progress bar.
+
+    Raises:
+        ValueError: nothing loadable under that name, or no item with a text.
+    """
+    from ..descriptions.encoding import encode_texts
+    from ..descriptions.text_encoders import load_text_encoder
+
+    loaded, _ = load_text_encoder(encoder, [text for text in descriptions if text and text.strip()])
+    return F.normalize(torch.from_numpy(encode_texts(descriptions, loaded, show_progress=show_progress)), dim=-1)
+
+
 class _Targets(nn.Module):
     """Targets in the embedder's space: a linear map of fixed vectors, or a free table."""
 
@@ -108,9 +128,10 @@ def warm_up_backbone(
     Args:
         model: changed in place; external fusion.
         catalogue: the items; images must not be cached as features, since the tower trains.
-        descriptions: captions for `target="semantic"`, one per item (`None`: no caption).
-        target: `"semantic"` (the default: TF-IDF + SVD of descriptions) or `"identity"` (a free vector per item;
-            identification alone leaves the image view unable to learn preferences, see `docs/background/log.md`).
+        descriptions: captions for every target but `"identity"`, one per item (`None`: no caption).
+        target: `"semantic"` (the default: TF-IDF + SVD of descriptions), `"encoder:MODEL"` (the descriptions' vectors
+            by any `SentenceTransformer`), or `"identity"` (a free vector per item; identification alone leaves the
+            image view unable to learn preferences, see `docs/background/log.md`).
         steps: optimiser steps.
         batch_size: items per step.
         learning_rate: peak of a one-cycle schedule (AdamW).
@@ -129,15 +150,19 @@ def warm_up_backbone(
     refuse_quantized(model)
     if catalogue.has_cached_features:
         raise ValueError("`catalogue` holds cached vision features; warm up before calling `cache_features`.")
-    if target not in TARGETS:
-        raise ValueError(f"`target` must be one of {TARGETS}, got {target!r}.")
+    encoder = target.removeprefix(ENCODER) if target.startswith(ENCODER) else None
+    if target not in TARGETS and not encoder:
+        raise ValueError(f"`target` must be one of {TARGETS} or 'encoder:MODEL', got {target!r}.")
     if steps < 1 or batch_size < 2:
         raise ValueError(f"`steps` must be >= 1 and `batch_size` >= 2, got {steps} and {batch_size}.")
     vectors = None
-    if target == "semantic":
+    if target != "identity":
         if descriptions is None or len(descriptions) != len(catalogue):
-            raise ValueError("`descriptions` must hold one entry per item of the catalogue for target='semantic'.")
-        vectors = semantic_targets(descriptions, seed=seed)
+            raise ValueError(f"`descriptions` must hold one entry per item of the catalogue for target={target!r}.")
+        if encoder:
+            vectors = encoder_targets(descriptions, encoder, show_progress)
+        else:
+            vectors = semantic_targets(descriptions, seed=seed)
     # Decoded once: the pixels of a small catalogue fit in memory and every item is visited many times.
     items = list(catalogue)
     usable = np.array([

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from vlm2rec_hf.files import remove_folder
-from vlm2rec_hf.jobs.claims import Claims
-from vlm2rec_hf.jobs.claims import __file__ as claims_file
+from vlm2rec_hf.processes import Claims
+from vlm2rec_hf.processes import __file__ as claims_file
 
 HOLDER = """
 import importlib.util, sys, time

@@ -1,10 +1,13 @@
-"""Who works on what: file locks that the operating system frees the moment their holder dies.
+"""Processes that share work: who works on what, and workers that end with the process that started them.
+
+Claims are file locks that the operating system frees the moment their holder dies.
 
 A claim is a `flock` on a file of its own. Its text (host and process) is only for people; what counts is the lock.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import time
@@ -84,6 +87,14 @@ class Claims:
             return
         with file:
             yield _lock(file, exclusive=True, wait=False)
+
+
+def follow_parent() -> None:
+    """End this process when the one that started it has ended, however that came about; waits: run it in a thread."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _lock(file: IO[str], *, exclusive: bool, wait: bool) -> bool:
