@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from vlm2rec_hf import RecDataset, load_model, make_demo_shop
+from vlm2rec_hf import RecDataset, load_model, make_demo_shop, open_recommender
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.evaluation.report import Report
 
@@ -100,7 +100,7 @@ def test_quickstart_prints_one_json_line(tmp_path, capsys):
     command = ["quickstart", "--output", str(output), "--items", "60", "--users", "60", "--steps", "2"]
     command += ["--warm_up_backbone", "2", "--batch_size", "8", "--json"]
     assert main(command) == 0
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
     found = json.loads(printed.strip().splitlines()[-1])
     assert set(found) == {"results", "seconds", "peak_rss_mb", "embedder", "head"}
     methods = {"zero_shot", "sft", "vlm2rec", "head", "popularity", "repeat_last", "transition"}
@@ -111,6 +111,8 @@ def test_quickstart_prints_one_json_line(tmp_path, capsys):
         assert set(views) == ({"text", "image", "both"} if learned else {"both"})
         assert all(set(values) == {"hit@10", "ndcg@10"} for values in views.values())
     names = {"embedder", "head", "report.json", "per_user.parquet", "margins.png", "views.png", "recommendations.html"}
+    names |= {"shop", "index"}
+    assert f"vlm2rec serve {output}" in said and open_recommender(output).index.path == output / "index"
     assert {path.name for path in output.iterdir()} == names
     assert "The head recommends" in printed and "<img" in (output / "recommendations.html").read_text()
     head = load_model(found["head"])

@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
                 ready = _application(data, options, settings)
                 app = lambda: ready  # noqa: E731
             else:
-                os.environ[WORKER] = json.dumps({"argv": list(argv), "state": state})
+                os.environ[WORKER] = json.dumps({"argv": list(argv), "state": state, "parent": os.getpid()})
             code = running.serve(
                 app, settings, host=options.host, port=options.port, workers=options.workers, listening=_say_where
             )
@@ -130,8 +130,8 @@ def worker() -> FastAPI:
     """The application of one of several processes, which are told the command line by a variable."""
     from ..serving.running import end_with_parent
 
-    end_with_parent()
     given = json.loads(os.environ[WORKER])
+    end_with_parent(given["parent"])
     data, options = parse("serve", "", TYPES, given["argv"])
     return _application(data, options, dataclasses.replace(options.settings(), state=given["state"]))
 
@@ -142,7 +142,6 @@ def _application(data: DataArguments, options: ServeArguments, settings: ServerS
     from ..recommending.opening import open_recommender
     from ..serving.running import application
 
-    torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // options.workers))
     names = {"where": "--model", "model": "--model", "view": "--view", "index": "--index", "folder": "--folder"}
     with named_as_options(**names, dataset="--dataset", item_columns="--item_columns"):
         recommender = open_recommender(
@@ -154,6 +153,7 @@ def _application(data: DataArguments, options: ServeArguments, settings: ServerS
             view=options.view,
             item_columns=None if options.item_columns is None else item_ids(options.item_columns),
         )
+        torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // options.workers))
         return application(recommender, settings)
 
 

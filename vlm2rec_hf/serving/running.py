@@ -114,9 +114,12 @@ class _SharedFolder:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def end_with_parent() -> None:
-    """Let a worker end when the process that started it is gone, however that ended."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """Let a worker end when the process that started it is gone, however that ended.
+
+    Args:
+        parent: its id, as it told the worker: it may be gone before this is called.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Id = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\x00]*$", examples=["p000012"])]
 MAX_IDS = 10_000
-_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGMQVFIDAAC6AGRmsxjgAAAAAElFTkSuQmCC"
+_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGM4IScHAAK2AQU0pnWqAAAAAElFTkSuQmCC"
 
 
 class _Strict(BaseModel):
