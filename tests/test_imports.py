@@ -34,8 +34,9 @@ ALLOWED = {
     "serving": {
         "data", "modeling", "catalogues", "loading", "evaluation", "indexing", "recommending", "histories",
     },
+    "page": {"data", "indexing", "recommending"},
     "jobs": {"modeling", "data", "catalogues", "evaluation"},
-    "hub_cards": {"hub", "modeling", "data", "evaluation", "loading", "sentence_transformers"},
+    "hub_cards": {"hub", "modeling", "data", "evaluation", "loading", "recommending", "sentence_transformers"},
     "trainers": {
         "losses", "modeling", "data", "catalogues", "descriptions", "evaluation", "loading", "hub", "hub_cards",
         "sentence_transformers",

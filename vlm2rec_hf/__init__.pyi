@@ -40,6 +40,7 @@ from .modeling.modeling_seqrec import SequentialRecommender as SequentialRecomme
 from .modeling.modeling_vlm2rec import VLM2RecEmbedder as VLM2RecEmbedder
 from .modeling.processing_pixrec import PixRecProcessor as PixRecProcessor
 from .modeling.processing_vlm2rec import VLM2RecProcessor as VLM2RecProcessor
+from .page.showing import show_page as show_page
 from .recommending.explaining import Explanation as Explanation
 from .recommending.index_building import build_index as build_index
 from .recommending.opening import open_recommender as open_recommender

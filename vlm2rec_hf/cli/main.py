@@ -33,6 +33,8 @@ COMMANDS = {
     "encode-descriptions": "encode item descriptions by a text encoder, for `train --method dmesr`",
     "index": "write items' vectors and metadata into an index, which recommends, takes new items and filters",
     "serve": "a model behind HTTP: lists, new items, users' clicks, numbers for Prometheus",
+    "demo": "a shop's page: click items, see what is recommended and why, search, put items in",
+    "push-space": "put that page on the Hub as a Space, with a model and a dataset of the Hub",
     "recommend": "the best next items after a history, as a table or a page with images",
 }
 

@@ -62,7 +62,8 @@ def open_repo(api: HfApi, repo_id: str, kind: str, private: bool | None) -> Head
         ConnectionError: the Hub cannot be reached.
     """
     with explained(repo_id, kind=kind, what="write"):
-        api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True)
+        sdk = "gradio" if kind == "space" else None  # the card says so, too; the Hub asks before it sees one
+        api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
         if private and not api.repo_info(repo_id, repo_type=kind).private:
             raise ValueError(
                 f"`private` was asked for, but {repo_id!r} is public already; make it private on its settings page, "

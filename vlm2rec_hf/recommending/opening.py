@@ -55,6 +55,7 @@ def open_recommender(
     *,
     model: Any = None,
     dataset: RecDataset | str | Path | None = None,
+    dataset_revision: str | None = None,
     index: str | Path | None = None,
     **options: Any,
 ) -> Recommender:
@@ -64,6 +65,7 @@ def open_recommender(
         folder: that `vlm2rec quickstart` or `vlm2rec train` wrote. A quickstart's index is made if it is not there.
         model: folder or Hub id, or a model; instead of the folder's.
         dataset: a dataset, or its folder or Hub id; instead of the folder's. Leave-one-out if it has no split.
+        dataset_revision: tag, branch or commit of a dataset's Hub id.
         index: folder of an index; instead of the folder's.
         options: of `recommender`, such as `revision` or `view`.
 
@@ -86,7 +88,7 @@ def open_recommender(
     whole = model is None and dataset is None and index is None and there.index is not None
     dataset = there.dataset if dataset is None else dataset
     if isinstance(dataset, (str, Path)):
-        dataset = load_recsys(str(dataset))
+        dataset = load_recsys(str(dataset), revision=dataset_revision)
         if dataset.split_spec["kind"] == "none":
             dataset = dataset.leave_one_out()
     if whole and not (Path(str(there.index)) / "index.json").is_file():

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .page import ShownItem, page, write_page
+from .cards import ShownItem
+from .page import page, write_page
 
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset
@@ -38,9 +39,10 @@ class ShownItems:
         return ShownItem(item_id, self._title(item_id))
 
     def recommended(self, recommendation: Recommendation) -> list[ShownItem]:
-        """The recommended items with their scores, without images."""
-        pairs = zip(recommendation.item_ids, recommendation.scores, strict=True)
-        return [ShownItem(item, self._title(item), score) for item, score in pairs]
+        """The recommended items with their scores and reasons, without images."""
+        reasons = getattr(recommendation, "reasons", None) or [None] * len(recommendation.item_ids)
+        rows = zip(recommendation.item_ids, recommendation.scores, reasons, strict=True)
+        return [ShownItem(item, self._title(item), score, why=why) for item, score, why in rows]
 
     def with_image(self, item: ShownItem) -> ShownItem:
         """The item with its image, where the dataset has one that decodes."""
