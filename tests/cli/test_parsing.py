@@ -13,7 +13,7 @@ from vlm2rec_hf.cli.parsing import check_options_early, option_of, parse, read_c
 from vlm2rec_hf.cli.train import METHODS
 
 COMMAND_LINES = [[name] for name in COMMANDS if name != "train"] + [["train", "--method", name] for name in METHODS]
-OWN_PARSERS = ("push", "compare")
+OWN_PARSERS = ("push", "push-space", "compare")
 
 
 def parsed_types(monkeypatch, line):
@@ -82,7 +82,12 @@ def test_commands_with_parsers_of_their_own_read_hyphens_too(words, names, capsy
 
 @pytest.mark.parametrize("line", COMMAND_LINES, ids=" ".join)
 def test_a_mistyped_option_is_named_with_the_nearest_one(line, capsys):
-    positional = {"push": ["folder", "org/name"], "compare": ["report"]}.get(line[0], [])
+    needed = {
+        "push": ["folder", "org/name"],
+        "push-space": ["org/name", "--model", "org/m", "--dataset", "org/d"],
+        "compare": ["report"],
+    }
+    positional = needed.get(line[0], [])
     assert main([*line, *positional, "--datset", "x"]) == 2
     error = capsys.readouterr().err
     assert "datset" in error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def push_space(
     for name, text in files.items():
         if holds_token(text, token):
             raise ValueError(f"`{name}` would hold what looks like a Hub token; take it out of the arguments.")
-    compile(files[APP_FILE], APP_FILE, "exec")
+    ast.parse(files[APP_FILE], APP_FILE)
 
     def published(commit: str, new: bool, checked: bool) -> PublishedSpace:
         return PublishedSpace(
