@@ -115,8 +115,8 @@ class ShopWindow:
         with self._lock:
             (best,) = shop_lists(self.side, [list(history)], self._options(balance, explain=explain))
             names = {item.item_id: item.name for item in self._shown(history, images=False)}
-            reasons = best.reasons or [None] * len(best.item_ids)
-            items = self._shown(best.item_ids, best.scores, dict(zip(best.item_ids, reasons, strict=True)))
+            reasons = {reason.item_id: reason for reason in best.reasons or ()}
+            items = self._shown(best.item_ids, best.scores, reasons)
         return Shelf(items, "Popular now" if best.source == "popularity" else "Recommended for you", names)
 
     def similar(self, item_id: str, balance: float = 0.5) -> Shelf:
@@ -209,14 +209,14 @@ class ShopWindow:
         reasons: Mapping[str, Any] | None = None,
         images: bool = True,
     ) -> list[ShownItem]:
-        scored = dict(zip(item_ids, scores or [None] * len(item_ids), strict=True))
+        scored = {} if scores is None else dict(zip(item_ids, scores, strict=True))
         rows = self.side.index.metadata(list(dict.fromkeys(item_ids)))
         uris = self._images.of([row["item_id"] for row in rows]) if images else {}
         return [
             ShownItem(
                 row["item_id"],
                 row.get("title") or row["text"],
-                scored[row["item_id"]],
+                scored.get(row["item_id"]),
                 uris.get(row["item_id"]),
                 _details(row),
                 (reasons or {}).get(row["item_id"]),
