@@ -115,7 +115,7 @@ class ShopWindow:
         with self._lock:
             (best,) = shop_lists(self.side, [list(history)], self._options(balance, explain=explain))
             names = {item.item_id: item.name for item in self._shown(history, images=False)}
-            reasons = dict(zip(best.item_ids, best.reasons or [], strict=False))
+            reasons = {reason.item_id: reason for reason in best.reasons or ()}
             items = self._shown(best.item_ids, best.scores, reasons)
         return Shelf(items, "Popular now" if best.source == "popularity" else "Recommended for you", names)
 
