@@ -22,7 +22,7 @@ def make_page(window: ShopWindow, title: str = "The shop") -> "gradio.Blocks":
     """
     import gradio as gr
 
-    pressed = {"js_on_load": look.CLICKS, "apply_default_css": False}
+    pressed: dict[str, Any] = {"js_on_load": look.CLICKS, "apply_default_css": False}
     page = gr.Blocks(title=title, analytics_enabled=False, delete_cache=DELETE_UPLOADS_S, fill_width=True)
     with page:
         history, number = gr.State([]), gr.State(0)
@@ -94,7 +94,7 @@ def make_page(window: ShopWindow, title: str = "The shop") -> "gradio.Blocks":
             shown = gr.HTML(look.shelf(Shelf([item], "Just in")), visible=True)
             return *draw(clicks, weight, why)[:3], look.said(note), shown, "", None, *browse(0)
 
-        how = [balance, explain]
+        how: list[Any] = [balance, explain]
         for shelf in (found, past, best, shop):
             # Every click counts, however quick: they wait in line, and each reads the history that the last one left.
             shelf.click(
