@@ -1,9 +1,12 @@
 """Processes forked from a test, which may be killed at any moment without harm to the one that forked them."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 from tqdm.auto import tqdm
 from tqdm.std import tqdm as plain_tqdm
@@ -66,3 +69,16 @@ def killed_at(number, folder):
         count += 1
 
     sys.addaudithook(watch)
+
+
+def in_a_process(module, *arguments):
+    """Run a module of the tests, which may fork there; returns the JSON of its last line."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,11 +1,5 @@
 """Questions to an index, exact and over LanceDB, and changes that other openers see."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,9 +8,9 @@ from vlm2rec_hf.indexing.item_index import ItemIndex
 from vlm2rec_hf.indexing.rows import rows_table
 from vlm2rec_hf.indexing.scoring import Query
 
+from ..forks import in_a_process
 from .small_index import Source, facts, metadata, put, small, vector, vectors
 
-ROOT = Path(__file__).parents[2]
 IDS = [f"it'em{i}" for i in range(80)]
 STORES = ("exact", "lance")
 WEIGHTS = ({"both": 1.0}, {"text": 1.0, "image": 0.5}, {"image": 1.0})
@@ -220,22 +214,13 @@ def test_two_builders_and_bad_rows_are_refused(tmp_path, monkeypatch):
         index.vectors(["zz"])
 
 
-def kill_everywhere(folder, *options):
-    command = [sys.executable, "-m", "tests.indexing.kill_everywhere", str(folder), *map(str, options)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def test_killed_before_every_50th_file_operation_nothing_acknowledged_is_lost(tmp_path):
-    assert kill_everywhere(tmp_path, "exact", 50, 1)["operations"] > 4
+    assert in_a_process("tests.indexing.kill_everywhere", tmp_path, "exact", 50, 1)["operations"] > 4
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("store", "step", "rounds"), [("exact", 1, 40), ("lance", 5, 20)])
 def test_killed_anywhere_nothing_acknowledged_is_lost(store, step, rounds, tmp_path):
-    done = kill_everywhere(tmp_path, store, step, rounds)
+    done = in_a_process("tests.indexing.kill_everywhere", tmp_path, store, step, rounds)
     assert done["operations"] > 40 and done["random_kills"] > rounds / 4

@@ -23,9 +23,9 @@ from vlm2rec_hf.descriptions.layouts import FamilyLayout
 from vlm2rec_hf.descriptions.prompts import load_prompts
 from vlm2rec_hf.tiny.backbones import CHAT_TEMPLATE, tiny_vlm
 
-from ..conftest import make_image, needs_image_processor
+from ..conftest import needs_image_processor
+from .image_rows import IMAGES, check_that_what_follows_changes_nothing, histories_of, raw_pixels
 
-IMAGES = [make_image(0), make_image(1, (40, 90)), make_image(2, (200, 30)), make_image(3)]
 # Tower, language model, pixels a side, `vision_feature_layer`, `vision_feature_select_strategy`, tokens per image.
 KINDS = {
     "clip": ("clip", "llama", 56, -2, "default", 16),  # as LLaVA 1.5
@@ -72,18 +72,6 @@ def built():
         return copy.deepcopy(made[kind])
 
     return make
-
-
-def histories_of(model, processor, side="right"):
-    """Rows of images as the language model gets them."""
-    processor.tokenizer.padding_side = side
-    batch = processor(histories=[IMAGES[:3], IMAGES[3:]])
-    images = model._gather_images(batch["pixel_values"], batch["image_grid_thw"], batch["image_index"], None, None)
-    return batch["image_rows"], batch["image_rows_mask"], images
-
-
-def raw_pixels(processor, images=IMAGES):
-    return processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
 
 
 def librarys_processor(processor, kind):
@@ -139,16 +127,7 @@ def test_rows_and_pixels_are_those_of_the_librarys_processor(built, kind):
 def test_what_follows_changes_nothing(built, kind):
     """Without a mask, where the attention kernel itself has to know that it is causal."""
     model, processor = built(kind)
-    rows, _, images = histories_of(model, processor)
-    row = rows[:1]
-    mask = torch.ones_like(row)
-    whole = model.family.run(model.vlm, row, mask, images.select(torch.arange(3), torch.full((4,), 16)))
-    cut = row.shape[1] - 12
-    changed = row.clone()
-    changed[:, cut:] = 300
-    placed = images.tokens[: int((changed == model.config.vlm_config.image_token_id).sum())]
-    other = model.family.run(model.vlm, changed, mask, type(images)(placed, images.grid[:1]))
-    assert (whole - other)[:, :cut].abs().max() < 1e-5 < (whole - other)[:, cut:].abs().max()
+    check_that_what_follows_changes_nothing(model, processor, 16, lambda row, _: len(row) - 12)
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

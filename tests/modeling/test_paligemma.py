@@ -14,9 +14,9 @@ from vlm2rec_hf.tiny.backbones import tiny_vlm
 
 from ..conftest import make_image, needs_image_processor
 from ..histories.test_history_state import clicked, difference
+from .image_rows import IMAGES, check_that_what_follows_changes_nothing, histories_of, raw_pixels
 
 WINDOW = 7
-IMAGES = [make_image(0), make_image(1, (40, 90)), make_image(2, (200, 30)), make_image(3)]
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +47,6 @@ def built():
         return copy.deepcopy(made[text])
 
     return make
-
-
-def histories_of(model, processor, side="right"):
-    """Rows of images as the language model gets them."""
-    processor.tokenizer.padding_side = side
-    batch = processor(histories=[IMAGES[:3], IMAGES[3:]])
-    images = model._gather_images(batch["pixel_values"], batch["image_grid_thw"], batch["image_index"], None, None)
-    return batch["image_rows"], batch["image_rows_mask"], images
-
-
-def raw_pixels(processor):
-    return processor.image_processor(images=IMAGES, return_tensors="pt")["pixel_values"]
 
 
 @pytest.mark.parametrize("text", ["gemma", "gemma2", "window"])
@@ -102,16 +90,7 @@ def test_attention_implementations_and_packed_rows_agree(built, text, attention)
 def test_what_follows_changes_nothing(built, text):
     """Also without a mask, where the attention kernel itself has to know that it is causal."""
     model, processor = built(text)
-    rows, _, images = histories_of(model, processor)
-    row = rows[:1]
-    mask = torch.ones_like(row)
-    whole = model.family.run(model.vlm, row, mask, images.select(torch.arange(3), torch.full((4,), 16)))
-    cut = row.shape[1] - 12
-    changed = row.clone()
-    changed[:, cut:] = 300
-    placed = images.tokens[: int((changed == model.config.vlm_config.image_token_id).sum())]
-    other = model.family.run(model.vlm, changed, mask, type(images)(placed, images.grid[:1]))
-    assert (whole - other)[:, :cut].abs().max() < 1e-5 < (whole - other)[:, cut:].abs().max()
+    check_that_what_follows_changes_nothing(model, processor, 16, lambda row, _: len(row) - 12)
 
 
 def test_a_window_counts_tokens_of_the_row_and_no_empty_slots(built):

@@ -1,24 +1,10 @@
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from ..forks import in_a_process
 
 
 def kill_study(folder, seeds):
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.studies.kill_study", str(folder), str(seeds)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return in_a_process("tests.studies.kill_study", folder, seeds)
 
 
 @pytest.fixture(scope="session")
