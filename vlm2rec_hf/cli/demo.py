@@ -6,28 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .arguments import DataArguments
-from .common import item_ids, named_as_options, open_dataset, say
+from .common import say
+from .opening import USAGE, OpeningArguments, opened, with_first_word
 from .parsing import check_options_early, parse
 
 
 @dataclass
-class DemoArguments:
+class DemoArguments(OpeningArguments):
     """What is shown, and where."""
 
     _argument_group_name = "page"
+    _command = "demo"
 
-    folder: str | None = field(
-        default=None, metadata={"help": "Folder that `vlm2rec quickstart` wrote, or of a model; may stand first."}
-    )
-    model: str | None = field(default=None, metadata={"help": "Folder or Hub id of the model; else the folder's."})
-    model_revision: str | None = field(default=None, metadata={"help": "Tag, branch or commit of the model."})
-    index: str | None = field(
-        default=None, metadata={"help": "Index that `vlm2rec index` wrote; new items go into it. Else the folder's."}
-    )
-    view: str | None = field(default=None, metadata={"help": "Of an embedder: text, image or both (default)."})
-    item_columns: str | None = field(
-        default=None, metadata={"help": "Of PixRec: item columns, such as title,brand; as in training by default."}
-    )
     title: str = field(default="The shop", metadata={"help": "Shown on top of the page."})
     k: int = field(default=12, metadata={"help": "How many items are recommended.", "aliases": ["-k"]})
     host: str = field(
@@ -41,35 +31,21 @@ class DemoArguments:
             raise ValueError(f"`--port` must lie between 0 and 65535, got {self.port}.")
         if self.k < 1:
             raise ValueError(f"`-k` must be at least 1, got {self.k}.")
-        if self.folder is None and self.model is None:
-            raise ValueError("Name a folder (`vlm2rec demo runs/quickstart`) or a `--model`.")
+        super().__post_init__()
 
 
 TYPES = (DataArguments, DemoArguments)
-USAGE = "(FOLDER | --model MODEL) [--dataset DATA] [--index DIR] [options]"
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command, until it is told to stop."""
-    words = list(argv)
-    words = ["--folder", *words] if words and not words[0].startswith("-") else words
+    words = with_first_word(argv, "--folder")
     check_options_early(words, TYPES)
     data, options = parse("demo", __doc__ or "", TYPES, words, USAGE)
     from ..page.showing import require_demo, show_page
-    from ..recommending.opening import open_recommender
 
     require_demo()
-    names = {"where": "--model", "model": "--model", "view": "--view", "index": "--index", "folder": "--folder"}
-    with named_as_options(**names, dataset="--dataset", item_columns="--item_columns", port="--port"):
-        recommender = open_recommender(
-            options.folder,
-            model=options.model,
-            dataset=open_dataset(data) if data.dataset else None,
-            index=options.index,
-            revision=options.model_revision,
-            view=options.view,
-            item_columns=None if options.item_columns is None else item_ids(options.item_columns),
-        )
+    with opened(data, options, port="--port") as recommender:
         show_page(
             recommender,
             title=options.title,

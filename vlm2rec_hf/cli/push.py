@@ -8,13 +8,25 @@ from collections.abc import Sequence
 from .common import named_as_options, say
 from .parsing import quiet_libraries, with_underscores
 
+TOKEN = "The token of `hf auth login` (or HF_TOKEN) is used. Doing it again after a failure is safe."
+
+
+def add_card_option(parser: argparse.ArgumentParser) -> None:
+    """What becomes of a README.md that is there."""
+    parser.add_argument(
+        "--card",
+        choices=("write", "replace", "keep"),
+        default="write",
+        help="README.md: write it but keep one that a person wrote (write), write it in any case, leave it alone",
+    )
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog="vlm2rec push",
         description="Publish a saved embedder, adapter or head, or a folder that `vlm2rec prepare` wrote.",
-        epilog="The token of `hf auth login` (or HF_TOKEN) is used. Doing it again after a failure is safe.",
+        epilog=TOKEN,
     )
     parser.add_argument("folder", metavar="FOLDER", help="model folder or prepared dataset")
     parser.add_argument("repo_id", metavar="OWNER/NAME", help="Hub repo; created if there is none")
@@ -22,12 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--message", help="commit message")
     parser.add_argument("--license", help="licence of the weights or data, as the Hub names it (mit, cc-by-4.0, ...)")
     parser.add_argument("--private", action="store_true", default=None, help="make a new repo private")
-    parser.add_argument(
-        "--card",
-        choices=("write", "replace", "keep"),
-        default="write",
-        help="README.md: write it but keep one that a person wrote (write), write it in any case, leave it alone",
-    )
+    add_card_option(parser)
     parser.add_argument("--report_name", help="name of the model in the evaluation's report")
     parser.add_argument("--no_verify", action="store_true", help="do not load the published copy back")
     return parser

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from .common import named_as_options, say
 from .parsing import quiet_libraries, with_underscores
+from .push import TOKEN, add_card_option
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -14,7 +15,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vlm2rec push-space",
         description="Publish a Space: app, requirements and card in one commit, for a model and a dataset on the Hub.",
-        epilog="The token of `hf auth login` (or HF_TOKEN) is used. Doing it again after a failure is safe.",
+        epilog=TOKEN,
     )
     parser.add_argument("repo_id", metavar="OWNER/NAME", help="the Space; created if there is none")
     parser.add_argument("--model", required=True, metavar="OWNER/NAME", help="model on the Hub")
@@ -25,12 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--new_items", action="store_true", help="let every visitor put items into the shop")
     parser.add_argument("--license", help="licence of the app, as the Hub names it (mit, ...)")
     parser.add_argument("--private", action="store_true", default=None, help="make a new Space private")
-    parser.add_argument(
-        "--card",
-        choices=("write", "replace", "keep"),
-        default="write",
-        help="README.md: write it but keep one that a person wrote (write), write it in any case, leave it alone",
-    )
+    add_card_option(parser)
     parser.add_argument("--no_verify", action="store_true", help="do not open the model, nor read the files back")
     parser.add_argument("--dry_run", action="store_true", help="print the files; write nothing on the Hub")
     return parser

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .arguments import DataArguments
-from .common import item_ids, named_as_options, open_dataset, say
+from .common import named_as_options, say
+from .opening import USAGE, OpeningArguments, opened, with_first_word
 from .parsing import check_options_early, parse
 
 if TYPE_CHECKING:
@@ -27,26 +28,12 @@ LIMITS = (
 
 
 @dataclass
-class ServeArguments:
+class ServeArguments(OpeningArguments):
     """What is served, where, to whom, and how much of it."""
 
     _argument_group_name = "server"
+    _command = "serve"
 
-    folder: str | None = field(
-        default=None, metadata={"help": "Folder that `vlm2rec quickstart` wrote, or of a model; may stand first."}
-    )
-    model: str | None = field(default=None, metadata={"help": "Folder or Hub id of the model; else the folder's."})
-    model_revision: str | None = field(default=None, metadata={"help": "Tag, branch or commit of the model."})
-    index: str | None = field(
-        default=None, metadata={"help": "Index that `vlm2rec index` wrote; items can be put in. Else the folder's."}
-    )
-    view: str | None = field(
-        default=None,
-        metadata={"help": "Of an embedder: text, image, both, or scored (the default where it has score options)."},
-    )
-    item_columns: str | None = field(
-        default=None, metadata={"help": "Of PixRec: item columns, such as title,brand; as in training by default."}
-    )
     host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on; any but loopback needs tokens."})
     port: int = field(default=8000, metadata={"help": "Port; 0: a free one, which is printed."})
     workers: int = field(default=1, metadata={"help": "Processes; they share the index and the clicks."})
@@ -79,8 +66,7 @@ class ServeArguments:
         for name, least, most in (("port", 0, 65535), ("workers", 1, 256), ("threads", 0, 1024)):
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"`--{name}` must lie between {least} and {most}, got {getattr(self, name)}.")
-        if self.folder is None and self.model is None:
-            raise ValueError("Name a folder (`vlm2rec serve runs/quickstart`) or a `--model`.")
+        super().__post_init__()
 
     def settings(self) -> ServerSettings:
         """The limits.
@@ -94,12 +80,11 @@ class ServeArguments:
 
 
 TYPES = (DataArguments, ServeArguments)
-USAGE = "(FOLDER | --model MODEL) [--dataset DATA] [--index DIR] [options]"
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command, until it is told to stop."""
-    argv = _with_folder(argv)
+    argv = with_first_word(argv, "--folder")
     check_options_early(argv, TYPES)
     data, options = parse("serve", __doc__ or "", TYPES, argv, USAGE)
     from ..serving import running
@@ -142,29 +127,12 @@ def worker() -> FastAPI:
 def _application(data: DataArguments, options: ServeArguments, settings: ServerSettings) -> FastAPI:
     import torch
 
-    from ..recommending.opening import open_recommender
     from ..serving.running import application
 
-    names = {"where": "--model", "model": "--model", "view": "--view", "index": "--index", "folder": "--folder"}
-    with named_as_options(**names, dataset="--dataset", item_columns="--item_columns"):
-        recommender = open_recommender(
-            options.folder,
-            model=options.model,
-            dataset=open_dataset(data) if data.dataset else None,
-            index=options.index,
-            revision=options.model_revision,
-            view=options.view,
-            item_columns=None if options.item_columns is None else item_ids(options.item_columns),
-        )
+    with opened(data, options) as recommender:
         torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // options.workers))
         return application(recommender, settings)
 
 
 def _say_where(address: str) -> None:
     say(f"Serving on {address}; {address}/openapi.json tells what can be asked.")
-
-
-def _with_folder(argv: Sequence[str]) -> list[str]:
-    """A folder that stands first, as the option that it is."""
-    words = list(argv)
-    return ["--folder", *words] if words and not words[0].startswith("-") else words

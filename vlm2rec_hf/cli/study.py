@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .common import named_as_options, say
+from .opening import with_first_word
 from .parsing import parse
 from .places import check_folder
 
@@ -34,10 +35,9 @@ class StudyArguments:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    words = list(argv)
-    if words and not words[0].startswith("-"):
-        words[:1] = ["--study", words[0]]
-    (options,) = parse("study", __doc__ or "", (StudyArguments,), words, "FILE.yaml [options]")
+    (options,) = parse(
+        "study", __doc__ or "", (StudyArguments,), with_first_word(argv, "--study"), "FILE.yaml [options]"
+    )
     from ..studies.study_file import read_study
 
     if not options.study:
