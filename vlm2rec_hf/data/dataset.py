@@ -341,7 +341,7 @@ class RecDataset:
     def _features(self) -> FeatureColumn | None:
         return FeatureColumn(self.items) if IMAGE_FEATURES in self.items.column_names else None
 
-    def item_texts(self, rows: range | None = None) -> list[str | None]:
+    def item_texts(self, rows: Sequence[int] | None = None) -> list[str | None]:
         """The texts (as in `item`) of all items, or of those at `rows`, without touching the images."""
         names = [name for name in (ITEM_ID, TITLE, TEXT) if name in self.items.column_names]
         table = self.items.select_columns(names)

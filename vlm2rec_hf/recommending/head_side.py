@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,7 +127,7 @@ class HeadSide:
             chosen = {"both": vectors["both"][places]}
             return ItemIndex.in_memory(dataset_table(facts, self.dataset, chosen, [known[i] for i in ids]), facts)
         facts = facts_of(self.loaded, vectors, None)
-        facts = type(facts)(**{**facts.__dict__, "columns": dict(source.facts.columns)})
+        facts = replace(facts, columns=dict(source.facts.columns))
         ids = [item for item in source.item_ids() if item in self.head.catalogue.index]
         names = [*facts.columns, "_popularity", "_text"]
         table = source.rows(ids, names)

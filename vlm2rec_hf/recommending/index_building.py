@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from ..indexing.item_index import ItemIndex
 from ..indexing.items_files import LANCE
 from ..indexing.lance_items import require_lance
 from ..indexing.rebuilding import write_index
-from ..indexing.rows import FROM_DATASET, OWN, IndexFacts, rows_table
+from ..indexing.rows import FROM_DATASET, OWN, rows_table
 from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor, refuse_options
 from .encoder_side import EncoderSide
 from .given_vectors import checked_vectors
@@ -168,7 +169,7 @@ class _HeadWork:
             raise ValueError(f"`views` of a head can only be both, got {','.join(views)}.")
         self.index = HeadSide(loaded, dataset, None).index
         store = store if store != "auto" else _store_of(len(self.index))
-        self.facts: IndexFacts = type(self.index.facts)(**{**self.index.facts.__dict__, "store": store})
+        self.facts = replace(self.index.facts, store=store)
 
     def tables(self, earlier: ItemIndex | None) -> Iterator[pa.Table]:
         """The head's items but for those that were deleted before."""

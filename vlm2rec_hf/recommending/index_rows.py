@@ -124,14 +124,14 @@ def dataset_table(
     """
     columns = [name for name in facts.columns if name in dataset.items.column_names]
     table = dataset.items.select_columns(["item_id", *columns])
-    texts, popularity = dataset.item_texts(), dataset.popularity()
+    popularity = dataset.popularity()
     chosen = range(dataset.n_items) if places is None else places
     table = table if places is None else table.select(places)
     arrow = table.with_format("arrow")[:]
     values: dict[str, Any] = {name: arrow[name].to_pylist() for name in columns}
     values["item_id"] = [str(dataset.item_ids[i]) for i in chosen]
     values["_popularity"] = [int(popularity[i]) for i in chosen]
-    values["_text"] = [texts[i] for i in chosen]
+    values["_text"] = dataset.item_texts(places)
     return rows_table(facts, values, {view: vectors[view] for view in facts.views})
 
 

@@ -69,7 +69,7 @@ class Recommender:
     @property
     def index(self) -> ItemIndex:
         """Items, vectors and metadata that lists are made from; in memory where none was named."""
-        return self._required_side().index
+        return self.side.index
 
     def recommend(
         self,
@@ -127,7 +127,7 @@ class Recommender:
         options = ListOptions(
             k, exclude_seen, candidates, on_unknown, filter, group_by, diversity, explain, view_weights
         )
-        return shop_lists(self._required_side(), histories, options)
+        return shop_lists(self.side, histories, options)
 
     def similar(
         self,
@@ -159,7 +159,7 @@ class Recommender:
         options = ListOptions(
             k, candidates=candidates, filter=filter, group_by=group_by, diversity=diversity, view_weights=view_weights
         )
-        return similar_lists(self._required_side(), items, options)
+        return similar_lists(self.side, items, options)
 
     def explain(
         self,
@@ -180,7 +180,7 @@ class Recommender:
         Raises:
             ValueError: an unknown item, or a history without a known one.
         """
-        return explain_item(self._required_side(), history, item, view_weights, on_unknown)
+        return explain_item(self.side, history, item, view_weights, on_unknown)
 
     def upsert(self, items: Sequence[Mapping[str, Any]]) -> int:
         """Put items into the index, or in the place of items of the same ids; on the disk before this returns.
@@ -199,14 +199,14 @@ class Recommender:
         """
         from .changing_items import upsert_items
 
-        side = self._required_side()
+        side = self.side
         if not isinstance(side, EncoderSide):
             raise ValueError("`items` cannot be encoded by a head; put them into the index of its embedder.")
         return upsert_items(side, side.index, items)
 
     def delete(self, item_ids: Sequence[str]) -> int:
         """Take items out of the index, on the disk before this returns; tells how many were there."""
-        side = self._required_side()
+        side = self.side
         if isinstance(side, HeadSide) and side.takes_items:
             raise ValueError("`item_ids` are in the index of the head's embedder; delete them there.")
         return side.index.delete(item_ids)
@@ -218,9 +218,6 @@ class Recommender:
         Raises:
             ValueError: there is none.
         """
-        return self._required_side()
-
-    def _required_side(self) -> EncoderSide | HeadSide:
         if self._side is None:
             raise ValueError("This `Recommender` ranks one matrix and has no index; make it with `recommender`.")
         return self._side

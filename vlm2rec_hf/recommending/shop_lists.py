@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -240,7 +240,7 @@ def similar_lists(side: Any, items: Sequence[Any], options: ListOptions) -> list
     vectors = {
         view: np.stack([next(parts[not isinstance(entry, str)]) for entry in entries]) for view, parts in rows.items()
     }
-    cosine = type(index.facts)(**{**index.facts.__dict__, "metric": "cosine"})
+    cosine = replace(index.facts, metric="cosine")
     query = make_query(vectors, weights, cosine)
     limits = {
         "candidates": _candidates(index, options, len(entries)),

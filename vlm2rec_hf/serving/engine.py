@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ..recommending.recommender import Recommender, user_history
@@ -88,14 +89,10 @@ class Engine:
             return []
         return user_history(dataset, user)
 
-    @property
+    @cached_property
     def _users(self) -> set[str]:
-        found = self.__dict__.get("_user_ids")
-        if found is None:
-            dataset = self.recommender.dataset
-            found = set() if dataset is None else {str(user) for user in dataset.sequences().user_ids}
-            self.__dict__["_user_ids"] = found
-        return found
+        dataset = self.recommender.dataset
+        return set() if dataset is None else {str(user) for user in dataset.sequences().user_ids}
 
     def _put(self, rows: list[Mapping[str, Any]]) -> list[bool]:
         self.recommender.upsert(rows)
