@@ -67,7 +67,9 @@ ROWS
 def page(command: str, summary: str, argv: list[str]) -> str:
     """One command's page."""
     parser = parser_of(argv)
-    kinds = {action.dest: action for action in parser._actions}
+    kinds: dict[str, argparse.Action] = {}
+    for action in filter(shown, parser._actions):  # a switch that is on by default has `--no_...` behind it
+        kinds.setdefault(action.dest, action)
     inherited = inherited_options(parser)
     lines = [f"# vlm2rec {command}", "", summary, "", "```text", usage_of(parser), "```", ""]
     listed: list[str] = []

@@ -257,6 +257,9 @@ def test_the_options_pages_are_the_parsers(generate_options):
     assert len(made) == len(COMMANDS) + 4  # train has a page per method; index.md
     there = {path.name: path.read_text(encoding="utf-8") for path in generate_options.FOLDER.glob("*.md")}
     assert made == there, "run python docs/generate_options.py --write"
+    assert (
+        "| `--mask_row_targets` | `true` |" in made["train_vlm2rec.md"]
+    )  # on by default, so it has a twin `--no_...`
 
 
 def test_an_option_is_shown_with_its_default_and_choices(generate_options):

@@ -10,12 +10,24 @@ def dot(a, b):
     return sum(x * y for x, y in zip(a.unbind(), b.unbind(), strict=True))
 
 
+def present(views, row):
+    return [v[row] for v, has in ((views.text, views.has_text), (views.image, views.has_image)) if has[row]]
+
+
 def fused_vector(views, row):
-    parts = [v[row] for v, has in ((views.text, views.has_text), (views.image, views.has_image)) if has[row]]
+    parts = present(views, row)
     return sum(parts) if parts else torch.zeros_like(views.text[row])
 
 
-def similarity(users, candidates, u, j, view):
+def similarity(users, candidates, u, j, view, cross_terms=True):
+    if view == "both" and not cross_terms:
+        squares = [sum((dot(z, z) for z in present(v, r)), 0.0) for v, r in ((users, u), (candidates, j))]
+        alone = [
+            similarity(users, candidates, u, j, m)
+            for m in ("text", "image")
+            if has(users, m, u) and has(candidates, m, j)
+        ]
+        return sum(alone, torch.zeros_like(users.text[0, 0])) / torch.sqrt(squares[0] * squares[1])
     if view == "both":
         a, b = fused_vector(users, u), fused_vector(candidates, j)
         return dot(a, b) / torch.sqrt(dot(a, a) * dot(b, b))
@@ -67,7 +79,7 @@ def contrast(batch, u, view, negatives, weights, tau):
 
     def exponential(j):
         q = 1.0 if log_q is None else torch.exp(log_q[j])
-        return torch.exp(similarity(users, candidates, u, j, view) / tau) / q
+        return torch.exp(similarity(users, candidates, u, j, view, batch.get("cross_terms", True)) / tau) / q
 
     plus = exponential(int(batch["positive"][u]))
     minus = [exponential(j) for j in negatives]
@@ -134,6 +146,7 @@ def crtr(batch, c):
 def terms(batch, c):
     """Name -> weighted term, for the configuration of `VLM2RecLoss.get_config_dict()` with constant numbers."""
     tau, objective = c["temperature"], c["objective"]
+    batch = {**batch, "cross_terms": c["cross_terms"]}
     if objective in ("text_only", "image_only"):
         view = objective.removesuffix("_only")
         return {f"info_nce_{view}": info_nce(batch, view, tau)}

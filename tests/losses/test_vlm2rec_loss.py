@@ -34,6 +34,7 @@ CONFIGS = (
         for stop in ("none", "strong")
     ]
     + [{"objective": "sft+unimodal", "unimodal_weight": 0.1}]
+    + [{"objective": name, "cross_terms": False} for name in ("sft", "wpcl+crtr+unimodal")]
 )
 
 

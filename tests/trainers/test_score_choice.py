@@ -13,16 +13,16 @@ from vlm2rec_hf.trainers.validation import validation_examples
 
 
 def test_the_choice_is_made_on_validation_and_saved(trainer, demo_dataset, tmp_path):
-    run = trainer(eval_strategy="steps", eval_steps=2, temperature="linear:0.1->0.07@1.0")
+    run = trainer(eval_strategy="steps", eval_steps=2, temperature="linear:0.1->0.07@1.0", score_option_users=12)
     run.train()
-    examples = validation_examples(demo_dataset, 3, 10)
+    examples = validation_examples(demo_dataset, 3, 12)
     found = evaluate_embedder(run.embedder, run.catalogue, examples, score_options=ScoreOptions())
     expected = choose_score_options(found.users, found.items, examples, temperature=0.07)
     run.save_model(tmp_path / "saved")
     assert ScoreOptions.of(VLM2RecEmbedder.from_pretrained(tmp_path / "saved").config) == expected
     assert expected.temperature == 0.07
     table = json.loads((tmp_path / "run" / "score_options.json").read_text())
-    assert table["examples"] == 10 and table["metric"] == "ndcg@10" and len(table["tried"]) >= 18
+    assert table["examples"] == 12 and table["metric"] == "ndcg@10" and len(table["tried"]) >= 18
     best = max(table["tried"], key=lambda trial: trial["ndcg@10"])
     assert table["chosen"] == best == {**expected.to_dict(), "ndcg@10": best["ndcg@10"]}
 
@@ -38,6 +38,20 @@ def test_only_the_temperature_is_noted_where_nothing_is_chosen(trainer, tmp_path
     assert not (tmp_path / "run" / "score_options.json").exists()
     logs = [record for record in run.state.log_history if "eval_both_ndcg@10" in record]
     assert logs and all("eval_scored_ndcg@10" in record for record in logs)
+
+
+def test_a_loss_without_cross_terms_is_scored_without_them(trainer, tmp_path):
+    run = trainer(max_steps=1, eval_strategy="steps", eval_steps=1, choose_score_options=False, cross_terms=False)
+    run.train()
+    assert ScoreOptions.of(run.embedder.config) == ScoreOptions(cross_terms=False)
+    logs = [record for record in run.state.log_history if "eval_scored_ndcg@10" in record]
+    assert logs
+    run.save_model(tmp_path / "saved")
+    assert not ScoreOptions.of(VLM2RecEmbedder.from_pretrained(tmp_path / "saved").config).cross_terms
+    internal = trainer(max_steps=1, cross_terms=False)
+    internal.embedder.config.fusion = "internal"
+    with pytest.raises(ValueError, match="internal fusion; leave both at their defaults"):
+        internal.train()
 
 
 def test_choosing_without_a_validation_split_is_refused(trainer, demo_dataset):

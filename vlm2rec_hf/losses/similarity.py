@@ -82,13 +82,18 @@ class ViewVectors:
         """`(n, d)` external fusion, `z = z_text + z_image` (not normalised), in float32 (float64 stays)."""
         return self.present_text + self.present_image
 
+    @property
+    def side_by_side(self) -> Tensor:
+        """`(n, 2 d)` text and image vector beside each other (not normalised), in float32 (float64 stays)."""
+        return torch.cat([self.present_text, self.present_image], dim=1)
+
 
 @dataclass(frozen=True)
 class ViewSimilarities:
     """Cosine similarities of `B` users to `C` candidates in each view.
 
     Attributes:
-        both: `(B, C)` cosine of the sums `z_text + z_image`.
+        both: `(B, C)` cosine of the sums `z_text + z_image`, or, without cross terms, of the vectors side by side.
         text: `(B, C)` cosine of the text vectors, 0 where either side has no text.
         image: `(B, C)` cosine of the image vectors, 0 where either side has no image.
         user_has_text: `(B,)` bool.
@@ -107,7 +112,10 @@ class ViewSimilarities:
 
 
 def view_similarities(
-    users: ViewVectors, candidates: ViewVectors, with_gradient: Collection[str] = VIEWS
+    users: ViewVectors,
+    candidates: ViewVectors,
+    with_gradient: Collection[str] = VIEWS,
+    cross_terms: bool = True,
 ) -> ViewSimilarities:
     """Compare users and candidates in all three views: three `(B, d) x (d, C)` products.
 
@@ -120,6 +128,8 @@ def view_similarities(
         candidates: `C` candidate items.
         with_gradient: the views whose similarities need a gradient, out of `"both"`, `"text"`, `"image"`; the others
             only feed diagnostics and keep no graph.
+        cross_terms: `both` compares sums, `z_text + z_image` (the paper's external fusion). False: text with text and
+            image with image alone, as the cosine of `[z_text, z_image]` side by side (our choice).
 
     Raises:
         ValueError: an unknown view, or users and candidates of different width.
@@ -137,7 +147,8 @@ def view_similarities(
         return nullcontext() if view in with_gradient else torch.no_grad()
 
     with gradient("both"):
-        both = products(unit_rows(users.fused), unit_rows(candidates.fused))
+        fused = (side.fused if cross_terms else side.side_by_side for side in (users, candidates))
+        both = products(*(unit_rows(vectors) for vectors in fused))
     with gradient("text"):
         text = products(users.present_text, candidates.present_text)
     with gradient("image"):

@@ -109,6 +109,8 @@ class VLM2RecLoss(nn.Module):
         crtr_stop_gradient: `"none"` or `"strong"` (see `crtr`).
         unimodal_weight: weight `w` of each single view in objectives with `unimodal`; the fused view's term has
             `1 - 2w`. At most 0.5.
+        cross_terms: the fused view compares sums of text and image vectors, as in the paper; False: text with text and
+            image with image alone (see `view_similarities`).
         sync_counts: average each term over the users of all processes instead of this process's own. Matters when
             processes skip different numbers of users. A collective: every process has to call the loss.
 
@@ -130,6 +132,7 @@ class VLM2RecLoss(nn.Module):
         scope: str = "user",
         crtr_stop_gradient: str = "strong",
         unimodal_weight: float | str | Schedule = 1 / 3,
+        cross_terms: bool = True,
         sync_counts: bool = False,
     ) -> None:
         super().__init__()
@@ -141,7 +144,7 @@ class VLM2RecLoss(nn.Module):
         check_choice("crtr_stop_gradient", crtr_stop_gradient, STOP_GRADIENTS)
         self.objective, self.margin, self.penalty, self.detach, self.scope = objective, margin, penalty, detach, scope
         self.crtr_stop_gradient = crtr_stop_gradient
-        self.sync_counts = sync_counts
+        self.cross_terms, self.sync_counts = cross_terms, sync_counts
         self.temperature = _schedule("temperature", temperature, above=0.0)
         self.wpcl_lambda = _schedule("wpcl_lambda", wpcl_lambda, at_least=0.0)
         self.crtr_beta = _schedule("crtr_beta", crtr_beta, at_least=0.0)
@@ -241,7 +244,7 @@ class VLM2RecLoss(nn.Module):
     ) -> tuple[dict[str, Summed], dict[str, Summed]]:
         """Terms, not weighted, and diagnostics of some users, as sums and counts."""
         negatives = negative_mask(target_ids, candidate_ids, positive, history_ids, candidate_valid, past)
-        views = view_similarities(users, candidates, self._views_with_gradient)
+        views = view_similarities(users, candidates, self._views_with_gradient, self.cross_terms)
         batch = _Batch(views, positive, negatives, self.temperature(progress), candidate_log_q)
         penalised = self._penalise(batch, progress)
         margins = penalised.margins if self.scope == "user" else self._margins(batch, self.margin)
@@ -334,6 +337,7 @@ class VLM2RecLoss(nn.Module):
             "scope": self.scope,
             "crtr_stop_gradient": self.crtr_stop_gradient,
             "unimodal_weight": _plain(self.unimodal_weight),
+            "cross_terms": self.cross_terms,
             "sync_counts": self.sync_counts,
         }
 

@@ -24,16 +24,23 @@ SCORE_TABLE = "score_options.json"
 logger = logging.get_logger(__name__)
 
 
-def note_temperature(embedder: VLM2RecEmbedder, temperature: float) -> None:
-    """Keep the temperature of training in the config, beside whatever options are there.
+def note_trained_score(embedder: VLM2RecEmbedder, temperature: float, cross_terms: bool) -> None:
+    """Keep in the config what the loss compares, beside whatever options are there.
 
     Args:
         embedder: the embedder.
         temperature: the last value of the loss's.
+        cross_terms: of the loss. False is kept, so that validation shows the view `scored`; an embedder's own False
+            stays.
+
+    Raises:
+        ValueError: no cross terms with internal fusion.
     """
     own = ScoreOptions.of(embedder.config)
-    if own.temperature != temperature:
-        embedder.config.score_options = replace(own, temperature=temperature).to_dict()
+    trained = replace(own, temperature=temperature, cross_terms=own.cross_terms and cross_terms)
+    if trained != own:
+        ScoreOptions.of(embedder.config, trained)
+        embedder.config.score_options = trained.to_dict()
 
 
 def choose_on_validation(

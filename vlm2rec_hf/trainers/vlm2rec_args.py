@@ -37,6 +37,13 @@ class VLM2RecTrainingArguments(EncoderTrainingArguments):
     unimodal_weight: str = field(
         default="0.3333333333333333", metadata={"help": "Weight of each single view in objectives with unimodal."}
     )
+    cross_terms: bool = field(
+        default=True,
+        metadata={
+            "help": "The fused view compares sums of text and image vectors (the paper's fusion); False: text with "
+            "text and image with image alone, in training and in the view `scored`."
+        },
+    )
     modality_dropout: float = field(
         default=0.3, metadata={"help": "Chance that one view of an example is dropped (objective modality_dropout)."}
     )
@@ -61,6 +68,13 @@ class VLM2RecTrainingArguments(EncoderTrainingArguments):
             "and keep them in the config; by default where training is validated and there is such a split."
         },
     )
+    score_option_users: int | None = field(
+        default=20_000,
+        metadata={
+            "help": "Validation users that score options are chosen on, evenly spread: more than `validation_users`, "
+            "as it is done once and differences are small. None: all."
+        },
+    )
     gradient_cache_tokens: int | None = field(
         default=None,
         metadata={
@@ -75,8 +89,10 @@ class VLM2RecTrainingArguments(EncoderTrainingArguments):
             raise ValueError(f"`modality_dropout` must lie in [0, 1), got {self.modality_dropout}.")
         if self.targets_per_row not in TARGETS_PER_ROW:
             raise ValueError(f"`targets_per_row` must be one of {TARGETS_PER_ROW}, got {self.targets_per_row!r}.")
-        if self.gradient_cache_tokens is not None and self.gradient_cache_tokens < 1:
-            raise ValueError(f"`gradient_cache_tokens` must be at least 1 or None, got {self.gradient_cache_tokens}.")
+        for name in ("gradient_cache_tokens", "score_option_users"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1 or None, got {value}.")
 
     def make_loss(self) -> VLM2RecLoss:
         """The loss these arguments describe.
@@ -96,4 +112,5 @@ class VLM2RecTrainingArguments(EncoderTrainingArguments):
             scope=self.scope,
             crtr_stop_gradient=self.crtr_stop_gradient,
             unimodal_weight=self.unimodal_weight,
+            cross_terms=self.cross_terms,
         )

@@ -30,7 +30,7 @@ from .data_parallel import needs_every_parameter, with_all_gradients, zero_of
 from .encoder_trainer import DATA_WAIT, EncoderTrainer, check_count
 from .gradient_cache import GradientCache
 from .prefetch import prefetched
-from .score_choice import choose_on_validation, note_temperature, write_score_table
+from .score_choice import choose_on_validation, note_trained_score, write_score_table
 from .step_metrics import GRADIENT_NORM
 from .step_views import STEP, ContrastiveStep, assemble, watch_gradients
 from .throughput import Throughput
@@ -190,13 +190,13 @@ class VLM2RecTrainer(EncoderTrainer):
         all options tried in `score_options.json` in the output folder.
         """
         temperature = self.loss.temperature(1.0)
-        note_temperature(self.embedder, temperature)
+        note_trained_score(self.embedder, temperature, self.loss.cross_terms)
         result = super().train(*args, **kwargs)
         dataset, wanted = self.recommendation_eval, self.args.choose_score_options
         if wanted is None:
             wanted = self.args.eval_strategy != "no" and self.evaluator is None and has_validation(dataset)
         if wanted:
-            examples = validation_examples(dataset, self.args.max_history, self.args.validation_users)
+            examples = validation_examples(dataset, self.args.max_history, self.args.score_option_users)
             trials = choose_on_validation(
                 self.embedder,
                 self._catalogues.of(dataset),
