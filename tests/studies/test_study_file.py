@@ -3,12 +3,16 @@
 import copy
 
 import pytest
+import torch
+from transformers import AutoModel
 
 from vlm2rec_hf.studies.budget import steps_within
 from vlm2rec_hf.studies.runs import runs_of
+from vlm2rec_hf.studies.shared_work import shared_dataset, shared_start
 from vlm2rec_hf.studies.study_file import parse_study, read_study
 from vlm2rec_hf.studies.work import check_arguments, run_study
 
+from ..modeling.test_from_parts import save_language_model
 from .small_studies import CONTENT, small_study
 
 
@@ -49,6 +53,7 @@ BAD = {
     "`embedder` of 'a' must be": {"methods": [{"name": "a", "kind": "head", "embedder": "b"}]},
     "`seeds` must be": {"seeds": 3},
     "`start` must name exactly one": {"start": {"tiny": "qwen2_vl", "model": "x"}},
+    "`start.parts` .* goes with `start.language_model`": {"start": {"tiny": "parts", "parts": {"feature_size": 8}}},
     "`start` is missing": {"start": None},
     "`tests`.*'sfd'": {"tests": [["sfd", "sft"]]},
     "`tests\\[0\\]` must name": {"tests": [{"a": "sft"}]},
@@ -82,11 +87,11 @@ def test_the_examples_are_whole(tmp_path):
     from pathlib import Path
 
     files = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
-    assert [file.name for file in files] == ["demo_shop.yaml", "hm_week.yaml"]
+    assert [file.name for file in files] == ["demo_shop.yaml", "hm_week.yaml", "hm_week_pretrained.yaml"]
     for file in files:
         study = read_study(file, tmp_path)
         runs = runs_of(study)
-        assert len(runs) > 20 and len(study.tests) > 5
+        assert len(runs) >= 7 and len(study.tests) > 5
         for run in runs:
             check_arguments(run)
 
@@ -108,3 +113,18 @@ def test_seconds_become_steps_once_they_are_timed(tmp_path):
     run.folder.mkdir(parents=True)
     (run.folder / "budget.json").write_text('{"max_steps": 17}')
     assert steps_within(run, 30) == 17
+
+
+def test_a_start_may_be_a_language_model_with_features(tmp_path):
+    save_language_model(tmp_path / "words")
+    start = {"language_model": str(tmp_path / "words"), "parts": {"feature_size": 8}, "processor": {"max_history": 3}}
+    study = small_study(
+        tmp_path / "study", start=start, methods=[{"name": "zero_shot", "kind": "zero_shot"}], tests=[]
+    )
+    (run, *_) = runs_of(study)
+    made, again = (shared_start(run, shared_dataset(study, run.data)) for _ in range(2))
+    assert made.model.vlm.config.model_type == "vlm2rec_parts" and made.processor.max_history == 3
+    for name, weight in again.model.state_dict().items():
+        assert torch.equal(weight, made.model.state_dict()[name])
+    words = AutoModel.from_pretrained(tmp_path / "words").state_dict()
+    assert all(torch.equal(made.model.vlm.language_model.state_dict()[name], words[name]) for name in words)

@@ -104,8 +104,8 @@ def shared_start(run: Run, dataset: RecDataset) -> LoadedModel:
     start = run.start
     assert start is not None
     processor = {**start.processor, **run.data.processor}
-    if start.tiny is None and not start.warm_up:
-        loaded = _given_model(start, processor)
+    if start.model is not None and not start.warm_up:
+        loaded = _given_model(start, start.seed_of(run.seed), processor)
     else:
         folder = start_folder(run, dataset)
         with _only_one(run.study, f"start.{folder.name}"):
@@ -141,10 +141,14 @@ def vision_cache(study: Study) -> VisionCache:
     return VisionCache(vision_folder(study))
 
 
-def _given_model(start: StudyStart, processor: dict[str, Any]) -> LoadedModel:
-    from ..loading import load_or_build
+def _given_model(start: StudyStart, seed: int, processor: dict[str, Any]) -> LoadedModel:
+    from ..loading import load_or_build, load_parts
 
-    loaded = load_or_build(str(start.model), "vlm2rec", revision=start.revision, **start.loading)
+    if start.language_model is not None:
+        parts = {**start.parts, **start.loading}
+        loaded = load_parts(start.language_model, revision=start.revision, seed=seed, **parts)
+    else:
+        loaded = load_or_build(str(start.model), "vlm2rec", revision=start.revision, **start.loading)
     for name, value in processor.items():
         setattr(loaded.processor, name, value)
     return loaded
@@ -162,7 +166,7 @@ def _make_start(start: StudyStart, seed: int, processor: dict[str, Any], dataset
         texts = [text for text in dataset.item_texts() if text]
         model, layout = tiny_vlm(start.tiny, texts, seed=seed, processor_options=processor, **start.options)
     else:
-        loaded = _given_model(start, processor)
+        loaded = _given_model(start, seed, processor)
         model, layout = loaded.model, loaded.processor
     if start.warm_up:
         catalogue = PreparedCatalogue(dataset.catalogue_items(), layout)

@@ -61,12 +61,14 @@ class StudyData:
 
 @dataclass(frozen=True)
 class StudyStart:
-    """How embedders start: a tiny one from config, or a saved model or raw backbone.
+    """How embedders start: a tiny one from config, a saved model or raw backbone, or a language model with features.
 
     Args:
         tiny: family of `tiny_vlm`.
         options: of `tiny_vlm`, sizes included.
         model: instead: folder or Hub id.
+        language_model: instead: folder or Hub id of a causal language model.
+        parts: beside it: options of `VLM2RecEmbedder.from_parts` (`feature_size`, or `image_encoder` and the like).
         revision: of a Hub id.
         loading: options of `from_pretrained` (`dtype`, `attn_implementation`).
         processor: options of the processor (`max_history`, `item_instruction`, ...).
@@ -78,6 +80,8 @@ class StudyStart:
     tiny: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     model: str | None = None
+    language_model: str | None = None
+    parts: dict[str, Any] = field(default_factory=dict)
     revision: str | None = None
     loading: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
@@ -86,8 +90,12 @@ class StudyStart:
     seed: Any = 0
 
     def __post_init__(self) -> None:
-        if (self.tiny is None) == (self.model is None):
-            raise ValueError("`start` must name exactly one of `tiny` (a family built from config) and `model`.")
+        if sum(one is not None for one in (self.tiny, self.model, self.language_model)) != 1:
+            raise ValueError(
+                "`start` must name exactly one of `tiny` (a family built from config), `model` and `language_model`."
+            )
+        if self.parts and self.language_model is None:
+            raise ValueError(f"`start.parts` {self.parts!r} goes with `start.language_model`.")
         if self.seed != "each" and not isinstance(self.seed, int):
             raise ValueError(f"`start.seed` must be a whole number or 'each', got {self.seed!r}.")
         if self.warm_up and self.lora is not None:
