@@ -23,6 +23,7 @@ SAVES = {
     "vision_cache",
     "encode_throughput",
     "history_append",
+    "index_search",
     "serve_latency",
     "prefix_training",
     "ml1m_evaluation",
