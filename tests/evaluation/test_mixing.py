@@ -27,13 +27,14 @@ def examples():
     return make_examples(random_sequences(4, n_users=40), "validation")
 
 
-def test_a_mix_adds_standardised_scores_and_leaves_the_given_ones_alone(examples):
+def test_a_mix_adds_scores_in_units_of_their_spread_and_leaves_the_given_ones_alone(examples):
     rng = np.random.default_rng(0)
     a, b = 1e6 * rng.random((40, 25)) - 3, rng.standard_normal((40, 25)).astype(np.float32)
     kept = a.copy()
     scores = MixedScorer(MatrixScorer(a), MatrixScorer(b), 0.3).scores(slice(10, 20))
+    units = [np.sqrt(x.astype(float).var(axis=1).mean()) for x in (a, b)]
     for row, mixed in enumerate(scores, start=10):
-        parts = [(x[row] - x[row].mean()) / x[row].std() for x in (a, b.astype(float))]
+        parts = [(x[row] - x[row].mean()) / unit for x, unit in zip((a, b.astype(float)), units, strict=True)]
         np.testing.assert_allclose(mixed, 0.7 * parts[0] + 0.3 * parts[1], atol=1e-9)
     np.testing.assert_array_equal(a, kept)
     # The unit of a ranker does not matter.
@@ -50,7 +51,16 @@ def test_the_ends_are_the_rankers_themselves_and_equal_scores_say_nothing(exampl
         )
     constant = MatrixScorer(np.full((40, 25), 0.1))  # its mean is not exactly 0.1
     mixed = MixedScorer(constant, b, 0.01).scores(slice(0, 40))
-    np.testing.assert_allclose(mixed, 0.01 * mixing.standardised(b, slice(0, 40)))
+    given = b.scores(slice(0, 40))
+    expected = (given - given.mean(axis=1, keepdims=True)) / np.sqrt(given.var(axis=1).mean())
+    np.testing.assert_allclose(mixed, 0.01 * expected, atol=1e-9)
+
+
+def test_a_ranker_weighs_more_where_it_has_more_to_say(examples):
+    flat, steep = np.zeros((40, 25)), np.zeros((40, 25))
+    flat[:, 0], steep[:20, 1], steep[20:, 1] = 1.0, 0.1, 10.0  # the second says little of the first twenty users
+    best = MixedScorer(MatrixScorer(flat), MatrixScorer(steep), 0.5).scores(slice(0, 40)).argmax(axis=1)
+    assert best.tolist() == [0] * 20 + [1] * 20
 
 
 def test_the_weight_is_the_best_of_the_validation_split_whatever_the_blocks(examples, monkeypatch):

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from ..data.sequences import Examples
+from ..data.sequences import Examples, spread_rows
 from .metrics import rank_metric
 from .ranking import rank_targets
 from .scorers import BlockScorer
 
 BLOCK_SCORES = 2**21
+UNIT_ROWS = 1000
 WEIGHTS = tuple(step / 20 for step in range(21))
 """Weights tried by default: 0, 0.05, ... 1."""
 
 
 class MixedScorer:
-    """`(1 - weight) * z(a) + weight * z(b)`, where `z` gives each user's scores mean 0 and standard deviation 1.
+    """`(1 - weight) * a / unit(a) + weight * b / unit(b)`, where `unit` is a scorer's typical spread within a user.
 
     Scores of two rankers have no common unit: cosines lie within [-1, 1], counts go into the thousands, EASE's grow
-    with the history. Over one user's whole catalogue, standardised, they have one (our choice; what else was tried is
-    in the log). A user for whom a ranker says the same of every item is ranked by the other one.
+    with the history. `score_unit` gives each one, the same for all users, so that who has more to say about a user
+    weighs more, too (our choice; standardising each user's scores is worth less: see the log). A user for whom a
+    ranker says the same of every item is ranked by the other one.
 
     Args:
         a: a scorer of the same examples as `b`.
@@ -48,8 +51,14 @@ class MixedScorer:
         return len(self.a)
 
     def scores(self, rows: slice) -> np.ndarray:
-        """The weighted sum of standardised scores: `(b, n_items)` float64."""
-        return _mixed(standardised(self.a, rows), standardised(self.b, rows), self.weight)
+        """The weighted sum: `(b, n_items)` float64."""
+        first, second = self.units
+        return _mixed(_centred(self.a, rows) / first, _centred(self.b, rows) / second, self.weight)
+
+    @cached_property
+    def units(self) -> tuple[float, float]:
+        """`score_unit` of both."""
+        return score_unit(self.a), score_unit(self.b)
 
 
 class _Block:
@@ -66,24 +75,26 @@ class _Block:
         return self.matrix[rows]
 
 
-def standardised(scorer: BlockScorer, rows: slice) -> np.ndarray:
-    """A scorer's scores with mean 0 and standard deviation 1 in each row; constant rows become 0.
+def score_unit(scorer: BlockScorer) -> float:
+    """Root of the mean variance of a user's scores, over up to 1,000 users evenly spread; infinity where all tie.
 
     Args:
         scorer: any scorer, on any device.
-        rows: which examples.
-
-    Returns:
-        `(b, n_items)` float64.
     """
+    rows = spread_rows(len(scorer), UNIT_ROWS).tolist()
+    variances = [float(_centred(scorer, slice(row, row + 1)).var()) for row in rows]
+    return float(np.sqrt(np.mean(variances))) if any(variances) else np.inf
+
+
+def _centred(scorer: BlockScorer, rows: slice) -> np.ndarray:
+    """`(b, n_items)` float64 with mean 0 in each row; a row of equal scores is 0."""
     given = scorer.scores(rows)
     raw = given.detach().cpu().double().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
     scores = raw.astype(np.float64)  # a copy: a scorer may hand out what it keeps
     size = np.abs(scores).max(axis=1, initial=0.0)[:, None]
     scores -= scores.mean(axis=1, keepdims=True)
-    spread = scores.std(axis=1, keepdims=True)
-    # What is left of equal scores is rounding, and must not be blown up.
-    scores /= np.where(spread > 1e-12 * size, spread, np.inf)
+    # What is left of equal scores is rounding, and must not be blown up where all users tie.
+    scores[np.abs(scores).max(axis=1, initial=0.0) <= 1e-12 * size[:, 0]] = 0.0
     return scores
 
 
@@ -119,11 +130,12 @@ def mix_curve(
     if not len(examples) or len(a) != len(examples):
         raise ValueError(f"`examples` must be what the scorers score ({len(a)}), at least one, got {len(examples)}.")
     sums = dict.fromkeys(tried, 0.0)
+    units = score_unit(a), score_unit(b)
     size = max(1, BLOCK_SCORES // max(a.n_items, 1))
     for begin in range(0, len(examples), size):
         rows = slice(begin, min(begin + size, len(examples)))
         part = examples.take(np.arange(rows.start, rows.stop))
-        of_a, of_b = standardised(a, rows), standardised(b, rows)
+        of_a, of_b = _centred(a, rows) / units[0], _centred(b, rows) / units[1]
         for weight in tried:
             ranks = rank_targets(_Block(_mixed(of_a, of_b, weight)), part, k=1, exclude_seen=exclude_seen).ranks
             sums[weight] += float(rank_metric(metric, ranks).sum())
