@@ -30,10 +30,8 @@ ALLOWED = {
     "merging": {"modeling"},
     "evaluation": {"data", "modeling", "catalogues", "loading"},
     "indexing": set(),
-    "recommending": {"data", "modeling", "catalogues", "loading", "evaluation", "indexing"},
-    "serving": {
-        "data", "modeling", "catalogues", "loading", "evaluation", "indexing", "recommending", "histories",
-    },
+    "recommending": {"data", "modeling", "catalogues", "histories", "loading", "evaluation", "indexing"},
+    "serving": {"data", "modeling", "catalogues", "loading", "evaluation", "indexing", "recommending"},
     "page": {"data", "indexing", "recommending"},
     "jobs": {"modeling", "data", "catalogues", "evaluation"},
     "hub_cards": {"hub", "modeling", "data", "evaluation", "loading", "recommending", "sentence_transformers"},

@@ -227,6 +227,14 @@ def test_users_come_and_go(tiny, items):
     expected = model.encode_histories([[items[0], items[4]], [*items[:3], items[5]], [items[4]]], processor)
     assert difference(state.embedding(), expected) < 1e-5
     assert torch.equal(state.embedding(["d", "a"]).both, state.embedding().both[[2, 0]])
+    held = state.nbytes
+    state.clear(["c"])
+    assert state.users == ["a", "c", "d"] and state.lengths == [2, 0, 1] and state.nbytes <= held
+    assert not state.embedding(["c"]).both.any()
+    state.append({"c": items[1]})
+    assert difference(state.embedding(["c"]), model.encode_histories([[items[1]]], processor)) < 1e-5
+    with pytest.raises(ValueError, match="`users` holds 'z'"):
+        state.clear(["z"])
 
 
 def test_cached_features_and_prepared_items_are_taken(tiny, items, monkeypatch):

@@ -112,6 +112,12 @@ def test_tokens_and_addresses(tmp_path):
             check_host(host, ServerSettings(), False)
         check_host(host, ServerSettings(token_file=str(file)), False)
         check_host(host, ServerSettings(), True)
-    for wrong in ({"max_batch": 0}, {"deadline_s": 0}, {"batch_wait_ms": -1}, {"max_body_mb": float("nan")}):
+    for wrong in (
+        {"max_batch": 0},
+        {"deadline_s": 0},
+        {"batch_wait_ms": -1},
+        {"max_body_mb": float("nan")},
+        {"kv_memory_mb": -1},
+    ):
         with pytest.raises(ValueError, match=f"`{next(iter(wrong))}`"):
             ServerSettings(**wrong)

@@ -77,6 +77,10 @@ def test_a_click_changes_what_a_user_gets(served, shop, open_copy):
     after = served.client.get("/users/anna%2Fb/recommendations", params={"k": 3}).json()
     assert after["source"] == "model"
     assert [one["item_id"] for one in after["items"]] == recommended(served, [item], k=3)
+    more = str(shop.item_ids[9])  # what was read of the first click is kept
+    served.client.post("/users/anna%2Fb/clicks", json={"items": [more]})
+    grown = served.client.get("/users/anna%2Fb/recommendations", params={"k": 3})
+    assert ids_of(grown) == recommended(served, [item, more], k=3)
     user = str(shop.sequences().user_ids[0])
     (theirs,) = open_copy().recommend(users=[user], k=3)
     assert ids_of(served.client.get(f"/users/{user}/recommendations?k=3")) == theirs.item_ids

@@ -23,7 +23,7 @@ WORKER = "VLM2REC_SERVE_WORKER"
 """Variable that tells worker processes the command line."""
 LIMITS = (
     "batch_wait_ms", "max_batch", "queue_size", "deadline_s", "receive_s", "max_body_mb", "max_image_mb",
-    "history_memory_mb", "history_length", "shutdown_s", "state",
+    "history_memory_mb", "kv_memory_mb", "history_length", "shutdown_s", "state",
 )  # fmt: skip
 
 
@@ -58,6 +58,12 @@ class ServeArguments(OpeningArguments):
     max_image_mb: float = field(default=10.0, metadata={"help": "Of an image file in a request, in MB."})
     history_memory_mb: float = field(
         default=256.0, metadata={"help": "For users' clicks; those not used for longest are forgotten first."}
+    )
+    kv_memory_mb: float = field(
+        default=256.0,
+        metadata={
+            "help": "For what an embedder has read of users' histories, so that a click costs one item; 0: none."
+        },
     )
     history_length: int = field(default=1000, metadata={"help": "Newest clicks kept per user."})
     shutdown_s: float = field(default=30.0, metadata={"help": "Seconds to finish what was accepted, at the end."})

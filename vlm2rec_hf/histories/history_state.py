@@ -231,7 +231,7 @@ class HistoryState:
             raise ValueError("`users` names a user twice, or one that is there already; ids must differ.")
         for user in new:
             self._places[user] = len(self._histories)
-            self._histories.append(UserHistory(rows={view: HistoryRow() for view in self._layouts}))
+            self._histories.append(self._without_items())
         for view, bank in self._banks.items():
             bank.add(len(new))
             added = torch.zeros(len(new), self.model.config.hidden_size)
@@ -249,6 +249,23 @@ class HistoryState:
         state._banks = {view: bank.select(places) for view, bank in self._banks.items()}
         state._vectors = {view: vectors[places] for view, vectors in self._vectors.items()}
         return state
+
+    def clear(self, users: Sequence[User]) -> None:
+        """Forget the items of some users, who stay: their next item is their first. Nothing is copied or freed.
+
+        Args:
+            users: whose.
+
+        Raises:
+            ValueError: unknown users.
+        """
+        for place in self._places_of(list(users)):
+            self._histories[place] = self._without_items()
+            for vectors in self._vectors.values():
+                vectors[place] = 0
+
+    def _without_items(self) -> UserHistory:
+        return UserHistory(rows={view: HistoryRow() for view in self._layouts})
 
     def drop(self, users: Sequence[User]) -> None:
         """Forget some users and free what was kept of them."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from ..indexing.rows import OWN
 from ..loading import LoadedModel
 from ..modeling.items_vlm2rec import PreparedItem
 from .index_rows import BARE, dataset_table, facts_of, fingerprint_of
+from .kept_histories import KeptHistories
 from .scored_view import with_scored_items, with_scored_users
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class EncoderSide:
     ) -> None:
         self.loaded, self.dataset, self.catalogue, self.view = loaded, dataset, catalogue, view
         self.scoring = scoring
+        self.kept: KeptHistories | None = None
         self._given, self._item_views, self._batch_size = index, item_views, batch_size
         ids = [] if dataset is None else dataset.item_ids.tolist()
         self.place = {str(item): i for i, item in enumerate(ids)}
@@ -108,20 +111,54 @@ class EncoderSide:
         """Which items can stand in a history."""
         return {item for item in item_ids if item in self.place} | self.index.has(item_ids)
 
-    def user_views(self, histories: Sequence[Sequence[Any]]) -> dict[str, np.ndarray]:
-        """View -> `(n, dim)` float32 of histories of ids and new items; zero where nothing read says anything."""
+    def keep_histories(self, memory_bytes: float) -> bool:
+        """From now on keep what is read of users' histories, so that one more item costs its own tokens alone.
+
+        Args:
+            memory_bytes: budget of keys, values and image features; see `KeptHistories`.
+
+        Returns:
+            Whether that can be done; not for PixRec, nor for backbones whose attention slides.
+        """
+        if self.loaded.model_type != "vlm2rec" or not memory_bytes > 0:
+            return False
+        try:
+            self.kept = KeptHistories(self.loaded.model, self.loaded.processor, memory_bytes)
+        except ValueError as error:
+            logger.warning("Histories are read anew for each list: %s", error)
+        return self.kept is not None
+
+    def user_views(
+        self, histories: Sequence[Sequence[Any]], users: Sequence[str | None] | None = None
+    ) -> dict[str, np.ndarray]:
+        """View -> `(n, dim)` float32 of histories of ids and new items; zero where nothing read says anything.
+
+        Args:
+            histories: oldest first.
+            users: whose they are, where that is known: with `keep_histories` only what is new of them is run.
+        """
         rows = [list(history[-self.longest :]) for history in histories]
         ready = self._ready({entry for row in rows for entry in row if isinstance(entry, str)})
-        readable = [[e if isinstance(e, dict) else ready[e] for e in row] for row in rows]
-        readable = [[entry for entry in row if entry is not None] for row in readable]
-        known = [i for i, row in enumerate(readable) if row]
+        readable = [[(object(), e) if isinstance(e, dict) else ready[e] for e in row] for row in rows]
+        readable = [[(key, item) for key, item in row if item is not None] for row in readable]
+        mine: dict[str, int] = {}
+        for i, user in enumerate(users or ()):
+            if self.kept is not None and user is not None and readable[i]:
+                mine.setdefault(user, i)
+        kept = list(mine.values())
+        rest = [i for i, row in enumerate(readable) if row and i not in kept]
         options = {} if self._batch_size is None else {"batch_size": self._batch_size}
         encoded = None
-        if known:
-            encoded = self.loaded.model.encode_histories(
-                [readable[i] for i in known], self.loaded.processor, **options
-            )
-        return with_scored_users(self._spread(encoded, known, len(rows)), self.scoring)
+        if rest:
+            plain = [[item for _, item in readable[i]] for i in rest]
+            encoded = self.loaded.model.encode_histories(plain, self.loaded.processor, **options)
+        views = self._spread(encoded, rest, len(rows))
+        if kept:
+            assert self.kept is not None
+            grown = self.kept.encode(list(mine), [readable[i] for i in kept])
+            for view, matrix in views.items():
+                matrix[kept] = grown.view(view).float().cpu().numpy()
+        return with_scored_users(views, self.scoring)
 
     def item_views(
         self, sources: Sequence[Mapping[str, Any]], popularity: Sequence[int] | None = None
@@ -158,18 +195,22 @@ class EncoderSide:
         """Text and image of an item that an index keeps itself."""
         return {"text": row["_text"], "image": None if row["_image"] is None else decode_image(row["_image"])}
 
-    def _ready(self, item_ids: set[str]) -> dict[str, Any]:
-        """Items by id, ready to be laid out; None where an item has neither text nor image."""
+    def _ready(self, item_ids: set[str]) -> dict[str, tuple[Hashable, Any]]:
+        """Items by id, ready to be laid out, behind a key that is another one once text or image are.
+
+        None where an item has neither text nor image.
+        """
         ids = sorted(item_ids)
         rows = self.index.rows(ids, ["_source", "_text", "_image"]).to_pylist() if self._given or self._changed else []
-        ready: dict[str, Any] = {}
+        ready: dict[str, tuple[Hashable, Any]] = {}
         for row in rows:
             if row["_source"] == OWN:
                 source = self.source_from_index(row)
-                ready[row["item_id"]] = source if source["text"] or source["image"] is not None else None
+                key = (row["item_id"], row["_text"], hashlib.sha256(row["_image"] or b"").digest())
+                ready[row["item_id"]] = key, source if source["text"] or source["image"] is not None else None
         for item in ids:
             if item not in ready:
-                ready[item] = self._of_dataset(item)
+                ready[item] = item, self._of_dataset(item)
         return ready
 
     @property

@@ -88,8 +88,10 @@ class HeadSide:
         """Which items can stand in a history."""
         return {item for item in item_ids if item in self.head.catalogue.index}
 
-    def user_views(self, histories: Sequence[Sequence[Any]]) -> dict[str, np.ndarray]:
-        """`both` -> `(n, dim)` float32; zero for an empty history."""
+    def user_views(
+        self, histories: Sequence[Sequence[Any]], users: Sequence[str | None] | None = None
+    ) -> dict[str, np.ndarray]:
+        """`both` -> `(n, dim)` float32; zero for an empty history. Whose histories they are makes no difference."""
         for history in histories:
             if any(not isinstance(entry, str) for entry in history):
                 raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,11 +28,13 @@ class Question:
         entries: a history, oldest first: ids, and of encoders new items `{"text", "image"}`. Of `similar`: one item.
         options: how the list is made.
         similar: ask for what is like the item instead.
+        user: whose history it is, where that is known: an embedder that keeps histories runs only what is new of it.
     """
 
     entries: Entries
     options: ListOptions
     similar: bool = False
+    user: str | None = None
 
 
 def answer_together(recommender: Recommender, questions: Sequence[Question]) -> list[Answer]:
@@ -57,7 +60,7 @@ def answer_together(recommender: Recommender, questions: Sequence[Question]) -> 
                 (known[i],), _ = known_entries(side, [one.entries], one.options.on_unknown)
         except (ValueError, TypeError) as error:
             answers[i] = error
-    ahead = _EncodedAhead(side, [history for history in known.values() if history], new)
+    ahead = _EncodedAhead(side, [(row, questions[i].user) for i, row in known.items() if row], new)
     groups: dict[str, list[int]] = {}
     for i, one in enumerate(questions):
         if answers[i] is None:
@@ -96,9 +99,15 @@ def each(work: Callable[[list[Any]], list[Any]], rows: Sequence[Any]) -> list[An
 class _EncodedAhead:
     """A side of a recommender that was asked for some vectors already, all in one pass."""
 
-    def __init__(self, side: Any, histories: Sequence[Entries], items: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, side: Any, histories: Sequence[tuple[Entries, str | None]], items: Sequence[Mapping[str, Any]]
+    ) -> None:
         self._side = side
-        self._users = _rows_ahead(side.user_views, {_key(history): history for history in histories})
+        whose = {_key(history): user for history, user in histories}
+        encode = side.user_views
+        if any(user is not None for user in whose.values()):
+            encode = partial(side.user_views, users=list(whose.values()))
+        self._users = _rows_ahead(encode, {_key(history): history for history, _ in histories})
         self._items = _rows_ahead(side.item_views, {_key([item]): item for item in items})
 
     def __getattr__(self, name: str) -> Any:

@@ -29,7 +29,7 @@ from .schemas import (
     SimilarRequest,
 )
 from .service import Service
-from .settings import ServerSettings
+from .settings import MEGABYTE, ServerSettings
 
 ItemId = Annotated[Id, Path(description="Of the item; a slash in it may stand as it is.")]
 UserId = Annotated[Id, Path(description="Of the user, in the dataset or new.", examples=["u0001"])]
@@ -70,7 +70,7 @@ def create_app(
     """
     settings = settings or ServerSettings()
     metrics = Metrics()
-    engine = Engine(recommender)
+    engine = Engine(recommender, settings.kv_memory_mb * MEGABYTE)
     engine.warm_up()
     service = Service(engine, settings, metrics)
 

@@ -30,15 +30,24 @@ class Engine:
 
     Args:
         recommender: any.
+        kv_memory_bytes: of embedders: for what was read of users' histories; 0: nothing of it is kept.
     """
 
-    def __init__(self, recommender: Recommender) -> None:
+    def __init__(self, recommender: Recommender, kv_memory_bytes: float = 0) -> None:
         self.recommender = recommender
+        side: Any = recommender.side
+        if kv_memory_bytes and hasattr(side, "keep_histories"):
+            side.keep_histories(kv_memory_bytes)
 
     @property
     def index(self) -> Any:
         """The index that lists come from."""
         return self.recommender.index
+
+    @property
+    def histories_kept(self) -> int:
+        """Users whose histories need not be read again."""
+        return len(getattr(self.recommender.side, "kept", None) or ())
 
     @property
     def keeps_changes(self) -> bool:

@@ -102,6 +102,7 @@ class Metrics:
             "superseded": "1: the index was switched to another model; restart to load it.",
             "users_with_clicks": "Users whose clicks are in memory.",
             "users_forgotten": "Users whose clicks went because the memory budget was used up.",
+            "histories_kept": "Users whose histories the embedder need not read again.",
             "torn_lines": "Damaged lines that were met in the log of clicks.",
         }
         self.gauges = {

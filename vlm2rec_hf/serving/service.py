@@ -102,7 +102,7 @@ class Service:
         self._check_k(k)
         options = ListOptions(k=k, on_unknown="skip", **values)
         history = await asyncio.to_thread(lambda: [*self.engine.history_of(user), *self.clicks.of(user)])
-        return await self._list(Question(history, options))
+        return await self._list(Question(history, options, user=user))
 
     # ---- changes
 
@@ -154,7 +154,7 @@ class Service:
         self.metrics.set({
             **self.metrics.watch.state(items), "items": items, "superseded": self.engine.index.superseded,
             "users_with_clicks": len(self.clicks), "users_forgotten": self.clicks.forgotten,
-            "torn_lines": self.clicks.torn,
+            "torn_lines": self.clicks.torn, "histories_kept": self.engine.histories_kept,
         })  # fmt: skip
         self.metrics.waiting.set(self._jobs.waiting + self._clicks.waiting)
 

@@ -29,6 +29,8 @@ class ServerSettings:
         max_new_items: items with text and image in one request.
         max_list: items in one list (`k`).
         history_memory_mb: for users' clicks; users whose clicks were not used for longest go first.
+        kv_memory_mb: for what an embedder has read of users' histories (keys, values, image features), so that a click
+            costs one item; users who were asked for longest ago go first; 0: histories are read anew for each list.
         history_length: newest clicks that are kept per user.
         shutdown_s: how long what was accepted may take after the signal to stop.
         state: folder of the clicks; None: they are gone with the process.
@@ -47,6 +49,7 @@ class ServerSettings:
     max_new_items: int = 32
     max_list: int = 1000
     history_memory_mb: float = 256.0
+    kv_memory_mb: float = 256.0
     history_length: int = 1000
     shutdown_s: float = 30.0
     state: str | None = None
@@ -59,6 +62,9 @@ class ServerSettings:
             if name == "batch_wait_ms":
                 if not 0 <= value <= 1000:
                     raise ValueError(f"`batch_wait_ms` must lie between 0 and 1000, got {value}.")
+            elif name == "kv_memory_mb":
+                if not value >= 0:
+                    raise ValueError(f"`kv_memory_mb` must be at least 0, got {value}.")
             elif not value > 0:
                 raise ValueError(f"`{name}` must be above 0, got {value}.")
 
