@@ -15,7 +15,7 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "img"
 METRICS = ("hit@10", "ndcg@10")
-METHODS = {"zero_shot": "before training", "sft": "plain contrastive (SFT)", "vlm2rec": "VLM2Rec (WPCL + CRTR)"}
+METHODS = {"zero_shot": "before training", "sft": "plain contrastive (SFT)", "vlm2rec": "VLM2Rec"}
 COLOURS = {"zero_shot": "#b9c0ca", "sft": "#e08a2e", "vlm2rec": "#3b6fb6", "head": "#3c8d5a"}
 LINES = {"transitions": ("--", "transitions (floor)"), "oracle": (":", "best score possible")}
 INK, GRID = "#2b2f36", "#d9dde3"

@@ -53,8 +53,8 @@ def test_prepare_saves_a_split_dataset(prepared):
 
 def test_train_leaves_a_model_and_a_report(trained):
     report = Report.load(trained / "evaluation")
-    assert report.methods == ["wpcl+crtr"]
-    assert set(report.views("wpcl+crtr")) == {"text", "image", "both"}
+    assert report.methods == ["wpcl+crtr+unimodal"]
+    assert set(report.views("wpcl+crtr+unimodal")) == {"text", "image", "both"}
     assert len(report) == 20
     assert (trained / "model.safetensors").is_file()
     assert (trained / "processor_config.json").is_file()
@@ -66,7 +66,7 @@ def test_evaluate_repeats_what_train_reported(trained, prepared, tmp_path, capsy
     assert main([*command, "--max_users", "20"]) == 0
     first, second = Report.load(trained / "evaluation"), Report.load(output)
     for view in ("text", "image", "both"):
-        assert first.ranks("wpcl+crtr", view).tolist() == second.ranks("wpcl+crtr", view).tolist()
+        assert first.ranks("wpcl+crtr+unimodal", view).tolist() == second.ranks("wpcl+crtr+unimodal", view).tolist()
     assert "popularity (floor)" in capsys.readouterr().out
 
 
@@ -147,7 +147,9 @@ def test_recipes_parse(recipe, tmp_path):
     _, data, models, *_, training = parse("train", "", (*CHEAP, VLM2RecTrainingArguments), options)
     assert data.k_core == 5
     assert (models.model is None) != (models.tiny is None)
-    assert training.objective == "wpcl+crtr"
+    plain = VLM2RecTrainingArguments(str(tmp_path))  # what the study chose, for every data set
+    for name in ("objective", "wpcl_lambda", "margin", "crtr_beta", "temperature", "crtr_temperature"):
+        assert str(getattr(training, name)) == str(getattr(plain, name)), name
 
 
 @pytest.mark.parametrize(

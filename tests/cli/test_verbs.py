@@ -149,7 +149,7 @@ def test_a_revision_decides_which_kind_of_model_is_meant(trained, shop, hub, tmp
             assert main([*line, spelling, tag, "--output", str(output)]) == 0
             report = Report.load(output)
             assert view in report.views(report.methods[0])
-            assert report.methods == ["pixrec" if tag == "v1.0" else "wpcl+crtr"]
+            assert report.methods == ["pixrec" if tag == "v1.0" else "wpcl+crtr+unimodal"]
 
 
 @pytest.mark.parametrize(

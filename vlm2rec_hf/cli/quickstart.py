@@ -47,10 +47,6 @@ class QuickstartArguments:
     warm_up_backbone: int = field(default=120, metadata={"help": "Steps of the warm-up."})
     steps: int = field(default=300, metadata={"help": "Training steps of each method."})
     batch_size: int = field(default=64, metadata={"help": "Users per step."})
-    wpcl_lambda: str = field(
-        default="linear:10->0@0.3-1.0", metadata={"help": "Schedule of the weak-modality penalty."}
-    )
-    crtr_beta: str = field(default="0.05", metadata={"help": "Schedule of CRTR's weight."})
 
     def __post_init__(self) -> None:
         from ..data.demo_shop import DemoShopConfig
@@ -154,8 +150,12 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
     add_embedder(report, "zero_shot", evaluate_embedder(model, catalogue, examples), examples)
     start = copy.deepcopy(model.state_dict())
     logs: dict[str, list[dict[str, Any]]] = {}
-    for number, (method, objective) in enumerate((("sft", "sft"), ("vlm2rec", "wpcl+crtr")), start=3):
-        what = "plain contrastive fine-tuning (SFT)" if method == "sft" else "VLM2Rec: the same plus WPCL and CRTR"
+    for number, (method, objective) in enumerate((("sft", "sft"), ("vlm2rec", "wpcl+crtr+unimodal")), start=3):
+        what = (
+            "plain contrastive fine-tuning (SFT)"
+            if method == "sft"
+            else "VLM2Rec: WPCL, CRTR and a loss for each view"
+        )
         say(f"{number}/6 Training: {what}.")
         model.load_state_dict(start)
         trainer = _train(options, objective, model, dataset, catalogue, folder)
@@ -208,8 +208,6 @@ def _train(
         per_device_train_batch_size=min(options.batch_size, options.users),
         learning_rate=1e-3,
         warmup_steps=max(options.steps // 10, 1),
-        wpcl_lambda=options.wpcl_lambda,
-        crtr_beta=options.crtr_beta,
         max_history=HISTORY,
         save_strategy="no",
         seed=options.seed,

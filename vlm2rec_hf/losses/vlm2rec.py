@@ -94,7 +94,8 @@ class _Batch:
 class VLM2RecLoss(nn.Module):
     """Contrastive losses that keep both modalities useful, and their baselines.
 
-    Numbers may be schedules (`Schedule.parse`), evaluated at `forward(progress=...)`. Defaults are our choice.
+    Numbers may be schedules (`Schedule.parse`), evaluated at `forward(progress=...)`. Defaults are our choice, by
+    the validation split of the study (docs/background/results.md).
 
     Args:
         objective: one of `OBJECTIVES`.
@@ -120,13 +121,13 @@ class VLM2RecLoss(nn.Module):
 
     def __init__(
         self,
-        objective: str = "wpcl+crtr",
+        objective: str = "wpcl+crtr+unimodal",
         *,
         temperature: float | str | Schedule = 0.05,
-        wpcl_lambda: float | str | Schedule = 5.0,
-        crtr_beta: float | str | Schedule = 0.2,
+        wpcl_lambda: float | str | Schedule = 0.5,
+        crtr_beta: float | str | Schedule = 0.05,
         crtr_temperature: float | str | Schedule = 0.1,
-        margin: str = "mean",
+        margin: str = "logprob",
         penalty: str = "exp",
         detach: str = "strong",
         scope: str = "user",

@@ -7,6 +7,7 @@ For user `u` with target `i+`, negatives `N_u` and modality `m` (text T, image V
     omega_u = exp(lambda * gap_u)                                   penalty
     L_WPCL  = - mean_u log [ e^{s(u,i+)/tau} / ( e^{s(u,i+)/tau} + omega_u sum_{j in N_u} e^{s(u,j)/tau} ) ]
 
+(`margin="mean"`; the default of `VLM2RecLoss` is the target's log-probability in the view: see `modality_margins`.)
 As d L / d log omega_u = 1 - p_+, the weak margin receives the extra gradient lambda * (1 - p_+), and the strong margin
 none. That the stronger margin is frozen and the negative term amplified is from the paper (arXiv 2603.17450); the form
 of margin and weight is our choice, hence the switches `margin`, `penalty`, `detach` and `scope`.

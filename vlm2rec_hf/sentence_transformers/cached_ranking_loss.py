@@ -45,7 +45,7 @@ class CachedVLM2RecRankingLoss(CachedLossMixin, VLM2RecRankingLoss):
     def __init__(
         self,
         model: SentenceTransformer,
-        objective: str = "wpcl+crtr",
+        objective: str = "wpcl+crtr+unimodal",
         *,
         mini_batch_size: int = 32,
         show_progress_bar: bool = False,

@@ -81,7 +81,7 @@ class VLM2RecRankingLoss(nn.Module):
     def __init__(
         self,
         model: SentenceTransformer,
-        objective: str = "wpcl+crtr",
+        objective: str = "wpcl+crtr+unimodal",
         *,
         gather_across_devices: bool = False,
         modality_dropout: float = 0.3,

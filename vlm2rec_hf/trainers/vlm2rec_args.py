@@ -24,12 +24,12 @@ class VLM2RecTrainingArguments(EncoderTrainingArguments):
         default="eval_both_ndcg@10", metadata={"help": "Validation metric that picks the best checkpoint."}
     )
 
-    objective: str = field(default="wpcl+crtr", metadata={"help": f"One of {', '.join(OBJECTIVES)}."})
+    objective: str = field(default="wpcl+crtr+unimodal", metadata={"help": f"One of {', '.join(OBJECTIVES)}."})
     temperature: str = field(default="0.05", metadata={"help": "tau of InfoNCE and WPCL (divides)."})
-    wpcl_lambda: str = field(default="5.0", metadata={"help": "Strength of the weak-modality penalty."})
-    crtr_beta: str = field(default="0.2", metadata={"help": "Weight of CRTR."})
+    wpcl_lambda: str = field(default="0.5", metadata={"help": "Strength of the weak-modality penalty."})
+    crtr_beta: str = field(default="0.05", metadata={"help": "Weight of CRTR."})
     crtr_temperature: str = field(default="0.1", metadata={"help": "tau_r of CRTR (divides)."})
-    margin: str = field(default="mean", metadata={"help": "Margin form: mean, hardest, logmeanexp or logprob."})
+    margin: str = field(default="logprob", metadata={"help": "Margin form: mean, hardest, logmeanexp or logprob."})
     penalty: str = field(default="exp", metadata={"help": "Weight form: exp or linear."})
     detach: str = field(default="strong", metadata={"help": "Margins without gradient: strong or both."})
     scope: str = field(default="user", metadata={"help": "One gap per user, or per pair of user and negative."})
