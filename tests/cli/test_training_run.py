@@ -66,11 +66,10 @@ def test_training_ends_with_the_best_validated_checkpoint(shop, tmp_path, capsys
     assert main([*TRAIN, "--dataset", shop, "--output_dir", str(folder), "--max_steps", "20"]) == 0
     scores = {one["step"]: one["eval_both_ndcg@10"] for one in lines_of(folder) if "eval_both_ndcg@10" in one}
     assert sorted(scores) == list(range(2, 21, 2))
-    newest = complete_checkpoints(folder)[-1]
-    state = json.loads((newest / "trainer_state.json").read_text())
-    best = complete_checkpoints(folder)[0] if len(complete_checkpoints(folder)) > 1 else newest
+    kept = {checkpoint.name: checkpoint for checkpoint in complete_checkpoints(folder)}
+    state = json.loads((kept["checkpoint-20"] / "trainer_state.json").read_text())
     assert scores[state["best_global_step"]] == max(scores.values())
-    assert best.name == f"checkpoint-{state['best_global_step']}"
+    best = kept[f"checkpoint-{state['best_global_step']}"]
     assert (best / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 

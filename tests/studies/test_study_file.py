@@ -87,11 +87,11 @@ def test_the_examples_are_whole(tmp_path):
     from pathlib import Path
 
     files = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
-    assert [file.name for file in files] == ["demo_shop.yaml", "hm_week.yaml", "hm_week_pretrained.yaml"]
+    assert [file.name for file in files] == ["demo_shop.yaml", "hm_week.yaml", "hm_week_pretrained.yaml", "ml1m.yaml"]
     for file in files:
         study = read_study(file, tmp_path)
         runs = runs_of(study)
-        assert len(runs) >= 7 and len(study.tests) > 5
+        assert len(runs) >= 5 and len(study.tests) > 5
         for run in runs:
             check_arguments(run)
 
