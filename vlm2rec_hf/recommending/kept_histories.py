@@ -88,7 +88,8 @@ class KeptHistories:
         except BaseException:
             self._forget_all()
             raise
-        self._shrink()
+        if any(new):  # else nothing has grown, and counting what is used walks over every user's items
+            self._shrink()
         return encoded
 
     def _place_of(self, user: str) -> int:

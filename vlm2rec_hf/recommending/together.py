@@ -104,9 +104,7 @@ class _EncodedAhead:
     ) -> None:
         self._side = side
         whose = {_key(history): user for history, user in histories}
-        encode = side.user_views
-        if any(user is not None for user in whose.values()):
-            encode = partial(side.user_views, users=list(whose.values()))
+        encode = partial(side.user_views, users=list(whose.values()))
         self._users = _rows_ahead(encode, {_key(history): history for history, _ in histories})
         self._items = _rows_ahead(side.item_views, {_key([item]): item for item in items})
 

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses import CachedLossMixin, RandContext
 from torch import Tensor
 
-from ..losses.vlm2rec import CITATION
+from ..losses.vlm2rec import CITATION, DEFAULT_OBJECTIVE
 from .ranking_loss import PARTS, RankingBatch, VLM2RecRankingLoss
 from .sentence_features import slice_features
 
@@ -45,7 +45,7 @@ class CachedVLM2RecRankingLoss(CachedLossMixin, VLM2RecRankingLoss):
     def __init__(
         self,
         model: SentenceTransformer,
-        objective: str = "wpcl+crtr+unimodal",
+        objective: str = DEFAULT_OBJECTIVE,
         *,
         mini_batch_size: int = 32,
         show_progress_bar: bool = False,

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from ..losses.gather import gather_candidates
 from ..losses.similarity import ViewVectors
-from ..losses.vlm2rec import CITATION, VLM2RecLoss
+from ..losses.vlm2rec import CITATION, DEFAULT_OBJECTIVE, VLM2RecLoss
 from .sentence_features import check_features, content_keys, image_part, text_part
 
 PARTS = {"text": text_part, "image": image_part}
@@ -81,7 +81,7 @@ class VLM2RecRankingLoss(nn.Module):
     def __init__(
         self,
         model: SentenceTransformer,
-        objective: str = "wpcl+crtr+unimodal",
+        objective: str = DEFAULT_OBJECTIVE,
         *,
         gather_across_devices: bool = False,
         modality_dropout: float = 0.3,

@@ -36,7 +36,7 @@ class Engine:
     def __init__(self, recommender: Recommender, kv_memory_bytes: float = 0) -> None:
         self.recommender = recommender
         side: Any = recommender.side
-        if kv_memory_bytes and hasattr(side, "keep_histories"):
+        if hasattr(side, "keep_histories"):
             side.keep_histories(kv_memory_bytes)
 
     @property

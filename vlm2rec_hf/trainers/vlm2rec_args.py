@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..losses.vlm2rec import OBJECTIVES, VLM2RecLoss
+from ..losses.vlm2rec import DEFAULT_OBJECTIVE, OBJECTIVES, VLM2RecLoss
 from .click_windows import TARGETS_PER_ROW
 from .encoder_args import EncoderTrainingArguments
 
@@ -24,7 +24,7 @@ class VLM2RecTrainingArguments(EncoderTrainingArguments):
         default="eval_both_ndcg@10", metadata={"help": "Validation metric that picks the best checkpoint."}
     )
 
-    objective: str = field(default="wpcl+crtr+unimodal", metadata={"help": f"One of {', '.join(OBJECTIVES)}."})
+    objective: str = field(default=DEFAULT_OBJECTIVE, metadata={"help": f"One of {', '.join(OBJECTIVES)}."})
     temperature: str = field(default="0.05", metadata={"help": "tau of InfoNCE and WPCL (divides)."})
     wpcl_lambda: str = field(default="0.5", metadata={"help": "Strength of the weak-modality penalty."})
     crtr_beta: str = field(default="0.05", metadata={"help": "Weight of CRTR."})
