@@ -30,7 +30,7 @@ def test_the_whole_flow(address, tmp_path):
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)  # a busy machine may take long over each step
         page.on("console", lambda said: said.type == "error" and errors.append(said.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
@@ -81,7 +81,9 @@ def test_the_whole_flow(address, tmp_path):
 
         page.get_by_text("Put a new item into the shop").click()
         page.get_by_label("Title or description of the new item").fill("purple umbrella")
-        page.locator("input[type=file]").last.set_input_files(file)
+        # By its place: the page draws the fields of a part that opens one after another, and until this one is there
+        # the last file input is that of the search.
+        page.locator("#new_image input[type=file]").set_input_files(file)
         page.get_by_text("new.png").first.wait_for()
         page.get_by_role("button", name="Put it in").click()
         page.get_by_role("heading", name="Just in").wait_for()

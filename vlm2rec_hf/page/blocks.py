@@ -52,7 +52,9 @@ def make_page(window: ShopWindow, title: str = "The shop") -> "gradio.Blocks":
         more = gr.Button("Show other items")
         with gr.Accordion("Put a new item into the shop", open=False, visible=window.takes_items):
             new_text = gr.Textbox(label="Title or description of the new item", max_length=2000)
-            new_image = gr.File(label="Image of the new item", type="binary", file_types=["image"], height=120)
+            new_image = gr.File(
+                label="Image of the new item", type="binary", file_types=["image"], height=120, elem_id="new_image"
+            )
             add = gr.Button("Put it in", variant="primary")
 
         drawn = [history, past, best, said]
