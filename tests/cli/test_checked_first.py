@@ -171,5 +171,5 @@ def test_ctrl_c_while_importing_is_a_sentence(seconds, data, tmp_path):
     assert process.stdout is not None and process.stdout.readline() == "\n"
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=240)
     assert process.returncode == 1 and error.strip() == "vlm2rec: interrupted; what was saved so far is kept."

@@ -160,7 +160,7 @@ def test_a_kill_while_saving_leaves_a_whole_state(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout.readline() == b"written\n"
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 240
             # Until in the midst of a write.
             while not [path for path in tmp_path.glob(".writing-*/new/*") if path.stat().st_size]:
                 assert time.monotonic() < deadline

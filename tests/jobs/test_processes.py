@@ -34,7 +34,7 @@ def test_a_killed_command_takes_its_workers_along_and_goes_on(shop, undisturbed,
     finally:
         running.kill()
         running.communicate()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("items.parquet.work/shards/*.parquet")}
     if not output.exists():

@@ -51,11 +51,11 @@ class Live:
         self.port = int(self.url.rpartition(":")[2])
         os.close(read)
         os.close(write)
-        self.client = httpx.Client(base_url=self.url, timeout=30)
+        self.client = httpx.Client(base_url=self.url, timeout=120)
         self._until_ready()
 
     def _until_ready(self):
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while time.monotonic() < end:
             try:
                 if self.client.get("/readyz").status_code == 200:

@@ -29,7 +29,7 @@ def request(words, port):
     headers = dict([words[words.index("-H") + 1].split(": ")]) if "-H" in words else {}
     (address,) = [word for word in words if word.startswith("localhost:8000/")]
     where = address.replace("localhost:8000", f"http://127.0.0.1:{port}")
-    with urllib.request.urlopen(urllib.request.Request(where, data, headers), timeout=30) as answer:
+    with urllib.request.urlopen(urllib.request.Request(where, data, headers), timeout=120) as answer:
         return json.loads(answer.read())
 
 
