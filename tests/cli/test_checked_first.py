@@ -17,6 +17,8 @@ from vlm2rec_hf.cli.parsing import parse
 from vlm2rec_hf.cli.wording import in_command_words
 from vlm2rec_hf.trainers.vlm2rec_args import VLM2RecTrainingArguments
 
+from ..waiting import PATIENCE_S
+
 
 @pytest.fixture(scope="module")
 def data(demo_dataset, tmp_path_factory):
@@ -171,5 +173,5 @@ def test_ctrl_c_while_importing_is_a_sentence(seconds, data, tmp_path):
     assert process.stdout is not None and process.stdout.readline() == "\n"
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=240)
+    _, error = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1 and error.strip() == "vlm2rec: interrupted; what was saved so far is kept."

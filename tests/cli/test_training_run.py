@@ -15,6 +15,8 @@ from vlm2rec_hf import make_demo_shop
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.trainers.checkpoints import complete_checkpoints
 
+from ..waiting import PATIENCE_S
+
 TRAIN = ["train", "--tiny", "qwen2_vl", "--hidden_size", "32", "--vision_hidden_size", "32", "--image_size", "28"]
 TRAIN += ["--per_device_train_batch_size", "8", "--use_cpu", "true", "--max_users", "5", "--logging_steps", "1"]
 
@@ -97,12 +99,12 @@ def test_ctrl_c_says_how_to_go_on_and_that_goes_on(shop, tmp_path):
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    for _ in range(2400):
+    for _ in range(10 * PATIENCE_S):
         if complete_checkpoints(folder):
             break
         time.sleep(0.1)
     run.send_signal(signal.SIGINT)
-    error = run.communicate(timeout=240)[1]
+    error = run.communicate(timeout=PATIENCE_S)[1]
     assert run.returncode == 1 and "Traceback" not in error, error[-2000:]
     (again,) = re.findall(r"To go on:\n    (vlm2rec train .*)", error)
     reached = int(complete_checkpoints(folder)[-1].name.split("-")[1])

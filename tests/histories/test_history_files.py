@@ -17,6 +17,7 @@ from vlm2rec_hf import HistoryState
 from vlm2rec_hf.columns import VIEWS
 
 from ..conftest import FAMILIES
+from ..waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -160,7 +161,7 @@ def test_a_kill_while_saving_leaves_a_whole_state(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout.readline() == b"written\n"
         try:
-            deadline = time.monotonic() + 240
+            deadline = time.monotonic() + PATIENCE_S
             # Until in the midst of a write.
             while not [path for path in tmp_path.glob(".writing-*/new/*") if path.stat().st_size]:
                 assert time.monotonic() < deadline

@@ -13,12 +13,13 @@ from vlm2rec_hf.jobs.embed import run_embed_job
 from vlm2rec_hf.jobs.failures import Failure
 from vlm2rec_hf.jobs.run_local import run_processes
 
+from ..waiting import PATIENCE_S
 from .command_shop import command, start
 from .small_jobs import small_job
 
 
-def wait_for(condition, seconds=120):
-    limit = time.monotonic() + seconds
+def wait_for(condition):
+    limit = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.02)
@@ -34,7 +35,7 @@ def test_a_killed_command_takes_its_workers_along_and_goes_on(shop, undisturbed,
     finally:
         running.kill()
         running.communicate()
-    _, alive = psutil.wait_procs(children, timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
     assert not alive
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("items.parquet.work/shards/*.parquet")}
     if not output.exists():

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from ..conftest import make_image
+from ..waiting import PATIENCE_S
 
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -30,7 +31,7 @@ def test_the_whole_flow(address, tmp_path):
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(120_000)  # a busy machine may take long over each step
+        page.set_default_timeout(1000 * PATIENCE_S)
         page.on("console", lambda said: said.type == "error" and errors.append(said.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
@@ -81,8 +82,6 @@ def test_the_whole_flow(address, tmp_path):
 
         page.get_by_text("Put a new item into the shop").click()
         page.get_by_label("Title or description of the new item").fill("purple umbrella")
-        # By its place: the page draws the fields of a part that opens one after another, and until this one is there
-        # the last file input is that of the search.
         page.locator("#new_image input[type=file]").set_input_files(file)
         page.get_by_text("new.png").first.wait_for()
         page.get_by_role("button", name="Put it in").click()

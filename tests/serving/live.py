@@ -7,6 +7,7 @@ import sys
 import time
 
 from tests.forks import child
+from tests.waiting import PATIENCE_S
 
 try:
     import httpx2 as httpx
@@ -51,11 +52,11 @@ class Live:
         self.port = int(self.url.rpartition(":")[2])
         os.close(read)
         os.close(write)
-        self.client = httpx.Client(base_url=self.url, timeout=120)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
         self._until_ready()
 
     def _until_ready(self):
-        end = time.monotonic() + 240
+        end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             try:
                 if self.client.get("/readyz").status_code == 200:

@@ -13,6 +13,7 @@ import pytest
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.recommending.opening import open_recommender
 
+from ..waiting import PATIENCE_S
 from .live import httpx
 
 
@@ -36,21 +37,22 @@ def test_two_processes_serve_a_run_as_python_and_the_command_line_do(run_folder,
         url = re.search(r"http://127\.0\.0\.1:\d+", text())[0]
 
         def theirs():
-            answer = httpx.post(f"{url}/recommend", json={"history": history, "k": 5}, timeout=120)
+            answer = httpx.post(f"{url}/recommend", json={"history": history, "k": 5}, timeout=PATIENCE_S)
             return [one["item_id"] for one in answer.json()["items"]]
 
         assert theirs() == ours.item_ids == [line.split()[1] for line in lines]
         user = f"{url}/users/new"
         lengths = [
-            httpx.post(f"{user}/clicks", json={"items": history[:1]}, timeout=120).json()["length"] for _ in range(6)
+            httpx.post(f"{user}/clicks", json={"items": history[:1]}, timeout=PATIENCE_S).json()["length"]
+            for _ in range(6)
         ]
         assert lengths == [1, 2, 3, 4, 5, 6]  # whichever process was asked
-        assert httpx.put(f"{url}/items/n1", json={"text": "tent"}, timeout=120).status_code == 200
+        assert httpx.put(f"{url}/items/n1", json={"text": "tent"}, timeout=PATIENCE_S).status_code == 200
         for _ in range(6):
             body = {"history": ["n1"], "candidates": ["n1"], "exclude_seen": False}
-            found = httpx.post(f"{url}/recommend", json=body, timeout=120).json()["items"]
+            found = httpx.post(f"{url}/recommend", json=body, timeout=PATIENCE_S).json()["items"]
             assert [one["item_id"] for one in found] == ["n1"]
-        counted = httpx.get(f"{url}/metrics", timeout=120).text
+        counted = httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text
         assert re.search(r"^vlm2rec_clicks_total 6\.0$", counted, re.MULTILINE)
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ..waiting import PATIENCE_S
 from .live import Live, httpx
 
 
@@ -26,7 +27,7 @@ def test_nothing_acknowledged_is_lost(requests, kills, open_copy, tmp_path, shop
     def client(number):
         """Each client has items and users of its own, so that it knows what must be there."""
         draw = random.Random(number)
-        with httpx.Client(base_url=server.url, timeout=60) as http:
+        with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as http:
             while done[number] < requests // clients and not stop.is_set():
                 kind = draw.choices(("recommend", "click", "put", "delete", "similar"), (3, 3, 2, 1, 1))[0]
                 user, item = f"u{number}-{draw.randrange(8)}", f"n{number}-{draw.randrange(12)}"

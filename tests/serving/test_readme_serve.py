@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from ..waiting import PATIENCE_S
+
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-SECONDS = 120
 
 
 def lines():
@@ -29,7 +30,7 @@ def request(words, port):
     headers = dict([words[words.index("-H") + 1].split(": ")]) if "-H" in words else {}
     (address,) = [word for word in words if word.startswith("localhost:8000/")]
     where = address.replace("localhost:8000", f"http://127.0.0.1:{port}")
-    with urllib.request.urlopen(urllib.request.Request(where, data, headers), timeout=120) as answer:
+    with urllib.request.urlopen(urllib.request.Request(where, data, headers), timeout=PATIENCE_S) as answer:
         return json.loads(answer.read())
 
 
@@ -43,7 +44,7 @@ def test_serve_it(run_folder, tmp_path):
     words = [sys.executable, "-m", "vlm2rec_hf.cli.main", *shlex.split(serve)[1:], "--port", str(port)]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(words, cwd=tmp_path, stderr=log, stdout=log) as server:
         try:
-            until = time.monotonic() + SECONDS
+            until = time.monotonic() + PATIENCE_S
             while True:
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).close()

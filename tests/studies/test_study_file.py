@@ -92,8 +92,8 @@ def test_the_examples_are_whole(tmp_path):
     for file in files:
         study = read_study(file, tmp_path)
         runs = runs_of(study)
-        least = 2 if file.stem == "beauty_control" else 5
-        assert len(runs) > least - 1 and len(study.tests) >= least
+        control = file.stem == "beauty_control"
+        assert len(runs) >= (3 if control else 5) and len(study.tests) > (1 if control else 5)
         for run in runs:
             check_arguments(run)
 
