@@ -25,7 +25,7 @@ ALLOWED = {
     "catalogues": {"modeling", "data"},
     "histories": {"modeling"},
     "descriptions": {"modeling", "data", "loading", "catalogues"},
-    "sentence_transformers": {"modeling", "data", "losses"},
+    "sentence_transformers": {"modeling", "data", "losses", "evaluation"},
     "loading": {"hub", "modeling"},
     "merging": {"modeling"},
     "evaluation": {"data", "modeling", "catalogues", "loading"},

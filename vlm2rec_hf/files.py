@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -80,6 +82,11 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.rename(path, staging / "old" / path.name)
         os.rename(partial, path)
         sync_folder(path.parent)
+
+
+def json_bytes(content: Any) -> bytes:
+    """Plain data as the bytes of a JSON file."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def remove_folder(path: Path) -> None:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..columns import ITEM_ID, USER_ID
+from ..files import json_bytes
 from ..hub.card_marks import CARD_FILE, marked, unmarked
 from ..hub.card_marks import is_ours as is_our_card
 from . import quarantine as q
@@ -107,8 +108,7 @@ def write_repo_files(
         "image_path_column": label,
         "files": {str(p.relative_to(folder).as_posix()): p.stat().st_size for p in sorted(folder.rglob("*.parquet"))},
     }
-    written = json.dumps(info, indent=2, ensure_ascii=False) + "\n"
-    (folder / INFO_FILE).write_text(written, encoding="utf-8")
+    (folder / INFO_FILE).write_bytes(json_bytes(info))
     return info
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from ..files import whole_file
+from ..files import json_bytes, whole_file
 
 try:
     import fcntl
@@ -82,7 +82,7 @@ class Journal:
         wanted = {"format_version": FORMAT_VERSION, **json.loads(json.dumps(settings))}
         if not path.exists():
             with whole_file(path) as partial:
-                partial.write_text(json.dumps(wanted, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                partial.write_bytes(json_bytes(wanted))
             return
         try:
             recorded = json.loads(path.read_text(encoding="utf-8"))

@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 MODALITIES = ("text", "image")
 
@@ -77,6 +82,40 @@ class ScoreOptions:
     def views(self) -> tuple[str, ...]:
         """The views that scores are made of."""
         return MODALITIES if self.needs_parts else ("both",)
+
+    def view_map(self, width: int) -> np.ndarray:
+        """The matrix `M` that makes of the two views what is normalised and compared: `c = M [v_T, v_V]`.
+
+        Args:
+            width: `d`, of a text or an image vector.
+
+        Returns:
+            `(d, 2 d)` with cross terms, `(2 d, 2 d)` without, float32: the roots of the view weights, and zeros.
+        """
+        text, image = (np.sqrt(self.view_weights[name]) * np.eye(width) for name in MODALITIES)
+        none = np.zeros_like(text)
+        blocks = [[text, image]] if self.cross_terms else [[text, none], [none, image]]
+        return np.block(blocks).astype(np.float32)
+
+    def prior(self, counts: ArrayLike) -> np.ndarray:
+        """What the popularity prior adds to each item's score: `temperature * popularity_prior * log(1 + n_i)`.
+
+        Args:
+            counts: `(n_items,)` how often each item occurs in training, at least 0.
+
+        Returns:
+            `(n_items,)` float64.
+
+        Raises:
+            ValueError: counts of another shape, or below 0, or not finite.
+        """
+        numbers = np.asarray(counts, dtype=np.float64)
+        if numbers.ndim != 1 or not np.isfinite(numbers).all() or (numbers < 0).any():
+            raise ValueError(
+                f"`counts` must hold one number of at least 0 per item, got shape {numbers.shape}"
+                + (f" with a minimum of {numbers.min()}." if numbers.size else ".")
+            )
+        return self.temperature * self.popularity_prior * np.log1p(numbers)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` reads them."""

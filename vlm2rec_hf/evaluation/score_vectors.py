@@ -67,13 +67,9 @@ def item_score_vectors(
             "`counts` are required with a popularity prior: how often each item occurs in training, such as "
             "`dataset.sequences().train_counts()`."
         )
-    numbers = np.asarray(counts, dtype=np.float64)
-    if numbers.shape != (len(content),) or not np.isfinite(numbers).all() or (numbers < 0).any():
-        raise ValueError(
-            f"`counts` must hold one number of at least 0 per item ({len(content)}), got shape {numbers.shape}"
-            + (f" with a minimum of {numbers.min()}." if numbers.size else ".")
-        )
-    prior = options.temperature * options.popularity_prior * np.log1p(numbers)
+    prior = options.prior(counts)
+    if len(prior) != len(content):
+        raise ValueError(f"`counts` must hold one number of at least 0 per item ({len(content)}), got {len(prior)}.")
     return torch.cat([content, _known(content) * torch.from_numpy(prior.astype(np.float32))[:, None]], dim=1)
 
 

@@ -6,12 +6,20 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.score_options import ScoreOptions
+from ..files import json_bytes
+from ..modeling.configuration_vlm2rec import VLM2RecConfig
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
-from ..sentence_transformers.model_files import sentence_transformer_contents
+from ..sentence_transformers.model_files import (
+    SCORE_LAYER,
+    reads_views,
+    score_layer_files,
+    sentence_transformer_contents,
+)
 from .card import render_embedder_card
 from .facts import EmbedderFacts
 from .kind import ModelKind
-from .model_folder import json_bytes, read_json
+from .model_folder import read_json
 from .probes import Answers, probe_items
 
 
@@ -46,7 +54,24 @@ def sentence_transformer_files(folder: Path, names: tuple[str, ...], config: dic
         return {name: json_bytes(content) for name, content in fresh.items()}
     name = "config_sentence_transformers.json"
     written = read_json(folder / name) or {}
+    _check_score_layer(folder)
     return {name: json_bytes({**written, "prompts": fresh[name]["prompts"]})}
+
+
+def _check_score_layer(folder: Path) -> None:
+    """Raise ValueError if sentence-transformers would score by other options than the embedder's."""
+    if not reads_views(folder) or not (folder / "config.json").is_file():
+        return
+    config = VLM2RecConfig.from_pretrained(folder)
+    if config.score_options is None:
+        return
+    written = (folder / SCORE_LAYER / "model.safetensors").read_bytes()
+    if written != score_layer_files(ScoreOptions.of(config), config.hidden_size)["model.safetensors"]:
+        raise ValueError(
+            f"`folder` {str(folder)!r}: {SCORE_LAYER} is not what `score_options` in config.json say, so "
+            "sentence-transformers would score otherwise than `evaluate`; call `write_sentence_transformer_files("
+            "..., scored=True)` again, or, if the layer was trained on purpose, save the embedder without options."
+        )
 
 
 EMBEDDER = ModelKind(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..files import json_bytes
 from .card import render_head_card
 from .facts import HeadFacts
 from .kind import ModelKind
 from .metadata import hub_id
-from .model_folder import json_bytes, publishable
+from .model_folder import publishable
 from .probes import Answers
 
 CATALOGUE = {

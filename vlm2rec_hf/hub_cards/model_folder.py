@@ -35,11 +35,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return values
 
 
-def json_bytes(content: Any) -> bytes:
-    """Plain data as the bytes of a JSON file."""
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-
-
 def read_report(folder: Path) -> dict[str, Any] | None:
     """The report in a model folder; None where there is none, or one of other weights than lie there now.
 

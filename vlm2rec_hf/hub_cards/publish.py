@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.dataset import RecDataset
 from ..data.storage import is_saved_dataset
+from ..files import json_bytes
 from ..hub.card_marks import CARD_FILE, check_readme, is_ours, licence_in, marked, may_write_card, read_card
 from ..hub.commits import Head, commit_files, is_at, make_tag, open_repo, tagged_commit, taken
 from ..hub.errors import check_repo_id, check_tag, explained
 from ..hub.tokens import holds_token, redact
 from .code_files import OWN_CODE, earlier_code
 from .model_card import render_model_card
-from .model_folder import REPORT_FILE, TRAINING_FILE, json_bytes, publishable, read_json
+from .model_folder import REPORT_FILE, TRAINING_FILE, publishable, read_json
 from .model_kinds import kind_of
 from .probes import largest_difference
 from .publish_dataset import publish_dataset, states_licence

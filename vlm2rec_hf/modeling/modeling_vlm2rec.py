@@ -38,6 +38,13 @@ class VLM2RecOutput(ModelOutput):
     has_text: Tensor | None = None
     has_image: Tensor | None = None
 
+    @property
+    def view_embeddings(self) -> Tensor:
+        """`(n, 2 d)` the text and the image vector side by side (external fusion)."""
+        if self.text_embeddings is None or self.image_embeddings is None:
+            raise ValueError("`view_embeddings` need a vector of each view, which internal fusion does not have.")
+        return torch.cat([self.text_embeddings, self.image_embeddings], dim=-1)
+
 
 class VLM2RecEmbedder(EncodingMixin, BackboneModel):
     """A vision-language model that embeds items (title and image) and histories for recommendation.

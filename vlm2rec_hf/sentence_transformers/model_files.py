@@ -1,9 +1,10 @@
 """Make a saved embedder loadable by sentence-transformers, and write items and histories as it wants them.
 
-Only the library's own `Transformer` module is named in the files, so that `SentenceTransformer(folder)` needs no flag
-where this package is imported (and `trust_remote_code=True` where it is not). The module calls the processor's
+Only the library's own modules are named in the files, so that `SentenceTransformer(folder)` needs no flag where this
+package is imported (and `trust_remote_code=True` where it is not). Its `Transformer` calls the processor's
 `apply_chat_template` for every batch and takes `VLM2RecOutput.embeddings`: no pooling and no normalisation follow,
-which would break `encode(both) == encode(text) + encode(image)`.
+which would break `encode(both) == encode(text) + encode(image)`. With `scored=True` it takes the text and the image
+vector side by side, and a `Dense` layer makes of them what the embedder's score options compare.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from ..files import whole_file
+from ..evaluation.score_options import ScoreOptions
+from ..files import json_bytes, whole_file, whole_folder
 from ..modeling.configuration_vlm2rec import VLM2RecConfig
 from ..modeling.items_vlm2rec import HISTORY_ROLE, as_item, check_list
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
@@ -24,6 +26,8 @@ SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 # The oldest version that reads these files; a newer number would make older ones warn while loading.
 OLDEST_VERSION = "6.0.0"
 FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+SCORE_LAYER = "1_Dense"
+VIEWS = "view_embeddings"  # of `VLM2RecOutput`
 
 
 def as_documents(items: Sequence[Any]) -> list[dict[str, Any]]:
@@ -82,6 +86,7 @@ def write_sentence_transformer_files(
     *,
     similarity: str = "cosine",
     truncate_dim: int | None = None,
+    scored: bool = False,
 ) -> list[Path]:
     """Write what `SentenceTransformer(folder)` reads into a folder with a saved model (or adapter) and its processor.
 
@@ -91,10 +96,14 @@ def write_sentence_transformer_files(
         config: the embedder's (of an adapter: its base model's).
         similarity: what `SentenceTransformer.similarity` computes; the embedder is trained for `"cosine"`.
         truncate_dim: keep only this many leading numbers of a vector; `None` keeps all.
+        scored: make vectors whose cosine is the content part `c` of the score by `config.score_options`
+            (`ScoreOptions`), `2 d` wide without cross terms, instead of those of the view `both`. Add
+            `ScoreOptions.prior(counts)` to the cosines where the options have a popularity prior.
 
     Returns:
-        The files written: `modules.json`, `sentence_bert_config.json`, `config_sentence_transformers.json`. Each is
-        written whole, `modules.json` (which makes the folder a sentence-transformers model) last.
+        The files written: `sentence_bert_config.json`, `config_sentence_transformers.json` and `modules.json`, and
+        with `scored` the folder `1_Dense` where the options are more than a prior. Each is written whole,
+        `modules.json` (which makes the folder a sentence-transformers model) last.
 
     Raises:
         ValueError: a folder without model or processor, an adapter whose base is no saved embedder, or options that
@@ -102,17 +111,31 @@ def write_sentence_transformer_files(
     """
     folder = Path(folder)
     _check(folder, processor, config, similarity, truncate_dim)
-    contents = sentence_transformer_contents(processor, similarity=similarity, truncate_dim=truncate_dim)
+    options = ScoreOptions.of(config)
+    layer = scored and options.needs_parts
+    _check_scored(config, similarity, truncate_dim, scored, layer)
+    contents = sentence_transformer_contents(
+        processor, similarity=similarity, truncate_dim=truncate_dim, score_layer=layer
+    )
+    if layer:
+        with whole_folder(folder / SCORE_LAYER) as partial:
+            for name, content in score_layer_files(options, config.hidden_size).items():
+                (partial / name).write_bytes(content)
     for name, content in contents.items():
         _write(folder / name, content)
-    return [folder / name for name in FILES]
+    return [folder / name for name in ((SCORE_LAYER,) if layer else ()) + FILES]
 
 
 def sentence_transformer_contents(
-    processor: VLM2RecProcessor, *, similarity: str = "cosine", truncate_dim: int | None = None
+    processor: VLM2RecProcessor,
+    *,
+    similarity: str = "cosine",
+    truncate_dim: int | None = None,
+    score_layer: bool = False,
 ) -> dict[str, Any]:
     """What `write_sentence_transformer_files` writes, by file name, `modules.json` last; unchecked."""
-    route: dict[str, Any] = {"method": "forward", "method_output_name": "embeddings"}
+    output = VIEWS if score_layer else "embeddings"
+    route: dict[str, Any] = {"method": "forward", "method_output_name": output}
     transformer = {
         "transformer_task": "feature-extraction",
         "modality_config": {"text": route, "image": route, "message": {**route, "format": "structured"}},
@@ -130,8 +153,10 @@ def sentence_transformer_contents(
     }
     if truncate_dim is not None:
         sentence_transformer["truncate_dim"] = truncate_dim
+    places = {"": "transformer.Transformer"} | ({SCORE_LAYER: "dense.Dense"} if score_layer else {})
     modules = [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.base.modules.{name}"}
+        for number, (path, name) in enumerate(places.items())
     ]
     return {FILES[1]: transformer, FILES[2]: sentence_transformer, FILES[0]: modules}
 
@@ -162,6 +187,52 @@ def _check(
         raise ValueError(f"`truncate_dim` must lie in 1..{config.hidden_size}, got {truncate_dim}.")
 
 
+def _check_scored(config: VLM2RecConfig, similarity: str, truncate_dim: int | None, scored: bool, layer: bool) -> None:
+    if scored and config.score_options is None:
+        raise ValueError(
+            "`scored` is True, but `config.score_options` is None; choose options first (`choose_score_options`; "
+            "training with validation does), or leave `scored` out."
+        )
+    if scored and similarity != "cosine":
+        raise ValueError(f"`similarity` must be 'cosine' with `scored`: scores are cosines; got {similarity!r}.")
+    if layer and truncate_dim is not None:
+        raise ValueError(
+            f"`truncate_dim` {truncate_dim} would cut vectors that hold a text and an image side by side, or their "
+            "weighted sum; leave it out with `scored`."
+        )
+
+
+def score_layer_files(options: ScoreOptions, width: int) -> dict[str, bytes]:
+    """The library's `Dense` layer, as it saves it, from the vectors of the two views to what the options compare.
+
+    Args:
+        options: of the embedder.
+        width: of a text or an image vector.
+
+    Returns:
+        File name inside the layer's folder -> content.
+    """
+    from safetensors.numpy import save
+
+    weights = options.view_map(width)
+    config = {
+        "in_features": weights.shape[1],
+        "out_features": weights.shape[0],
+        "bias": False,
+        "activation_function": "torch.nn.modules.linear.Identity",
+        "module_input_name": "sentence_embedding",
+        "module_output_name": "sentence_embedding",
+    }
+    return {"config.json": json_bytes(config), "model.safetensors": save({"linear.weight": weights})}
+
+
+def reads_views(folder: str | Path) -> bool:
+    """Whether a folder's sentence-transformers files take the vectors of the views side by side (`scored=True`)."""
+    path = Path(folder, FILES[1])
+    routes = json.loads(path.read_text(encoding="utf-8")).get("modality_config") or {} if path.is_file() else {}
+    return any(route.get("method_output_name") == VIEWS for route in routes.values())
+
+
 def suits_sentence_transformers(folder: str | Path) -> bool:
     """Whether sentence-transformers would find the right model class in a folder.
 
@@ -187,4 +258,4 @@ def _class_of_base(folder: Path) -> str | None:
 
 def _write(path: Path, content: Any) -> None:
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_bytes(json_bytes(content))

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import whole_file
-from ..hub_cards.model_folder import TRAINING_FILE, json_bytes
+from ..files import json_bytes, whole_file
+from ..hub_cards.model_folder import TRAINING_FILE
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
