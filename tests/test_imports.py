@@ -40,7 +40,7 @@ ALLOWED = {
         "sentence_transformers",
     },
     "studies": {
-        "catalogues", "data", "evaluation", "loading", "tiny", "trainers",
+        "catalogues", "data", "evaluation", "loading", "losses", "tiny", "trainers",
     },
 }  # fmt: skip
 THIRD_PARTY_OF_COPIED = {"torch", "transformers", "numpy", "PIL", "tqdm", "huggingface_hub", "safetensors", "pyarrow"}

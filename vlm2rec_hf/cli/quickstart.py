@@ -107,6 +107,7 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
     from ..evaluation.start_report import add_embedder, start_report
     from ..hub_cards.model_card import write_model_card
     from ..loading import model_version, weight_files_fingerprint
+    from ..losses.vlm2rec import DEFAULT_OBJECTIVE
     from ..recommending.opening import SHOP
     from ..tiny.backbones import tiny_vlm
     from ..trainers.warm_up import warm_up_backbone
@@ -150,7 +151,7 @@ def run(options: QuickstartArguments, folder: Path) -> tuple[Report, str]:
     add_embedder(report, "zero_shot", evaluate_embedder(model, catalogue, examples), examples)
     start = copy.deepcopy(model.state_dict())
     logs: dict[str, list[dict[str, Any]]] = {}
-    for number, (method, objective) in enumerate((("sft", "sft"), ("vlm2rec", "wpcl+crtr+unimodal")), start=3):
+    for number, (method, objective) in enumerate((("sft", "sft"), ("vlm2rec", DEFAULT_OBJECTIVE)), start=3):
         what = (
             "plain contrastive fine-tuning (SFT)"
             if method == "sft"

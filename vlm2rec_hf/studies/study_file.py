@@ -290,7 +290,9 @@ def _method(number: int, entry: Any) -> Method:
     if kind == "zero_shot" and arguments:
         raise ValueError(f"`{where}` is not trained, so it has no {', '.join(arguments)}.")
     if kind == "embedder":
-        arguments.setdefault("objective", "sft" if values.get("fusion") == "internal" else "wpcl+crtr+unimodal")
+        from ..losses.vlm2rec import DEFAULT_OBJECTIVE
+
+        arguments.setdefault("objective", "sft" if values.get("fusion") == "internal" else DEFAULT_OBJECTIVE)
         only = {"text_only": "text", "image_only": "image"}.get(arguments["objective"])
         values.setdefault("view", only or "both")
     values["start"] = _start(f"{where}.start", values.get("start"))
