@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from vlm2rec_hf import PreparedCatalogue, ScoreOptions, VLM2RecEmbedder, choose_score_options, evaluate, make_demo_shop
 from vlm2rec_hf.data.sequences import TEST, TRAIN, VALIDATION, Sequences, make_examples
 from vlm2rec_hf.evaluation import (
+    average_count,
     evaluate_embedder,
     item_score_vectors,
     ndcg_at_k,
@@ -26,6 +28,7 @@ CHOICES = [
     ScoreOptions(popularity_prior=1.25, cross_terms=False, view_weights={"text": 1.0, "image": 0.5}),
     ScoreOptions(view_weights={"text": 0.25, "image": 1.0}),
     ScoreOptions(popularity_prior=1.0, view_weights={"text": 1.0, "image": 0.0}),
+    ScoreOptions(popularity_prior=0.75, new_item_count=6.5),
 ]
 
 
@@ -49,7 +52,7 @@ def closed_form(user, item, count, options):
     lengths = inner(user, user), inner(item, item)
     if min(lengths) <= 0:
         return 0.0
-    prior = options.temperature * options.popularity_prior * math.log(1 + count)
+    prior = options.temperature * options.popularity_prior * math.log(1 + (count or options.new_item_count))
     return inner(user, item) / math.sqrt(lengths[0] * lengths[1]) + prior
 
 
@@ -67,11 +70,16 @@ def test_the_score_equals_its_closed_form(options):
             assert float(left[u] @ right[i]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_what_has_nothing_to_encode_stays_zero_and_new_items_have_no_prior():
+def test_what_has_nothing_to_encode_stays_zero_and_new_items_have_the_prior_of_their_count():
     options = ScoreOptions(popularity_prior=1.0, cross_terms=False)
     items = item_score_vectors(views(5, 1), options, [900, 0, 0, 1, 1])
     assert not items[0].any() and not user_score_vectors(views(5, 1), options)[0].any()
     assert items[1:3, -1].tolist() == [0, 0] and float(items[3, -1]) == pytest.approx(0.05 * math.log(2))
+    average = average_count([900, 0, 0, 1, 1])
+    items = item_score_vectors(views(5, 1), replace(options, new_item_count=average), [900, 0, 0, 1, 1])
+    mean_prior = 0.05 * (math.log(901) + 2 * math.log(2)) / 3
+    assert items[1:3, -1].tolist() == pytest.approx([mean_prior] * 2) and not items[0].any()
+    assert average_count([0, 0]) == average_count([]) == 0
 
 
 def test_options_are_checked_and_survive_json():
@@ -88,6 +96,8 @@ def test_options_are_checked_and_survive_json():
         ({"view_weights": {"text": 0, "image": 0}}, "view_weights"),
         ({"view_weights": {"text": -1, "image": 1}}, "view_weights"),
         ({"temperature": 0}, "temperature"),
+        ({"new_item_count": -1}, "new_item_count"),
+        ({"new_item_count": None}, "new_item_count"),
     ):
         with pytest.raises(ValueError, match=f"`{name}` must .*(got|0)"):
             ScoreOptions(**wrong)
@@ -171,7 +181,10 @@ def test_the_choice_on_validation_finds_theory(world):
     validation = make_examples(sequences, "validation")
     trials = try_score_options(users, items, validation, temperature=tau, exclude_seen=False)
     best = choose_score_options(users, items, validation, temperature=tau, exclude_seen=False)
-    assert len(trials) <= 23 and trials[0].options == ScoreOptions(temperature=tau)
+    average = average_count(sequences.train_counts())
+    assert 0 < average < sequences.train_counts().mean()
+    assert len(trials) <= 23 and trials[0].options == ScoreOptions(temperature=tau, new_item_count=average)
+    assert all(trial.options.new_item_count == average for trial in trials)
     assert best == max(trials, key=lambda trial: trial.value).options
     assert 0.5 <= best.popularity_prior <= 1.25 and not best.cross_terms and best.temperature == tau
     bare = choose_score_options(

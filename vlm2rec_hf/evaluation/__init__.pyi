@@ -85,6 +85,7 @@ from .report import Report as Report
 from .sampled import SampledRanking as SampledRanking
 from .sampled import rank_sampled as rank_sampled
 from .score_options import ScoreOptions as ScoreOptions
+from .score_options import average_count as average_count
 from .score_vectors import item_score_vectors as item_score_vectors
 from .score_vectors import rank_scored as rank_scored
 from .score_vectors import user_score_vectors as user_score_vectors

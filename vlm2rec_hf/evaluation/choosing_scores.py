@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .metrics import rank_metric
-from .score_options import ScoreOptions
+from .score_options import ScoreOptions, average_count
 from .score_vectors import add_up, rank_scored
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def try_score_options(
 
     Three rounds (our choice): every prior with and without cross terms, at the first view weights; then every view
     weight at the best of these; then every prior at the best weights. With the defaults that is 12 + 6 + 5 rankings
-    instead of 84. Vectors of internal fusion do not add up: there only the priors are tried.
+    instead of 84. Vectors of internal fusion do not add up: there only the priors are tried. `new_item_count` is the
+    average count throughout: too few targets of validation are new for a choice.
 
     Args:
         users: see `choose_score_options`.
@@ -113,6 +114,7 @@ def try_score_options(
     weights = [{"text": text, "image": image} for text, image in view_weights]
     if not add_up(items):
         cross_terms, weights = (True,), [{"text": 1.0, "image": 1.0}]
+    new_item_count = average_count(examples.sequences.train_counts())
     trials: list[ScoreTrial] = []
 
     def attempt(options: ScoreOptions) -> None:
@@ -122,7 +124,7 @@ def try_score_options(
 
     for with_cross_terms in cross_terms:
         for prior in priors:
-            attempt(ScoreOptions(prior, with_cross_terms, weights[0], temperature))
+            attempt(ScoreOptions(prior, with_cross_terms, weights[0], temperature, new_item_count))
     best = best_trial(trials).options
     for weight in weights:
         attempt(replace(best, view_weights=weight))

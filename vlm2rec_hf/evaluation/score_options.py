@@ -26,8 +26,9 @@ class ScoreOptions:
         score(u, i)   =  c(u, i) + temperature * popularity_prior * log(1 + n_i)
 
     where `[.., ..]` puts vectors side by side and `n_i` is how often the item occurs in training. So without cross
-    terms `c = (a_T u_T.i_T + a_V u_V.i_V) / (|u| |i|)`. An item that never occurred (a new one) has no prior, as has
-    one with nothing to encode, whose score is 0 (our choice). `item_score_vectors` computes all of it.
+    terms `c = (a_T u_T.i_T + a_V u_V.i_V) / (|u| |i|)`. An item that never occurred (a new one) is taken to have
+    `n_i = new_item_count`; one with nothing to encode has no prior and the score 0 (our choice).
+    `item_score_vectors` computes all of it.
 
     Contrastive training with candidates drawn from a batch learns `log p(i|u) - log q(i)`, with `q` how often an item
     is drawn (Yi et al., 2019). The prior puts `log q` back: weight 1 is what theory says. It is ours that the weight
@@ -40,6 +41,9 @@ class ScoreOptions:
             only their ratio matters.
         temperature: `tau` that the embedder was trained with (of a schedule its last value), so that the weight of
             the prior means the same for every embedder.
+        new_item_count: `n_i` of items without training interactions, at least 0. With 0 they have no prior, so that
+            they stand behind all that suit the user as well and sell; `choose_score_options` takes the count of an
+            average item (`average_count`).
 
     Raises:
         ValueError: a number out of range, or view weights of other names.
@@ -49,6 +53,7 @@ class ScoreOptions:
     cross_terms: bool = True
     view_weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 1.0))
     temperature: float = 0.05
+    new_item_count: float = 0.0
 
     def __post_init__(self) -> None:
         if not _is_number(self.popularity_prior) or not 0 <= self.popularity_prior < math.inf:
@@ -64,8 +69,11 @@ class ScoreOptions:
             raise ValueError("`view_weights` must not be 0 for text and image alike: nothing would be compared.")
         if not _is_number(self.temperature) or not 0 < self.temperature < math.inf:
             raise ValueError(f"`temperature` must be a number above 0, got {self.temperature!r}.")
+        if not _is_number(self.new_item_count) or not 0 <= self.new_item_count < math.inf:
+            raise ValueError(f"`new_item_count` must be a number of at least 0, got {self.new_item_count!r}.")
         object.__setattr__(self, "popularity_prior", float(self.popularity_prior))
         object.__setattr__(self, "temperature", float(self.temperature))
+        object.__setattr__(self, "new_item_count", float(self.new_item_count))
         object.__setattr__(self, "view_weights", {name: float(weights[name]) for name in MODALITIES})
 
     @property
@@ -101,7 +109,7 @@ class ScoreOptions:
         """What the popularity prior adds to each item's score: `temperature * popularity_prior * log(1 + n_i)`.
 
         Args:
-            counts: `(n_items,)` how often each item occurs in training, at least 0.
+            counts: `(n_items,)` how often each item occurs in training, at least 0; 0: a new item.
 
         Returns:
             `(n_items,)` float64.
@@ -115,6 +123,7 @@ class ScoreOptions:
                 f"`counts` must hold one number of at least 0 per item, got shape {numbers.shape}"
                 + (f" with a minimum of {numbers.min()}." if numbers.size else ".")
             )
+        numbers = np.where(numbers == 0, self.new_item_count, numbers)
         return self.temperature * self.popularity_prior * np.log1p(numbers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,6 +161,22 @@ class ScoreOptions:
                 "and the embedder has internal fusion; leave both at their defaults."
             )
         return options
+
+
+def average_count(counts: ArrayLike) -> float:
+    """The count whose prior is the mean prior of the items that occur in training: `exp(mean log(1 + n_i)) - 1`.
+
+    What is expected of an item that nobody could have chosen yet, if it is an item like the others (our choice).
+
+    Args:
+        counts: `(n_items,)` how often each item occurs in training.
+
+    Returns:
+        The geometric mean (of `1 + n_i`) over the items that occur; 0 where none does.
+    """
+    numbers = np.asarray(counts, dtype=np.float64)
+    known = numbers[numbers > 0]
+    return float(np.expm1(np.log1p(known).mean())) if known.size else 0.0
 
 
 def _is_number(value: Any) -> bool:

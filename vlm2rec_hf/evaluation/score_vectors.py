@@ -49,7 +49,7 @@ def item_score_vectors(
         views: the items, encoded; or view -> `(n_items, d)`, of `options.views` at least.
         options: how to score.
         counts: `(n_items,)` how often each item occurs in training (`Sequences.train_counts`); 0 for new items, which
-            then have no prior. Not needed where `options.popularity_prior` is 0.
+            are taken to have `options.new_item_count`. Not needed where `options.popularity_prior` is 0.
 
     Returns:
         `(n_items, width)` float32 on the CPU: `c_i` of length 1, and, with a prior, a last column
