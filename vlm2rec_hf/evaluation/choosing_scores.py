@@ -91,7 +91,7 @@ def try_score_options(
     Three rounds (our choice): every prior with and without cross terms, at the first view weights; then every view
     weight at the best of these; then every prior at the best weights. With the defaults that is 12 + 6 + 5 rankings
     instead of 84. Vectors of internal fusion do not add up: there only the priors are tried. `new_item_count` is the
-    average count throughout: too few targets of validation are new for a choice.
+    average count throughout: mostly too few targets of validation are new for a choice.
 
     Args:
         users: see `choose_score_options`.
