@@ -19,6 +19,7 @@ from vlm2rec_hf.descriptions.journal import Journal
 from vlm2rec_hf.descriptions.prompts import load_prompts
 
 from ..conftest import make_image
+from ..waiting import has_content
 from .talkative import save_talkative
 
 MODEL = {"model": "tiny", "revision": "abc"}
@@ -255,7 +256,7 @@ def test_killed_and_begun_again_it_ends_the_same(raw, tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
     )
-    while process.poll() is None and not (work.exists() and work.stat().st_size > 0):
+    while process.poll() is None and not has_content(work):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()[-2000:]

@@ -17,7 +17,7 @@ from vlm2rec_hf import HistoryState
 from vlm2rec_hf.columns import VIEWS
 
 from ..conftest import FAMILIES
-from ..waiting import PATIENCE_S
+from ..waiting import PATIENCE_S, has_content
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -163,7 +163,7 @@ def test_a_kill_while_saving_leaves_a_whole_state(tmp_path):
         try:
             deadline = time.monotonic() + PATIENCE_S
             # Until in the midst of a write.
-            while not [path for path in tmp_path.glob(".writing-*/new/*") if path.stat().st_size]:
+            while not any(map(has_content, tmp_path.glob(".writing-*/new/*"))):
                 assert time.monotonic() < deadline
         finally:
             process.send_signal(signal.SIGKILL)

@@ -198,13 +198,7 @@ class VLM2RecEmbedder(EncodingMixin, BackboneModel):
             image = torch.zeros_like(text)
         else:
             image = self._view(image_rows, image_rows_mask, images, has_image)
-        return VLM2RecOutput(
-            embeddings=fuse(text, image),
-            text_embeddings=text,
-            image_embeddings=image,
-            has_text=has_text,
-            has_image=has_image,
-        )
+        return VLM2RecOutput(fuse(text, image), text, image, has_text, has_image)
 
     def _view(self, rows: Tensor, mask: Tensor, images: ImageFeatures | None, present: Tensor) -> Tensor:
         """Unit vectors of one view; absent rows are never run, so they get neither a value nor a gradient."""
