@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
@@ -77,6 +78,9 @@ def test_published_and_loaded_by_id(hub, tiny, items, tmp_path):
     assert "1_Dense/model.safetensors" in HfApi().list_repo_files("org/scored")
     transformer = SentenceTransformer("org/scored", revision="v1.0", device="cpu")
     assert_same_scores(transformer, model, processor, items, PARTS[1])
+    layer = tmp_path / "1_Dense/model.safetensors"
+    save_file(load_file(layer), layer, metadata={"format": "pt"})  # the same weights in a file of other bytes
+    publish_model(tmp_path, "org/again", verify=False)
 
 
 def test_a_layer_of_other_options_is_not_published(hub, tiny, tmp_path):

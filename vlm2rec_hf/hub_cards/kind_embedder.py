@@ -6,16 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file
+
 from ..evaluation.score_options import ScoreOptions
 from ..files import json_bytes
-from ..modeling.configuration_vlm2rec import VLM2RecConfig
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
-from ..sentence_transformers.model_files import (
-    SCORE_LAYER,
-    reads_views,
-    score_layer_files,
-    sentence_transformer_contents,
-)
+from ..sentence_transformers.model_files import SCORE_LAYER, VIEWS, sentence_transformer_contents
 from .card import render_embedder_card
 from .facts import EmbedderFacts
 from .kind import ModelKind
@@ -54,19 +51,17 @@ def sentence_transformer_files(folder: Path, names: tuple[str, ...], config: dic
         return {name: json_bytes(content) for name, content in fresh.items()}
     name = "config_sentence_transformers.json"
     written = read_json(folder / name) or {}
-    _check_score_layer(folder)
+    _check_score_layer(folder, config.get("score_options"))
     return {name: json_bytes({**written, "prompts": fresh[name]["prompts"]})}
 
 
-def _check_score_layer(folder: Path) -> None:
+def _check_score_layer(folder: Path, score_options: dict[str, Any] | None) -> None:
     """Raise ValueError if sentence-transformers would score by other options than the embedder's."""
-    if not reads_views(folder) or not (folder / "config.json").is_file():
+    routes = (read_json(folder / "sentence_bert_config.json") or {}).get("modality_config") or {}
+    if score_options is None or all(route.get("method_output_name") != VIEWS for route in routes.values()):
         return
-    config = VLM2RecConfig.from_pretrained(folder)
-    if config.score_options is None:
-        return
-    written = (folder / SCORE_LAYER / "model.safetensors").read_bytes()
-    if written != score_layer_files(ScoreOptions.of(config), config.hidden_size)["model.safetensors"]:
+    written = load_file(folder / SCORE_LAYER / "model.safetensors")["linear.weight"]
+    if not np.array_equal(written, ScoreOptions.from_dict(score_options).view_map(written.shape[1] // 2)):
         raise ValueError(
             f"`folder` {str(folder)!r}: {SCORE_LAYER} is not what `score_options` in config.json say, so "
             "sentence-transformers would score otherwise than `evaluate`; call `write_sentence_transformer_files("

@@ -111,15 +111,13 @@ def write_sentence_transformer_files(
     """
     folder = Path(folder)
     _check(folder, processor, config, similarity, truncate_dim)
-    options = ScoreOptions.of(config)
-    layer = scored and options.needs_parts
-    _check_scored(config, similarity, truncate_dim, scored, layer)
+    layer = scored and _needs_layer(config, similarity, truncate_dim)
     contents = sentence_transformer_contents(
         processor, similarity=similarity, truncate_dim=truncate_dim, score_layer=layer
     )
     if layer:
         with whole_folder(folder / SCORE_LAYER) as partial:
-            for name, content in score_layer_files(options, config.hidden_size).items():
+            for name, content in score_layer_files(ScoreOptions.of(config), config.hidden_size).items():
                 (partial / name).write_bytes(content)
     for name, content in contents.items():
         _write(folder / name, content)
@@ -187,19 +185,22 @@ def _check(
         raise ValueError(f"`truncate_dim` must lie in 1..{config.hidden_size}, got {truncate_dim}.")
 
 
-def _check_scored(config: VLM2RecConfig, similarity: str, truncate_dim: int | None, scored: bool, layer: bool) -> None:
-    if scored and config.score_options is None:
+def _needs_layer(config: VLM2RecConfig, similarity: str, truncate_dim: int | None) -> bool:
+    """Whether scores take a layer of their own, after checking that the other options go with scores."""
+    if config.score_options is None:
         raise ValueError(
             "`scored` is True, but `config.score_options` is None; choose options first (`choose_score_options`; "
             "training with validation does), or leave `scored` out."
         )
-    if scored and similarity != "cosine":
+    if similarity != "cosine":
         raise ValueError(f"`similarity` must be 'cosine' with `scored`: scores are cosines; got {similarity!r}.")
-    if layer and truncate_dim is not None:
+    needed = ScoreOptions.of(config).needs_parts
+    if needed and truncate_dim is not None:
         raise ValueError(
             f"`truncate_dim` {truncate_dim} would cut vectors that hold a text and an image side by side, or their "
             "weighted sum; leave it out with `scored`."
         )
+    return needed
 
 
 def score_layer_files(options: ScoreOptions, width: int) -> dict[str, bytes]:
@@ -224,13 +225,6 @@ def score_layer_files(options: ScoreOptions, width: int) -> dict[str, bytes]:
         "module_output_name": "sentence_embedding",
     }
     return {"config.json": json_bytes(config), "model.safetensors": save({"linear.weight": weights})}
-
-
-def reads_views(folder: str | Path) -> bool:
-    """Whether a folder's sentence-transformers files take the vectors of the views side by side (`scored=True`)."""
-    path = Path(folder, FILES[1])
-    routes = json.loads(path.read_text(encoding="utf-8")).get("modality_config") or {} if path.is_file() else {}
-    return any(route.get("method_output_name") == VIEWS for route in routes.values())
 
 
 def suits_sentence_transformers(folder: str | Path) -> bool:
