@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..columns import IMAGE
-from ..files import whole_folder
+from ..files import json_bytes, whole_folder
 
 if TYPE_CHECKING:
     import datasets
@@ -49,9 +49,8 @@ def write_folder(
             for path in sorted(staging.rglob("*"))
             if path.is_file()
         }
-        text = json.dumps({"format_version": FORMAT_VERSION, **info, "files": files}, indent=2, ensure_ascii=False)
         # Last, so that a folder with this file was complete when it was written.
-        (staging / INFO_FILE).write_text(text + "\n", encoding="utf-8")
+        (staging / INFO_FILE).write_bytes(json_bytes({"format_version": FORMAT_VERSION, **info, "files": files}))
 
 
 def read_folder(folder: Path) -> tuple[datasets.Dataset, datasets.Dataset, pa.Table, dict[str, Any]]:

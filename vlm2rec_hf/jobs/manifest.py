@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..catalogues.vector_files import FORMAT_VERSION
-from ..files import whole_file
+from ..files import json_bytes, whole_file
 
 PACKAGES = ("vlm2rec-hf", "torch", "transformers", "tokenizers", "pillow", "torchvision")
 
@@ -17,8 +16,7 @@ PACKAGES = ("vlm2rec-hf", "torch", "transformers", "tokenizers", "pillow", "torc
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
     """Write it whole; the caller holds the claim on it."""
     with whole_file(path) as partial:
-        text = json.dumps({"format_version": FORMAT_VERSION, **content}, indent=2, ensure_ascii=False)
-        partial.write_text(text + "\n", encoding="utf-8")
+        partial.write_bytes(json_bytes({"format_version": FORMAT_VERSION, **content}))
 
 
 def check_same_job(manifest: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> None:
