@@ -77,6 +77,44 @@ def test_resuming_with_nothing_saved_starts_afresh(trainer):
     assert run.state.global_step == 1
 
 
+ENDED = {
+    "all steps": ({"save_steps": 2, "max_steps": 5}, 5, 7),
+    "early": (
+        {"save_steps": 1, "eval_steps": 1, "max_steps": 6, "early_stopping_patience": 2, "eval_strategy": "steps",
+         "load_best_model_at_end": True, "metric_for_best_model": "eval_both_ndcg@10"}, 3, 3,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ENDED)
+def test_training_that_had_ended_takes_no_further_step(trainer, how):
+    """Killed between the last checkpoint and the saved model, a run goes on to the model it would have saved."""
+    options, end, more = ENDED[how]
+    scores = iter([0.5, 0.4, 0.3, *[0.9] * 9])  # after early stopping a further step would count as a better one
+    asked = []
+
+    def start(**changes):
+        def evaluator(model):
+            asked.append(next(scores))
+            return {"both_ndcg@10": asked[-1]}
+
+        return trainer(evaluator=evaluator, **{**SAVING, **options, **changes})
+
+    first = start()
+    first.train()
+    assert first.state.global_step == end
+    evaluations = len(asked)
+    again = start()
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == end and len(asked) == evaluations
+    assert losses(again) == losses(first) and again.state.best_metric == first.state.best_metric
+    ours, theirs = dict(again.model.named_parameters()), dict(first.model.named_parameters())
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    longer = start(max_steps=options["max_steps"] + 2)
+    longer.train(resume_from_checkpoint=True)
+    assert longer.state.global_step == more  # more steps are trained; what had stopped early stays as it is
+
+
 def test_the_best_checkpoint_is_loaded_at_the_end(trainer):
     scores = iter([0.1, 0.9, 0.3, 0.2])
     seen = []

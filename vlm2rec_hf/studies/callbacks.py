@@ -95,7 +95,8 @@ class Deadline(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Look at the clock once a checkpoint is whole; the last one ends training anyway."""
-        if self.moment is not None and time.time() > self.moment and state.global_step < state.max_steps:
+        has_ended = control.should_training_stop or state.global_step >= state.max_steps
+        if self.moment is not None and time.time() > self.moment and not has_ended:
             raise TimeIsUp
 
 

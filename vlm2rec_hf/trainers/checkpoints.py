@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+logger = logging.getLogger(__name__)
 COMPLETE = "checkpoint_complete"
 
 
@@ -32,11 +35,12 @@ class CompleteCheckpoints:
     A marker is the last file written into a checkpoint and the first one deleted, and an older checkpoint is deleted
     only once the new one has its marker: after the first save there is a whole one at every moment.
     `train(resume_from_checkpoint=True)` takes the newest whole one and moves half-written ones aside as
-    `incomplete-checkpoint-N`.
+    `incomplete-checkpoint-N`. Resumed from a checkpoint at which training had ended, it takes no further step.
     """
 
     args: Any
     state: Any
+    control: Any
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         run = Path(self._get_output_dir(trial=trial))  # type: ignore[attr-defined]
@@ -78,6 +82,28 @@ class CompleteCheckpoints:
                 f"checkpoints: {[path.name for path in complete_checkpoints(self.args.output_dir)]}."
             )
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+
+
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, epochs: int, resume_from_checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """Epochs and batches that are done already; all epochs where training had ended at the checkpoint.
+
+        The library itself takes up training again at the checkpoint's place, whatever had ended it: one step too many
+        after the last step, an epoch or more after early stopping.
+        """
+        done = super()._init_training_state(  # type: ignore[misc]
+            max_steps, steps_per_epoch, epochs, resume_from_checkpoint, trial
+        )
+        if resume_from_checkpoint is None:
+            return done  # type: ignore[no-any-return]
+        steps = self.state.global_step
+        planned = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME))).max_steps
+        stopped_early = self.control.should_training_stop and steps < planned
+        if steps < max_steps and not stopped_early:
+            return done  # type: ignore[no-any-return]
+        logger.info("Training had ended at step %d; no step is left to take.", steps)
+        return epochs, 0
 
 
 def _named_checkpoint(name: str, run: Path) -> str | bool:
