@@ -73,7 +73,7 @@ def test_the_weight_is_the_best_of_the_validation_split_whatever_the_blocks(exam
         ranks = rank_targets(MixedScorer(a, b, weight), examples).ranks
         assert mean == pytest.approx(ranking_metrics(ranks, (20,))["mrr@20"])
     monkeypatch.setattr(mixing, "BLOCK_SCORES", 25 * 7)
-    assert mix_curve(a, b, examples, weights=(0, 0.4, 0.8), metric="mrr@20") == pytest.approx(curve)
+    assert mix_curve(a, b, examples, weights=(0, 0.4, 0.8, 0.4), metric="mrr@20") == pytest.approx(curve)
     best = choose_mix(a, b, examples)
     assert 0 < best < 1 and mix_curve(a, b, examples)[best] > max(mix_curve(a, b, examples, weights=(0, 1)).values())
     assert choose_mix(a, MatrixScorer(-hint), examples) == 0.0

@@ -37,7 +37,8 @@ def test_arguments_go_from_the_study_to_the_data_to_the_method(tmp_path):
 
 
 def test_a_baseline_is_a_test_of_every_other_method(tmp_path):
-    study = small_study(tmp_path, tests=[{"baseline": "sft", "view": "image"}, ["sft + ease", "ease"]])
+    tests = [{"baseline": "sft", "view": "image"}, ["sft + ease", "ease"]]
+    study = small_study(tmp_path, tests=tests, evaluation={"mix": "ease"})
     assert [(test.a, test.b, test.view) for test in study.tests] == [
         ("head", "sft", "image"), ("sft + ease", "ease", None),
     ]  # fmt: skip
@@ -56,6 +57,11 @@ BAD = {
     "`start.parts` .* goes with `start.language_model`": {"start": {"tiny": "parts", "parts": {"feature_size": 8}}},
     "`start` is missing": {"start": None},
     "`tests`.*'sfd'": {"tests": [["sfd", "sft"]]},
+    "`tests` names 'stf'.*did you mean 'sft'": {"tests": [["head", "stf"]]},
+    "`tests` names 'popularty'.*'popularity'": {"tests": [{"baseline": "popularty"}]},
+    "`tests` names 'imgae' as a `view`.*'image'": {"tests": [{"baseline": "sft", "view": "imgae"}]},
+    "`tests` names 'sft \\+ ease'.*a mix needs": {"tests": [["sft + ease", "sft"]]},
+    "`tests` names 'sft \\+ eese'": {"tests": [["sft + eese", "sft"]], "evaluation": {"mix": "ease"}},
     "`tests\\[0\\]` must name": {"tests": [{"a": "sft"}]},
     "`data` must be a list": {"data": []},
 }
@@ -74,13 +80,36 @@ def test_arguments_are_refused_before_anything_is_done(tmp_path):
         ({"training": {"max_steps": 3, "max_seconds": 5}}, "both named"),
         ({"training": {"max_seconds": -1}}, "`max_seconds`.*-1"),
         ({"methods": [{"name": "a", "objective": "nonsense"}]}, "'a' cannot be used.*nonsense"),
-        ({"evaluation": {"spilt": "test"}}, "`evaluation`.*'spilt'"),
+        ({"evaluation": {"mixx": "ease"}}, "`evaluation`.*'mixx'.*'mix'"),
+        ({"evaluation": {"mix": "eas"}}, "`evaluation.mix`.*'eas'.*'ease'"),
+        ({"evaluation": {"ks": 10}}, "`evaluation.ks` must be a list.*10"),
+        ({"evaluation": {"max_history": 0}}, "`evaluation.max_history`.*0"),
+        ({"evaluation": {"exclude_seen": "no"}}, "`evaluation.exclude_seen`.*'no'"),
+        ({"evaluation": {"score_options": 0.5}}, "`evaluation.score_options`.*0.5"),
+        ({"evaluation": {"score_options": {"prior": 0.5}}}, "`score_options`.*'prior'"),
+        (
+            {
+                "methods": [{"name": "a", "fusion": "internal"}],
+                "evaluation": {"score_options": {"cross_terms": False}},
+            },
+            "internal fusion",
+        ),
+        ({"start": {**CONTENT["start"], "processor": {"max_hist": 1}}}, "`processor`.*'max_hist'.*'max_history'"),
+        ({"data": [{**CONTENT["data"][0], "processor": {"fusion": "internal"}}]}, "`processor` names 'fusion'"),
     ):
         with pytest.raises(ValueError, match=message):
             run_study(small_study(tmp_path / "out", **changes))
     with pytest.raises(ValueError, match="`max_hours`"):
         run_study(small_study(tmp_path / "out"), max_hours=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_adapters_with_nothing_but_defaults_are_no_missing_adapters(tmp_path):
+    plain, adapted, wider = (
+        runs_of(small_study(tmp_path, start={**CONTENT["start"], **lora}))[0].config()["start"].get("lora")
+        for lora in ({}, {"lora": {}}, {"lora": {"r": 32}})
+    )
+    assert (plain, adapted, wider) == (None, {}, {"r": 32})
 
 
 def test_the_examples_are_whole(tmp_path):

@@ -12,8 +12,12 @@ from PIL import Image
 
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.evaluation.metrics import rank_metric
+from vlm2rec_hf.evaluation.report import Report
 from vlm2rec_hf.evaluation.significance import holm, paired_permutation_test
+from vlm2rec_hf.files import sha256
 from vlm2rec_hf.studies.outlook import outlook
+from vlm2rec_hf.studies.paired_tests import run_tests
+from vlm2rec_hf.studies.results import read_results
 from vlm2rec_hf.studies.runs import RESULT_FILE, runs_of
 from vlm2rec_hf.studies.tables import write_tables
 
@@ -117,3 +121,33 @@ def test_the_command_shows_the_runs_and_refuses_tables_of_nothing(studied, tmp_p
     assert main(["study", str(path), "--output", output, "--dry_run", "--only", "head"]) == 0
     shown = capsys.readouterr().out
     assert "| shop/head/seed-0 | done" in shown and "shop/sft/seed-0" in shown  # what it needs comes along
+
+
+def test_a_seed_that_chose_the_bare_cosine_is_scored_by_it(studied, tmp_path):
+    """And the slices are those of a report whose model was not trained on more than the others."""
+    shutil.copytree(studied[0] / "shared_by_two", tmp_path / "study")
+    study = small_study(tmp_path / "study", tests=[{"a": "sft", "b": "head", "view": "scored"}])
+    first, last = (run.folder / "report" for run in runs_of(study)[::2])
+    both = Report.load(last).ranks("sft", "both")
+    table = pq.read_table(last / "per_user.parquet")
+    pq.write_table(table.filter(pc.not_equal(table["view"], "scored")), last / "per_user.parquet")
+    for folder, change in ((first, with_more_training), (last, without_scored)):
+        content = json.loads((folder / "report.json").read_text())
+        change(content)
+        content["per_user"]["sha256"] = sha256(folder / "per_user.parquet")
+        (folder / "report.json").write_text(json.dumps(content))
+    (one,) = read_results(study)
+    assert one.views("sft") == ["text", "image", "both", "scored"]
+    np.testing.assert_array_equal(one.ranks("sft", "scored")[1], both)
+    assert "trained_on" not in one.first.facts
+    (row,) = run_tests(study, [one], n=100)
+    assert row.view_a == "scored" and row.mean_a == pytest.approx(one.values("sft", "scored", "ndcg@10").mean())
+
+
+def without_scored(content):
+    for rows in (content["metrics"][name] for name in content["metrics"]):
+        rows.pop("scored", None)
+
+
+def with_more_training(content):
+    content["facts"]["trained_on"] = {"validation": True}

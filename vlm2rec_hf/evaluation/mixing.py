@@ -123,7 +123,7 @@ def mix_curve(
     Raises:
         ValueError: no weights, one outside [0, 1], no examples, or scorers that do not fit each other or these.
     """
-    tried = [float(weight) for weight in weights]
+    tried = list(dict.fromkeys(float(weight) for weight in weights))
     if not tried or not all(0 <= weight <= 1 for weight in tried):
         raise ValueError(f"`weights` must be numbers between 0 and 1, at least one, got {tried}.")
     _check_alike(a, b)

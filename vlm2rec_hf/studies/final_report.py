@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..data.items import Item
+from .report_options import report_options
 from .runs import MODEL_FOLDER, REPORT_FOLDER, Run
 from .shared_work import shared_start, vision_cache
 from .study_file import DEMO_SHOP
@@ -79,44 +79,39 @@ def report_test_users(run: Run, dataset: RecDataset) -> dict[str, Any]:
     else:
         loaded = load_with_processor(folder)
         facts["weights"] = weight_files_fingerprint(folder)
-    options = {**run.study.evaluation, "max_users": run.data.max_users, "report_name": run.method.name, "facts": facts}
+    chosen = report_options(run)
+    options = {**chosen, "max_users": run.data.max_users, "report_name": run.method.name, "facts": facts}
     if run.method.kind == "head":
         report = evaluate(loaded.model, dataset, **options)
     else:
         catalogue = encodable_items(loaded, dataset, vision_cache=vision_cache(run.study))
         report = evaluate(loaded, dataset, catalogue=catalogue, **options)
         for modality in WITHOUT:
-            _add_without(report, run, loaded, dataset, modality)
+            _add_without(report, run, loaded, dataset, modality, chosen)
     if run.data.source == DEMO_SHOP:
-        _add_oracle(report, run, dataset, loaded)
+        _add_oracle(report, run, dataset, loaded, chosen)
     report.facts["seconds"] = round(time.perf_counter() - began, 1)
     report.save(run.folder / REPORT_FOLDER)
     return {"weights": facts.get("weights")}
 
 
-def evaluation_options() -> list[str]:
-    """The options of `evaluate` that a study's file may set."""
-    from ..evaluation.evaluating import evaluate
-
-    own = ("model", "dataset", "revision", "loading", "processor", "split", "max_users", "report_name", "catalogue",
-           "vision_cache", "facts", "across_processes", "show_progress")  # fmt: skip
-    return [name for name in inspect.signature(evaluate).parameters if name not in own]
-
-
-def _add_oracle(report: Report, run: Run, dataset: RecDataset, loaded: Any) -> None:
+def _add_oracle(report: Report, run: Run, dataset: RecDataset, loaded: Any, chosen: Mapping[str, Any]) -> None:
     """What a model that knew the demo shop's true choice probabilities would score."""
     from ..data.demo_shop import make_demo_shop
     from ..evaluation.evaluating import users_of
     from ..evaluation.ranking import rank_targets
 
-    history = loaded.model.config.max_length if run.method.kind == "head" else loaded.max_history
-    head = loaded.model if run.method.kind == "head" else None
-    examples = users_of(dataset, "test", history, run.data.max_users, head)
-    ranking = rank_targets(make_demo_shop(**run.data.shop).oracle(examples), examples, k=max(report.protocol.k))
+    is_head = run.method.kind == "head"
+    history = loaded.model.config.max_length if is_head else chosen.get("max_history", loaded.max_history)
+    examples = users_of(dataset, "test", history, run.data.max_users, loaded.model if is_head else None)
+    oracle, exclude_seen = make_demo_shop(**run.data.shop).oracle(examples), report.protocol.exclude_seen
+    ranking = rank_targets(oracle, examples, k=max(report.protocol.k), exclude_seen=exclude_seen)
     report.add_floor("oracle", ranking, train_counts=examples.sequences.train_counts())
 
 
-def _add_without(report: Report, run: Run, loaded: Any, dataset: RecDataset, modality: str) -> None:
+def _add_without(
+    report: Report, run: Run, loaded: Any, dataset: RecDataset, modality: str, chosen: Mapping[str, Any]
+) -> None:
     """Rank the same users with one modality removed from every item and history, in all views but the two alone."""
     from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..evaluation.embedder import evaluate_embedder
@@ -124,8 +119,10 @@ def _add_without(report: Report, run: Run, loaded: Any, dataset: RecDataset, mod
 
     catalogue = PreparedCatalogue(ItemsWithout(dataset.catalogue_items(), modality), loaded.processor)
     catalogue.cache_features(loaded.model, vision_cache(run.study))
-    examples = users_of(dataset, "test", loaded.max_history, run.data.max_users)
-    result = evaluate_embedder(loaded.model, catalogue, examples, k=max(report.protocol.k))
+    examples = users_of(dataset, "test", chosen.get("max_history", loaded.max_history), run.data.max_users)
+    same = {name: chosen.get(name) for name in ("batch_size", "score_options")}
+    same |= {"k": max(report.protocol.k), "exclude_seen": report.protocol.exclude_seen}
+    result = evaluate_embedder(loaded.model, catalogue, examples, **same)
     counts = examples.sequences.train_counts()
     for view, ranking in result.rankings.items():
         if view not in ("text", "image"):

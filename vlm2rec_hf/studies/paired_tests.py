@@ -138,6 +138,6 @@ def _view(one: DataResults, name: str, test: PairedTest) -> str | None:
     if not there:
         return None
     if test.view in there:
-        return test.view
+        return str(test.view)
     own = one.labels[name].view
     return own if own in there else there[0]

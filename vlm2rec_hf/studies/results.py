@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..columns import SCORED
 from ..evaluation.comparison import match_examples, require_one_protocol
 from ..evaluation.metrics import rank_metric
 from ..evaluation.report import FLOOR_VIEW, Report
@@ -52,14 +53,19 @@ class DataResults:
         self.data, self.runs = data, runs
         self.reports = {run.key: Report.load(run.folder / REPORT_FOLDER) for run in runs}
         self._orders: dict[str, np.ndarray] = {}
+        first = next(key for key, report in self.reports.items() if report is self.first)
         for key, report in self.reports.items():
-            require_one_protocol(self.first, report, (runs[0].key, key))
-            self._orders[key] = match_examples(self.first, report, (runs[0].key, key))
+            require_one_protocol(self.first, report, (first, key))
+            self._orders[key] = match_examples(self.first, report, (first, key))
 
-    @property
+    @cached_property
     def first(self) -> Report:
-        """The report whose order of examples counts."""
-        return self.reports[self.runs[0].key]
+        """The report whose order of examples, and whose slices, count.
+
+        One of a model that was trained on more (heads may be, on validation items) counts training interactions
+        otherwise, so such a report comes last.
+        """
+        return min(self.reports.values(), key=lambda report: "trained_on" in report.facts)
 
     @cached_property
     def methods(self) -> list[Method]:
@@ -93,12 +99,16 @@ class DataResults:
         return [run for run in self.runs if run.method.name == owner]
 
     def views(self, label: str, without: str | None = None) -> list[str]:
-        """Views of a row that all of its reports have."""
+        """Views of a row that all of its reports have, and `scored` where one has it.
+
+        A seed for which validation chose the bare cosine has no `scored` of its own: it is its `both`.
+        """
         reports = [self.reports[run.key] for run in self.runs_on(label)]
         name = label + WITHOUT.get(str(without), "")
         if not reports or any(name not in report.methods for report in reports):
             return []
-        return [view for view in reports[0].views(name) if all(view in report.views(name) for report in reports)]
+        found = list(dict.fromkeys(view for report in reports for view in report.views(name)))
+        return [view for view in found if all(_view_there(report, name, view) for report in reports)]
 
     def ranks(self, name: str, view: str, without: str | None = None) -> list[np.ndarray]:
         """Ranks by seed, each `(n,)` in the order of `first`; of a floor with `view` `floor`."""
@@ -107,7 +117,12 @@ class DataResults:
             key = next(key for key, other in self.reports.items() if other is report)
             return [report.ranks(name, view)[self._orders[key]]]
         name_there = name + WITHOUT.get(str(without), "")
-        return [self.reports[run.key].ranks(name_there, view)[self._orders[run.key]] for run in self.runs_on(name)]
+        found = []
+        for run in self.runs_on(name):
+            report = self.reports[run.key]
+            there = _view_there(report, name_there, view) or view
+            found.append(report.ranks(name_there, there)[self._orders[run.key]])
+        return found
 
     def values(self, name: str, view: str, metric: str, without: str | None = None) -> np.ndarray:
         """A metric of every example, averaged over seeds: `(n,)`."""
@@ -131,6 +146,14 @@ class DataResults:
         """Key and `result.json` of every run."""
         for run in self.runs:
             yield run.key, read_json(run.folder / RESULT_FILE)
+
+
+def _view_there(report: Report, name: str, view: str) -> str | None:
+    """The view of a report that holds a row's view; `None` where there is none."""
+    views = report.views(name)
+    if view in views:
+        return view
+    return "both" if view == SCORED and "both" in views else None
 
 
 def read_results(study: Study) -> list[DataResults]:

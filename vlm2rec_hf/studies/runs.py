@@ -88,7 +88,9 @@ class Run:
         data = {**self.data.tables(), "name": self.data.name, "max_users": self.data.max_users}
         config: dict[str, Any] = {"data": data, "method": {k: v for k, v in method.items() if v or v is False}}
         if self.start is not None and (self.method.kind != "head" or self.method.embedder == START):
-            config["start"] = {name: value for name, value in asdict(self.start).items() if value or value == 0}
+            start = asdict(self.start)
+            # No adapters, and adapters with nothing but defaults, are two things.
+            config["start"] = {k: v for k, v in start.items() if v or v == 0 or (k == "lora" and v is not None)}
             config["start"]["processor"] = {**self.start.processor, **self.data.processor}
         if self.method.kind != "zero_shot":
             config["training"] = self.arguments
@@ -99,7 +101,7 @@ class Run:
         config |= {"seed": self.seed, **({} if fingerprint is None else {"fingerprint": fingerprint})}
         needed = self.needs()
         if needed is not None:
-            config["reads"] = needed.config()
+            config["reads"] = {name: value for name, value in needed.config().items() if name != "evaluation"}
         return dict(json.loads(json.dumps(config)))
 
 
@@ -163,6 +165,9 @@ def check_config(run: Run, fingerprint: str | None = None) -> None:
     earlier, now = yaml.safe_load(path.read_text(encoding="utf-8")), run.config(fingerprint)
     if fingerprint is None:
         earlier.pop("fingerprint", None)
+    if not (run.folder / REPORT_FOLDER / "report.json").is_file():  # nothing was evaluated by it yet
+        earlier.pop("evaluation", None)
+        now.pop("evaluation", None)
     changes = list(_changes(earlier, now))
     if changes:
         what = "done" if run.is_done else "begun"
@@ -173,7 +178,7 @@ def check_config(run: Run, fingerprint: str | None = None) -> None:
 
 
 def write_config(run: Run, fingerprint: str) -> None:
-    """Write a run's configuration, unless it is there.
+    """Write a run's configuration, unless it is there; what it says of the evaluation may change until there is one.
 
     Raises:
         ValueError: it was begun with another one.
@@ -182,9 +187,9 @@ def write_config(run: Run, fingerprint: str) -> None:
 
     check_config(run, fingerprint)
     path = run.folder / CONFIG_FILE
-    if not path.is_file():
+    text = yaml.safe_dump(run.config(fingerprint), sort_keys=False, allow_unicode=True)
+    if not path.is_file() or yaml.safe_load(path.read_text(encoding="utf-8")) != run.config(fingerprint):
         with whole_file(path) as partial:
-            text = yaml.safe_dump(run.config(fingerprint), sort_keys=False, allow_unicode=True)
             partial.write_text(text, encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import whole_folder
 from ..processes import Claims
 from .runs import Run, read_json, write_json
-from .study_file import DEMO_SHOP, Study, StudyData, StudyStart
+from .study_file import DEMO_SHOP, Study, StudyData, StudyStart, one_of
 
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
@@ -103,7 +104,7 @@ def shared_start(run: Run, dataset: RecDataset) -> LoadedModel:
 
     start = run.start
     assert start is not None
-    processor = {**start.processor, **run.data.processor}
+    processor = processor_options(run)
     if start.model is not None and not start.warm_up:
         loaded = _given_model(start, start.seed_of(run.seed), processor)
     else:
@@ -117,12 +118,28 @@ def shared_start(run: Run, dataset: RecDataset) -> LoadedModel:
     return loaded
 
 
+def processor_options(run: Run) -> dict[str, Any]:
+    """Options of the processor of a run's start: the start's, over them the data set's.
+
+    Raises:
+        ValueError: one that a processor does not have, or that a method decides (`fusion`).
+    """
+    from ..modeling.processing_vlm2rec import VLM2RecProcessor
+
+    options = {} if run.start is None else {**run.start.processor, **run.data.processor}
+    of_parts = {"image_processor", "tokenizer", "backbone_type", "chat_template", "fusion"}
+    known = [name for name in inspect.signature(VLM2RecProcessor).parameters if name not in of_parts]
+    for name in options:
+        one_of("processor", name, [*known, "max_pixels", "min_pixels"])
+    return options
+
+
 def start_folder(run: Run, dataset: RecDataset) -> Path:
     """Where the start of a run is kept: named by what decides it."""
     start = run.start
     assert start is not None
     decides: dict[str, Any] = {**asdict(start), "seed": start.seed_of(run.seed), "dataset": dataset.fingerprint}
-    decides["processor"] = {**start.processor, **run.data.processor}
+    decides["processor"] = processor_options(run)
     del decides["lora"]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:12]
     return shared_folder(run.study, run.data) / f"start-{digest}"

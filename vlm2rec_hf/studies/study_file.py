@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..columns import SCORED, VIEWS
+
 KINDS = ("embedder", "zero_shot", "head")
 DEMO_SHOP = "demo-shop"
 START = "start"
@@ -335,9 +337,17 @@ def _check(study: Study) -> None:
     for data in study.data:
         for name in data.methods or ():
             one_of("methods", name, known, f" (of data {data.name!r})")
+    from ..evaluation.floors import FLOORS
+
+    mix = study.evaluation.get("mix")
+    rows = known + [f"{name} + {mix}" for name in known if mix]
+    floors = [*FLOORS, *(["oracle"] if any(data.source == DEMO_SHOP for data in study.data) else [])]
     for test in study.tests:
-        if not any(test.a.startswith(f"{name} ") for name in known):
-            one_of("tests", test.a, known)
+        for name, there in ((test.a, rows), (test.b, rows + floors)):
+            hint = "" if mix or " + " not in name else " (a mix needs `evaluation: {mix: ...}`)"
+            one_of("tests", name, there, hint)
+        if test.view is not None:
+            one_of("tests", test.view, (*VIEWS, SCORED), " as a `view`")
         if test.without not in (None, "text", "image"):
             raise ValueError(f"`tests` has `without` {test.without!r}; it is text or image.")
 

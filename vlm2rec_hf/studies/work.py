@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from ..processes import follow_parent
 from .callbacks import TimeIsUp
 from .embedder_run import embedder_arguments, train_embedder
-from .final_report import evaluation_options, report_test_users
+from .final_report import report_test_users
 from .fitting import drop_checkpoints, is_trained
 from .head_run import head_arguments, train_head
+from .report_options import check_report, report_options
 from .runs import (
     ERROR_FILE,
     REPORT_FOLDER,
@@ -32,8 +33,8 @@ from .runs import (
     write_config,
     write_json,
 )
-from .shared_work import claims_of, shared_dataset
-from .study_file import Study, one_of
+from .shared_work import claims_of, processor_options, shared_dataset
+from .study_file import Study
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -90,13 +91,13 @@ def run_study(
 
 
 def check_arguments(run: Run) -> None:
-    """Refuse training arguments that cannot be used, before anything is done.
+    """Refuse arguments of training and evaluation that cannot be used, before anything is done.
 
     Raises:
         ValueError: there are some.
     """
-    for name in run.study.evaluation:
-        one_of("evaluation", name, evaluation_options())
+    report_options(run)
+    processor_options(run)
     try:
         if run.method.kind == "embedder":
             embedder_arguments(run)
@@ -159,6 +160,7 @@ def do_run(run: Run, deadline: float | None = None) -> None:
     """
     began, process = time.perf_counter(), time.process_time()
     dataset = shared_dataset(run.study, run.data)
+    check_report(run, dataset)
     write_config(run, dataset.fingerprint)
     logger.info("%s: %s", run.key, "goes on" if any(run.folder.glob("checkpoint-*")) else "begins")
     kind, facts = run.method.kind, {}

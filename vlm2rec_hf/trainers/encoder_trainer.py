@@ -19,7 +19,7 @@ from .base_trainer import RecommendationTrainer, require_dataset
 from .encoder_args import EncoderTrainingArguments
 from .frozen_vision import evaluated_catalogue, settle_features, unfreeze_vision
 from .training_facts import adapter_facts
-from .validation import EvaluationCatalogues, validation_examples
+from .validation import EvaluationCatalogues, has_validation, validation_examples
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -88,6 +88,12 @@ class EncoderTrainer(RecommendationTrainer):
         self.loss.sync_counts = args.world_size > 1  # every user of the global batch weighs alike
         self.evaluator = evaluator
         self.recommendation_eval = eval_dataset if eval_dataset is not None else dataset
+        if args.eval_strategy != "no" and evaluator is None and not has_validation(self.recommendation_eval):
+            given = "train_dataset" if eval_dataset is None else "eval_dataset"
+            raise ValueError(
+                f"`{given}` has no validation split; call `leave_one_out()` or `temporal_split(...)` on it, or train "
+                "with eval_strategy='no'."
+            )
         self._catalogues = EvaluationCatalogues(dataset, self.catalogue, self._other_catalogue)
         training = self.make_train_dataset(dataset, args)
         super().__init__(
