@@ -120,7 +120,7 @@ def _add_without(
     catalogue = PreparedCatalogue(ItemsWithout(dataset.catalogue_items(), modality), loaded.processor)
     catalogue.cache_features(loaded.model, vision_cache(run.study))
     examples = users_of(dataset, "test", chosen.get("max_history", loaded.max_history), run.data.max_users)
-    same = {name: chosen.get(name) for name in ("batch_size", "score_options")}
+    same: dict[str, Any] = {name: chosen.get(name) for name in ("batch_size", "score_options")}
     same |= {"k": max(report.protocol.k), "exclude_seen": report.protocol.exclude_seen}
     result = evaluate_embedder(loaded.model, catalogue, examples, **same)
     counts = examples.sequences.train_counts()
