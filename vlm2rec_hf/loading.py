@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import weakref
@@ -251,6 +252,15 @@ def load_parts(
     at: dict[str, Any] = {} if commit is None else {"revision": commit}
     model = VLM2RecEmbedder.from_parts(**parts, seed=seed, **at, **options)
     return LoadedModel(model, VLM2RecProcessor.from_parts(**parts, **at), language_model, commit)
+
+
+def processor_option_names() -> list[str]:
+    """What may be set on an embedder's processor: options of `VLM2RecProcessor`, and the image sizes of Qwen-VL."""
+    from .modeling.processing_vlm2rec import VLM2RecProcessor
+
+    given = ("image_processor", "tokenizer", "backbone_type", "chat_template")
+    options = [name for name in inspect.signature(VLM2RecProcessor).parameters if name not in given]
+    return [*options, "max_pixels", "min_pixels"]
 
 
 @asked_once

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import time
 from collections.abc import Iterator
@@ -124,13 +123,11 @@ def processor_options(run: Run) -> dict[str, Any]:
     Raises:
         ValueError: one that a processor does not have, or that a method decides (`fusion`).
     """
-    from ..modeling.processing_vlm2rec import VLM2RecProcessor
+    from ..loading import processor_option_names
 
     options = {} if run.start is None else {**run.start.processor, **run.data.processor}
-    of_parts = {"image_processor", "tokenizer", "backbone_type", "chat_template", "fusion"}
-    known = [name for name in inspect.signature(VLM2RecProcessor).parameters if name not in of_parts]
     for name in options:
-        one_of("processor", name, [*known, "max_pixels", "min_pixels"])
+        one_of("processor", name, [known for known in processor_option_names() if known != "fusion"])
     return options
 
 

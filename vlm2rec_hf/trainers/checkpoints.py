@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_callback import TrainerState
+from transformers import EarlyStoppingCallback
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class CompleteCheckpoints:
 
     args: Any
     state: Any
-    control: Any
+    callback_handler: Any
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         run = Path(self._get_output_dir(trial=trial))  # type: ignore[attr-defined]
@@ -94,15 +94,18 @@ class CompleteCheckpoints:
         done = super()._init_training_state(  # type: ignore[misc]
             max_steps, steps_per_epoch, epochs, resume_from_checkpoint, trial
         )
-        if resume_from_checkpoint is None:
-            return done  # type: ignore[no-any-return]
         steps = self.state.global_step
-        planned = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME))).max_steps
-        stopped_early = self.control.should_training_stop and steps < planned
-        if steps < max_steps and not stopped_early:
+        has_ended = steps >= max_steps or any(_is_out_of_patience(one) for one in self.callback_handler.callbacks)
+        if resume_from_checkpoint is None or not has_ended:
             return done  # type: ignore[no-any-return]
         logger.info("Training had ended at step %d; no step is left to take.", steps)
         return epochs, 0
+
+
+def _is_out_of_patience(callback: Any) -> bool:
+    """Whether a callback, as a checkpoint left it, has ended training early."""
+    is_early = isinstance(callback, EarlyStoppingCallback)
+    return is_early and callback.early_stopping_patience_counter >= callback.early_stopping_patience
 
 
 def _named_checkpoint(name: str, run: Path) -> str | bool:
