@@ -85,8 +85,9 @@ def test_conditions(store, folders):
         {"colour": "red"}, {"price": "cheap"}, {"price": {"<": None}}, {"price": {"between": [1, 2]}}, "price < 3",
         {"stock": {"in": 3}}, {"price": float("nan")}, {"sale": 1}, {"title": {"<": 3}}, {"$or": []},
         {"stock": [2**70]}, {"title": "a\x00"}, {"_source": 1}, {"stock": True},
+        {"price": {"<": 10**310}}, {"price": [1, -(10**310)]}, {"stock": 10**310}, {"stock": {"<": 2.0**63}},
     ],
-    ids=str,
+    ids=lambda condition: str(condition)[:40],
 )  # fmt: skip
 def test_conditions_that_cannot_be_read_are_refused(condition):
     with pytest.raises(ValueError, match="`filter`"):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 OPERATORS = ("<", "<=", ">", ">=", "=", "!=", "in", "not in")
 MAX_VALUES = 10_000
 """Values in one condition at most."""
+LEAST_INTEGER = -(2**63)
+"""Of columns of type int64."""
 MAX_DEPTH = 8
 """How deep `or` and `not` may nest."""
 _FORM = 'such as {"price": {"<": 30}, "category": ["shoes", "boots"]}'
@@ -166,13 +168,18 @@ def _value(name: str, value: Any, kind: str) -> Any:
         "int64": isinstance(value, (int, float)) and not isinstance(value, bool),
         "double": isinstance(value, (int, float)) and not isinstance(value, bool),
     }[kind]
-    if not fits or (kind in ("int64", "double") and not math.isfinite(value)):
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(f"`filter`: {name!r} holds values of type {kind}, got {value!r:.80}.")
-    if kind == "int64" and not -(2**63) <= value < 2**63:
+    if kind == "int64" and not LEAST_INTEGER <= value < -LEAST_INTEGER:
         raise ValueError(f"`filter`: {name!r} holds 64-bit integers, got {value!r:.80}.")
     if kind == "string" and "\x00" in value:
         raise ValueError(f"`filter`: a value of {name!r} holds a zero byte.")
-    return float(value) if kind == "double" else value
+    if kind != "double":
+        return value
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"`filter`: {name!r} holds 64-bit floats, got {value!r:.80}.") from error
 
 
 def literal(value: Any) -> str:

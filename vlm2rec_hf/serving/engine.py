@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from ..recommending.recommender import Recommender, user_history
@@ -73,7 +73,7 @@ class Engine:
             jobs: `Put`, `Delete` and `Question`, in any mixture.
 
         Returns:
-            Per job: how many items were encoded, how many were deleted, a list; or the error of this job alone.
+            Per job: True, how many were deleted, a list; or the error of this job alone, expected or not.
         """
         results: dict[int, Any] = {}
         for places, rows in _without_repeats([(i, job.row) for i, job in enumerate(jobs) if isinstance(job, Put)]):
@@ -83,7 +83,7 @@ class Engine:
                 (results[i],) = each(lambda lists: [self.recommender.delete(ids) for ids in lists], [job.item_ids])
         questions = [(i, job) for i, job in enumerate(jobs) if isinstance(job, Question)]
         if questions:
-            answers = answer_together(self.recommender, [question for _, question in questions])
+            answers = each(partial(answer_together, self.recommender), [question for _, question in questions])
             results |= {i: answer for (i, _), answer in zip(questions, answers, strict=True)}
         return [results[i] for i in range(len(jobs))]
 
