@@ -155,13 +155,25 @@ def _comparison(name: str, operator: Any, value: Any, kind: str) -> Comparison:
     if operator in ("in", "not in"):
         if not isinstance(value, (list, tuple)) or len(value) > MAX_VALUES:
             raise ValueError(f"`filter`: {operator!r} of {name!r} takes a list of at most {MAX_VALUES} values.")
-        return Comparison(name, operator, tuple(_value(name, one, kind) for one in value))
+        values = [_value(name, one, kind) for one in value]
+        return Comparison(name, operator, tuple(one for one in values if kind != "int64" or isinstance(one, int)))
     if value is None and operator not in ("=", "!="):
         raise ValueError(f"`filter`: {name!r} {operator} None compares with nothing; only = and != take None.")
-    return Comparison(name, operator, None if value is None else _value(name, value, kind))
+    value = None if value is None else _value(name, value, kind)
+    if kind == "int64" and isinstance(value, float):
+        operator, value = _of_integers(operator, value)
+    return Comparison(name, operator, value)
+
+
+def _of_integers(operator: str, fraction: float) -> tuple[str, Any]:
+    """The same asked of integers: a fraction equals none of them, and lies between two."""
+    if operator in ("=", "!="):
+        return ("in" if operator == "=" else "not in"), ()
+    return ("<=", math.floor(fraction)) if operator in ("<", "<=") else (">=", math.ceil(fraction))
 
 
 def _value(name: str, value: Any, kind: str) -> Any:
+    """A value as its column holds them; of integers a fraction stays one."""
     fits = {
         "string": isinstance(value, str),
         "bool": isinstance(value, bool),
@@ -174,6 +186,8 @@ def _value(name: str, value: Any, kind: str) -> Any:
         raise ValueError(f"`filter`: {name!r} holds 64-bit integers, got {value!r:.80}.")
     if kind == "string" and "\x00" in value:
         raise ValueError(f"`filter`: a value of {name!r} holds a zero byte.")
+    if kind == "int64":
+        return int(value) if value == int(value) else float(value)
     if kind != "double":
         return value
     try:
@@ -187,7 +201,8 @@ def literal(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
-        return repr(value)
+        # The least integer is read as the negative of one that is too large.
+        return repr(value) if value != LEAST_INTEGER else f"({LEAST_INTEGER + 1} - 1)"
     return "'" + str(value).replace("'", "''") + "'"
 
 
