@@ -45,6 +45,11 @@ class Engine:
         return self.recommender.index
 
     @property
+    def followed(self) -> Any:
+        """The index on the disk that changes come from: of a head over its embedder's index that one."""
+        return self.recommender.side.followed
+
+    @property
     def histories_kept(self) -> int:
         """Users whose histories need not be read again."""
         return len(getattr(self.recommender.side, "kept", None) or ())

@@ -144,15 +144,15 @@ class Service:
 
     def health(self) -> Plain:
         """What is served."""
-        index = self.engine.index
-        status = "ok" if self.ready else "ending"
-        return {"status": status, "items": len(index), "version": index.version, "superseded": index.superseded}
+        index, status = self.engine.followed, "ok" if self.ready else "ending"
+        items = len(self.engine.index)
+        return {"status": status, "items": items, "version": index.version, "superseded": index.superseded}
 
     def measure(self) -> None:
         """Take the numbers of now, which other processes of this server tell, too."""
         items = len(self.engine.index)
         self.metrics.set({
-            **self.metrics.watch.state(items), "items": items, "superseded": self.engine.index.superseded,
+            **self.metrics.watch.state(items), "items": items, "superseded": self.engine.followed.superseded,
             "users_with_clicks": len(self.clicks), "users_forgotten": self.clicks.forgotten,
             "torn_lines": self.clicks.torn, "histories_kept": self.engine.histories_kept,
         })  # fmt: skip
