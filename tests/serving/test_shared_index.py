@@ -1,6 +1,7 @@
 """Servers that share an index with others: the embedder's own, and a content head's over its embedder's index."""
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 
 from vlm2rec_hf import SeqRecConfig, SequentialRecommender, recommender
 from vlm2rec_hf.serving.engine import Engine
+from vlm2rec_hf.serving.guard import Refused
 from vlm2rec_hf.serving.metrics import Metrics
+from vlm2rec_hf.serving.schemas import ClicksRequest
 from vlm2rec_hf.serving.service import Service
 from vlm2rec_hf.serving.settings import ServerSettings
 
@@ -66,3 +69,26 @@ def test_a_server_tells_that_the_index_it_follows_was_switched_to_another_model(
     before, after, numbers = served(ready, told)
     assert before == {"status": "ok", "items": 60, "version": "v000001", "superseded": False}
     assert after == before | {"superseded": True} and "vlm2rec_superseded 1.0" in numbers
+
+
+@pytest.mark.parametrize("kind", ["embedder", "head"])
+def test_an_item_that_another_process_put_in_can_be_clicked_at_once(kind, open_copy, embedder, head):
+    ready = open_copy() if kind == "embedder" else head
+    threads, follow = [], ready.side.follow
+
+    def followed():
+        threads.append(threading.current_thread().name)
+        follow()
+
+    async def clicked(service):
+        embedder.upsert([{"item_id": "new", "text": "red tent"}])
+        ready.side.follow = followed
+        first = await service.click("anna", ClicksRequest(items=["new"]))
+        with pytest.raises(Refused, match="none such") as refused:
+            await service.click("anna", ClicksRequest(items=["none such", "new"]))
+        assert refused.value.status == 422 and len(threads) == 2
+        return first, await service.click("anna", ClicksRequest(items=["none such", "new"], on_unknown="skip"))
+
+    assert served(ready, clicked) == ({"length": 1, "n_unknown": 0}, {"length": 2, "n_unknown": 1})
+    # A head is changed by what it takes; so it follows where lists are made, and nowhere else.
+    assert len(threads) == 3 and all(name.startswith("vlm2rec-batch") == (kind == "head") for name in threads)
