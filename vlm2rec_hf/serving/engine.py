@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -94,7 +94,7 @@ class Engine:
         for kind, do in ((Delete, self.recommender.delete), (Known, self._known_anew)):
             for i, job in enumerate(jobs):
                 if isinstance(job, kind):
-                    (results[i],) = each(lambda lists, do=do: [do(ids) for ids in lists], [job.item_ids])
+                    results[i] = _alone(do, job.item_ids)
         questions = [(i, job) for i, job in enumerate(jobs) if isinstance(job, Question)]
         if questions:
             answers = each(partial(answer_together, self.recommender), [question for _, question in questions])
@@ -137,6 +137,11 @@ class Engine:
     def _put(self, rows: list[Mapping[str, Any]]) -> list[bool]:
         self.recommender.upsert(rows)
         return [True] * len(rows)
+
+
+def _alone(do: Callable[[Sequence[str]], Any], item_ids: Sequence[str]) -> Any:
+    """What a function gives for some ids, or its error."""
+    return each(lambda lists: [do(ids) for ids in lists], [item_ids])[0]
 
 
 def _without_repeats(rows: Sequence[tuple[int, Mapping[str, Any]]]) -> list[tuple[list[int], list[Mapping[str, Any]]]]:
