@@ -63,6 +63,16 @@ CONDITIONS = {
     "not": ({"$not": {"price": {">": 5}}}, lambda r: r["price"] is None or r["price"] <= 5),
     "injection": ({"title": "x' OR '1'='1"}, lambda r: False),
     "nothing": ({"stock": []}, lambda r: False),
+    "whole floats": ({"stock": {"in": [1.0, 3], "!=": 3.0, "<": 3.0}}, lambda r: r["stock"] == 1),
+    "fractions are in nothing": ({"stock": [1.5, 3.99]}, lambda r: False),
+    "fractions among others": ({"stock": [1.5, 3]}, lambda r: r["stock"] == 3),
+    "fractions left out": ({"stock": {"not in": [1.5, 3.0]}}, lambda r: r["stock"] != 3),
+    "equal to a fraction": ({"$or": [{"stock": 1.5}, {"stock": 2}]}, lambda r: r["stock"] == 2),
+    "unequal to a fraction": ({"stock": {"!=": 1.5}}, lambda r: True),
+    "between fractions": ({"stock": {">": 0.5, "<": 3.5}}, lambda r: 1 <= r["stock"] <= 3),
+    "fractions as bounds": ({"stock": {">=": 0.5, "<=": 3.5}}, lambda r: 1 <= r["stock"] <= 3),
+    "negative fractions": ({"stock": {">": -0.5, "<": 0.5}}, lambda r: r["stock"] == 0),
+    "the least integer": ({"stock": {">": -(2**63), "<=": 2**63 - 1, "not in": [-(2.0**63)]}}, lambda r: True),
     "all": ({}, lambda r: True),
 }  # fmt: skip
 
@@ -85,8 +95,9 @@ def test_conditions(store, folders):
         {"colour": "red"}, {"price": "cheap"}, {"price": {"<": None}}, {"price": {"between": [1, 2]}}, "price < 3",
         {"stock": {"in": 3}}, {"price": float("nan")}, {"sale": 1}, {"title": {"<": 3}}, {"$or": []},
         {"stock": [2**70]}, {"title": "a\x00"}, {"_source": 1}, {"stock": True},
+        {"price": {"<": 10**310}}, {"price": [1, -(10**310)]}, {"stock": 10**310}, {"stock": {"<": 2.0**63}},
     ],
-    ids=str,
+    ids=lambda condition: str(condition)[:40],
 )  # fmt: skip
 def test_conditions_that_cannot_be_read_are_refused(condition):
     with pytest.raises(ValueError, match="`filter`"):

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import threading
 
 import pytest
 
 from tests.forks import child, ended, killed_at
+from tests.waiting import PATIENCE_S
 from vlm2rec_hf.serving.click_log import ClickLog
 from vlm2rec_hf.serving.user_clicks import PER_USER, UserClicks
 
@@ -54,6 +56,47 @@ def test_the_log_is_compacted_under_others(tmp_path):
     (log,) = tmp_path.glob("clicks-0*.log")
     assert log.name != "clicks-00000001.log" and log.stat().st_size < 1500
     assert one.of("u") == other.of("u") == over(tmp_path).of("u") == [str(i) for i in range(60)]
+
+
+def test_a_thread_that_reads_while_another_compacts_misses_no_click_after(tmp_path):
+    renamed, begun, compacted = (threading.Event() for _ in range(3))
+
+    class Halting(ClickLog):
+        """The compacting thread waits before it deletes the earlier log, the reading one in the middle of `news`."""
+
+        def _path(self, number):
+            found = super()._path(number)
+            if threading.current_thread() is compacting and number == 1 and super()._path(2).exists():
+                renamed.set()
+                begun.wait(PATIENCE_S)
+            return found
+
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "_compacted" and threading.current_thread() is reading:  # the offset was set just before
+                begun.set()
+                compacted.wait(PATIENCE_S)
+
+    def compact():
+        log.compact(clicks._everything)
+        compacted.set()
+
+    def read():
+        renamed.wait(PATIENCE_S)
+        clicks.of("a")
+
+    compacting, reading = threading.Thread(target=compact), threading.Thread(target=read)
+    log = Halting(tmp_path)
+    clicks = UserClicks(1e9, log=log)
+    clicks.add([("a", ["1"])])
+    for thread in (compacting, reading):
+        thread.start()
+    for thread in (compacting, reading):
+        thread.join()
+    assert renamed.is_set() and begun.is_set()
+    assert clicks.add([("a", ["2"])]) == [2] and clicks.of("a") == ["1", "2"]
+    log.compact(clicks._everything)
+    assert clicks.of("a") == over(tmp_path).of("a") == ["1", "2"]
 
 
 def test_killed_before_any_file_operation_nothing_acknowledged_is_lost(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from vlm2rec_hf import open_recommender
 from vlm2rec_hf.recommending.shop_lists import ListOptions
 from vlm2rec_hf.recommending.together import Question, answer_together
+from vlm2rec_hf.serving.engine import Delete, Engine, Put
 
 from ..conftest import make_image
 
@@ -53,6 +54,24 @@ def test_together_is_as_alone_in_one_pass(run_folder):
         else:
             assert answer.item_ids == alone.item_ids and answer.scores == pytest.approx(alone.scores, abs=1e-6)
             assert answer.source == alone.source
+
+
+def test_a_job_that_fails_unexpectedly_fails_alone(open_copy):
+    engine = Engine(open_copy())
+    side, real = engine.recommender.side, engine.recommender.side.user_views
+    (good, other, bad), options = engine.index.item_ids()[:3], ListOptions(k=3)
+    (wanted,) = engine.recommender.recommend([[good]], 3)
+
+    def user_views(histories, users=None):
+        if [bad] in histories:
+            raise OSError("a device is gone")
+        return real(histories, users)
+
+    side.user_views = user_views
+    jobs = [Put({"item_id": "new", "text": "red tent"}), *(Question([item], options) for item in (bad, good, other))]
+    put, failed, answer, *_ = engine.work([*jobs, Delete([other])])
+    assert put is True and "new" in engine.index and other not in engine.index
+    assert type(failed) is OSError and answer.item_ids == [item for item in wanted.item_ids if item != other]
 
 
 def test_what_a_folder_holds_is_opened(run_folder, tmp_path):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 OPERATORS = ("<", "<=", ">", ">=", "=", "!=", "in", "not in")
 MAX_VALUES = 10_000
 """Values in one condition at most."""
+LEAST_INTEGER = -(2**63)
+"""Of columns of type int64."""
 MAX_DEPTH = 8
 """How deep `or` and `not` may nest."""
 _FORM = 'such as {"price": {"<": 30}, "category": ["shoes", "boots"]}'
@@ -153,26 +155,45 @@ def _comparison(name: str, operator: Any, value: Any, kind: str) -> Comparison:
     if operator in ("in", "not in"):
         if not isinstance(value, (list, tuple)) or len(value) > MAX_VALUES:
             raise ValueError(f"`filter`: {operator!r} of {name!r} takes a list of at most {MAX_VALUES} values.")
-        return Comparison(name, operator, tuple(_value(name, one, kind) for one in value))
+        values = [_value(name, one, kind) for one in value]
+        return Comparison(name, operator, tuple(one for one in values if kind != "int64" or isinstance(one, int)))
     if value is None and operator not in ("=", "!="):
         raise ValueError(f"`filter`: {name!r} {operator} None compares with nothing; only = and != take None.")
-    return Comparison(name, operator, None if value is None else _value(name, value, kind))
+    value = None if value is None else _value(name, value, kind)
+    if kind == "int64" and isinstance(value, float):
+        operator, value = _of_integers(operator, value)
+    return Comparison(name, operator, value)
+
+
+def _of_integers(operator: str, fraction: float) -> tuple[str, Any]:
+    """The same asked of integers: a fraction equals none of them, and lies between two."""
+    if operator in ("=", "!="):
+        return ("in" if operator == "=" else "not in"), ()
+    return ("<=", math.floor(fraction)) if operator in ("<", "<=") else (">=", math.ceil(fraction))
 
 
 def _value(name: str, value: Any, kind: str) -> Any:
+    """A value as its column holds them; of integers a fraction stays one."""
     fits = {
         "string": isinstance(value, str),
         "bool": isinstance(value, bool),
         "int64": isinstance(value, (int, float)) and not isinstance(value, bool),
         "double": isinstance(value, (int, float)) and not isinstance(value, bool),
     }[kind]
-    if not fits or (kind in ("int64", "double") and not math.isfinite(value)):
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(f"`filter`: {name!r} holds values of type {kind}, got {value!r:.80}.")
-    if kind == "int64" and not -(2**63) <= value < 2**63:
+    if kind == "int64" and not LEAST_INTEGER <= value < -LEAST_INTEGER:
         raise ValueError(f"`filter`: {name!r} holds 64-bit integers, got {value!r:.80}.")
     if kind == "string" and "\x00" in value:
         raise ValueError(f"`filter`: a value of {name!r} holds a zero byte.")
-    return float(value) if kind == "double" else value
+    if kind == "int64":
+        return int(value) if value == int(value) else float(value)
+    if kind != "double":
+        return value
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"`filter`: {name!r} holds 64-bit floats, got {value!r:.80}.") from error
 
 
 def literal(value: Any) -> str:
@@ -180,7 +201,8 @@ def literal(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
-        return repr(value)
+        # The least integer is read as the negative of one that is too large.
+        return repr(value) if value != LEAST_INTEGER else f"({LEAST_INTEGER + 1} - 1)"
     return "'" + str(value).replace("'", "''") + "'"
 
 

@@ -98,8 +98,13 @@ class EncoderSide:
         facts = facts_of(self.loaded, views, self.dataset, self.item_columns, scoring=self.scoring)
         return ItemIndex.in_memory(dataset_table(facts, self.dataset, views), facts)
 
+    @property
+    def followed(self) -> ItemIndex:
+        """The index that `follow` looks at."""
+        return self.index
+
     def follow(self) -> None:
-        """See what other processes changed."""
+        """See what other processes changed; for any thread."""
         self.index.refresh()
 
     @property

@@ -68,12 +68,20 @@ class HeadSide:
         return self._own
 
     @property
+    def followed(self) -> ItemIndex:
+        """The index that `follow` looks at: the embedder's where items come from there."""
+        return self.index if self._source is None else self._source
+
+    @property
     def takes_items(self) -> bool:
         """Whether items come from the index of the head's embedder."""
         return self._source is not None
 
     def follow(self) -> None:
-        """See what other processes changed; take new items from the embedder's index."""
+        """See what other processes changed; take new items from the embedder's index.
+
+        With `takes_items` the head is changed: no other thread may ask it meanwhile.
+        """
         if self._source is None:
             self.index.refresh()
         elif self._source.refresh() or self._own is None:

@@ -16,7 +16,7 @@ from .shop_lists import ListOptions, ShopRecommendation, known_entries, shop_lis
 if TYPE_CHECKING:
     from .recommender import Recommender
 
-Answer = ShopRecommendation | ValueError | TypeError
+Answer = ShopRecommendation | Exception
 Entries = Sequence[Any]
 
 
@@ -86,11 +86,11 @@ def each(work: Callable[[list[Any]], list[Any]], rows: Sequence[Any]) -> list[An
         rows: what is worked on.
 
     Returns:
-        Results, and the `ValueError` or `TypeError` of those that raise one.
+        Results, and the errors of those that raise one, of whatever kind.
     """
     try:
         return list(work(list(rows)))
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # handed to who asked
         if len(rows) == 1:
             return [error]
     return [result for row in rows for result in each(work, [row])]

@@ -73,7 +73,7 @@ class ClickLog:
                 sync_folder(self.folder)
 
     def news(self, start_over: Callable[[], None]) -> list[Clicks]:
-        """What was written since the last call, by any process.
+        """What was written since the last call, by any process; for one thread at a time.
 
         Args:
             start_over: is called where all that is known is written anew, because the log was compacted.
@@ -102,7 +102,7 @@ class ClickLog:
         return self._offset > max(self._compact_bytes, 2 * self._compacted)
 
     def compact(self, everything: Callable[[], Iterable[Clicks]]) -> None:
-        """Write the log anew with what is to be kept.
+        """Write the log anew with what is to be kept; `news` reads it from its beginning, as in other processes.
 
         Args:
             everything: gives it, while nobody can write.
@@ -115,8 +115,6 @@ class ClickLog:
                 partial.write_bytes(b"".join(map(_line, kept)))
             for known in before:
                 self._path(known).unlink(missing_ok=True)
-            self._number, self._offset = number, self._path(number).stat().st_size
-            self._compacted = self._offset
 
     def _numbers(self) -> list[int]:
         return sorted(int(found[1]) for name in os.listdir(self.folder) if (found := _NAME.fullmatch(name)))

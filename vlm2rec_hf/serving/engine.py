@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+from ..recommending.head_side import HeadSide
 from ..recommending.recommender import Recommender, user_history
 from ..recommending.together import Question, answer_together, each
 
@@ -21,6 +22,13 @@ class Put:
 @dataclass(frozen=True)
 class Delete:
     """Items to take out."""
+
+    item_ids: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Which of some items can stand in a history, after a look at what other processes changed."""
 
     item_ids: Sequence[str]
 
@@ -43,6 +51,11 @@ class Engine:
     def index(self) -> Any:
         """The index that lists come from."""
         return self.recommender.index
+
+    @property
+    def followed(self) -> Any:
+        """The index on the disk that changes come from: of a head over its embedder's index that one."""
+        return self.recommender.side.followed
 
     @property
     def histories_kept(self) -> int:
@@ -70,26 +83,37 @@ class Engine:
         """Do jobs; changes come before questions.
 
         Args:
-            jobs: `Put`, `Delete` and `Question`, in any mixture.
+            jobs: `Put`, `Delete`, `Known` and `Question`, in any mixture.
 
         Returns:
-            Per job: how many items were encoded, how many were deleted, a list; or the error of this job alone.
+            Per job: True, how many were deleted, a set of ids, a list; or the error of this job alone, of any kind.
         """
         results: dict[int, Any] = {}
         for places, rows in _without_repeats([(i, job.row) for i, job in enumerate(jobs) if isinstance(job, Put)]):
             results |= dict(zip(places, each(self._put, rows), strict=True))
-        for i, job in enumerate(jobs):
-            if isinstance(job, Delete):
-                (results[i],) = each(lambda lists: [self.recommender.delete(ids) for ids in lists], [job.item_ids])
+        for kind, do in ((Delete, self.recommender.delete), (Known, self._known_anew)):
+            for i, job in enumerate(jobs):
+                if isinstance(job, kind):
+                    results[i] = _alone(do, job.item_ids)
         questions = [(i, job) for i, job in enumerate(jobs) if isinstance(job, Question)]
         if questions:
-            answers = answer_together(self.recommender, [question for _, question in questions])
+            answers = each(partial(answer_together, self.recommender), [question for _, question in questions])
             results |= {i: answer for (i, _), answer in zip(questions, answers, strict=True)}
         return [results[i] for i in range(len(jobs))]
 
     def known(self, item_ids: Sequence[str]) -> set[str]:
-        """Which items can stand in a history; cheap, for any thread."""
-        return set(self.recommender.side.knows(item_ids)) | self.index.has(item_ids)
+        """Which items can stand in a history; cheap, for any thread.
+
+        Where some are missing, it looks at what other processes changed, unless the side `follows_in_turn`.
+        """
+        known = self._known(item_ids)
+        return known if self.follows_in_turn or known.issuperset(item_ids) else self._known_anew(item_ids)
+
+    @property
+    def follows_in_turn(self) -> bool:
+        """Whether only a job (`Known`) may look at what others changed: a head that takes items is changed by it."""
+        side = self.recommender.side
+        return isinstance(side, HeadSide) and side.takes_items
 
     def history_of(self, user: str) -> list[str]:
         """What the dataset knows of a user; nothing for one whom it does not have."""
@@ -103,9 +127,21 @@ class Engine:
         dataset = self.recommender.dataset
         return set() if dataset is None else {str(user) for user in dataset.sequences().user_ids}
 
+    def _known(self, item_ids: Sequence[str]) -> set[str]:
+        return set(self.recommender.side.knows(item_ids)) | self.index.has(item_ids)
+
+    def _known_anew(self, item_ids: Sequence[str]) -> set[str]:
+        self.recommender.side.follow()
+        return self._known(item_ids)
+
     def _put(self, rows: list[Mapping[str, Any]]) -> list[bool]:
         self.recommender.upsert(rows)
         return [True] * len(rows)
+
+
+def _alone(do: Callable[[Sequence[str]], Any], item_ids: Sequence[str]) -> Any:
+    """What a function gives for some ids, or its error."""
+    return each(lambda lists: [do(ids) for ids in lists], [item_ids])[0]
 
 
 def _without_repeats(rows: Sequence[tuple[int, Mapping[str, Any]]]) -> list[tuple[list[int], list[Mapping[str, Any]]]]:

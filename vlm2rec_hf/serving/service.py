@@ -16,7 +16,7 @@ from ..recommending.together import Question
 from ..recommending.view_weights import parse_weights
 from .batching import Batcher, Overloaded, TooLate
 from .click_log import ClickLog
-from .engine import Delete, Engine, Put
+from .engine import Delete, Engine, Known, Put
 from .guard import Refused
 from .metrics import Metrics
 from .schemas import ClicksRequest, HowToList, NewItem, PutItemRequest, RecommendRequest, SimilarRequest
@@ -122,7 +122,7 @@ class Service:
 
     async def click(self, user: str, request: ClicksRequest) -> Plain:
         """Keep a user's clicks; with a state folder on the disk when this returns."""
-        known = await asyncio.to_thread(self.engine.known, request.items)
+        known = await self._known(request.items)
         kept = [item for item in request.items if item in known]
         lost = len(request.items) - len(kept)
         if lost and request.on_unknown == "error":
@@ -144,15 +144,15 @@ class Service:
 
     def health(self) -> Plain:
         """What is served."""
-        index = self.engine.index
-        status = "ok" if self.ready else "ending"
-        return {"status": status, "items": len(index), "version": index.version, "superseded": index.superseded}
+        index, status = self.engine.followed, "ok" if self.ready else "ending"
+        items = len(self.engine.index)
+        return {"status": status, "items": items, "version": index.version, "superseded": index.superseded}
 
     def measure(self) -> None:
         """Take the numbers of now, which other processes of this server tell, too."""
         items = len(self.engine.index)
         self.metrics.set({
-            **self.metrics.watch.state(items), "items": items, "superseded": self.engine.index.superseded,
+            **self.metrics.watch.state(items), "items": items, "superseded": self.engine.followed.superseded,
             "users_with_clicks": len(self.clicks), "users_forgotten": self.clicks.forgotten,
             "torn_lines": self.clicks.torn, "histories_kept": self.engine.histories_kept,
         })  # fmt: skip
@@ -164,6 +164,13 @@ class Service:
         found: ShopRecommendation = await self._ask(question)
         self.metrics.listed("similar" if question.similar else found.source, found.item_ids, found.scores)
         return answer_of(found)
+
+    async def _known(self, item_ids: Sequence[str]) -> set[str]:
+        """Which items can be clicked, those that another process just put in among them."""
+        known = await asyncio.to_thread(self.engine.known, item_ids)
+        if self.engine.follows_in_turn and not known.issuperset(item_ids):
+            return set(await self._ask(Known(item_ids)))
+        return known
 
     async def _ask(self, job: Any) -> Any:
         return await self._through(self._jobs, job)
