@@ -1,5 +1,7 @@
 """Questions to an index, exact and over LanceDB, and changes that other openers see."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -149,6 +151,21 @@ def test_changes_are_seen_by_other_openers_and_outlive_folding(store, tmp_path):
         reader.refresh()
     put(writer, IDS[4])
     assert reader.refresh() and IDS[4] in reader and reader.deleted == frozenset()
+
+
+def test_others_wait_while_one_reads_and_writes(tmp_path):
+    ours = small(tmp_path / "index", IDS[:3])
+    theirs = ItemIndex.open(tmp_path / "index")
+    put(theirs, "first")
+    with ours.changing():
+        assert "first" in ours
+        waiting = threading.Thread(target=theirs.delete, args=(["first", "second"],))
+        waiting.start()
+        put(ours, "second")
+        waiting.join(0.2)
+        assert waiting.is_alive() and {"first", "second"} <= set(ours.item_ids())
+    waiting.join(20)
+    assert not waiting.is_alive() and ours.refresh() and set(ours.item_ids()) == set(IDS[:3])
 
 
 def test_a_rebuild_keeps_changes_and_older_readers_serve_on(tmp_path):

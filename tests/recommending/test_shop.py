@@ -181,6 +181,33 @@ def test_new_items_are_recommended_read_changed_and_deleted(shop, histories, rea
     assert other.recommend([["new", histories[0][0]]], on_unknown="skip")[0].n_unknown == 1
 
 
+def test_what_a_change_does_not_name_stays_as_other_processes_left_it(shop, ready, made):
+    other = recommender(made[0], shop, processor=made[1], index=ready.index.path)
+    item, second = str(shop.item_ids[3]), str(shop.item_ids[4])
+    ready.upsert([{"item_id": item, "price": 99.0, "text": "green lamp"}, {"item_id": "new", "text": "red mug"}])
+    assert other.upsert([{"item_id": item, "stock": 7}, {"item_id": "new", "stock": 1}]) == 0
+    encode = other.side.item_views
+
+    def slowly(*args):
+        """Others write while this one encodes."""
+        ready.upsert([{"item_id": item, "price": 98.0}, {"item_id": second, "price": 5.0}])
+        ready.delete(["new"])
+        return encode(*args)
+
+    other.side.item_views = slowly
+    assert other.upsert([{"item_id": item, "text": "blue lamp"}, {"item_id": second, "stock": 3}]) == 1
+    with pytest.raises(ValueError, match="'new' needs a text or an image"):
+        other.upsert([{"item_id": "new", "stock": 2}])
+    ready.upsert([{"item_id": item, "stock": 8}])
+    rows = {row["item_id"]: row for row in ready.index.metadata([item, second, "new"])}
+    assert {name: rows[item][name] for name in ("price", "stock", "text")} == {
+        "price": 98.0, "stock": 8, "text": "blue lamp",
+    }  # fmt: skip
+    assert (rows[second]["price"], rows[second]["stock"]) == (5.0, 3) and "new" not in rows
+    wanted = made[0].encode_items([{"text": "blue lamp"}], made[1]).both.numpy()
+    assert ready.index.vectors([item])["both"] == pytest.approx(wanted, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("rows", "match"),
     [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -95,7 +96,7 @@ class ItemIndex:
 
     def __init__(self, snapshot: _Snapshot, folder: IndexFolder | None) -> None:
         self._snapshot, self._folder = snapshot, folder
-        self._change = threading.RLock()
+        self._change, self._changing = threading.RLock(), False
         self.superseded = False
         """Whether the folder was switched to another model's vectors; this object goes on with those it has."""
 
@@ -296,12 +297,12 @@ class ItemIndex:
         Returns:
             How many of them were there.
         """
-        self.refresh()
-        there = self.has(list(map(str, item_ids)))
-        gone = [item for item in dict.fromkeys(map(str, item_ids)) if item in there]
-        if gone:
-            zeros = {view: np.zeros((len(gone), size), np.float32) for view, size in self.facts.views.items()}
-            self._write(rows_table(self.facts, {"item_id": gone}, zeros, deleted=True))
+        with self.changing():
+            there = self.has(list(map(str, item_ids)))
+            gone = [item for item in dict.fromkeys(map(str, item_ids)) if item in there]
+            if gone:
+                zeros = {view: np.zeros((len(gone), size), np.float32) for view, size in self.facts.views.items()}
+                self._write(rows_table(self.facts, {"item_id": gone}, zeros, deleted=True))
         return len(gone)
 
     def take_over(self, rows: pa.Table, deleted: Sequence[str]) -> None:
@@ -314,29 +315,48 @@ class ItemIndex:
             if len(edit):
                 log.append(edit, self._snapshot.folded)
 
-    def _write(self, edit: pa.Table) -> None:
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Keep others from changing the index, all of whose changes are seen in the block, until its end.
+
+        So a change may rest on what is read. `upsert` and `delete` are allowed in the block; others wait, so be quick.
+
+        Raises:
+            ValueError: the folder was switched to another model's vectors.
+        """
         with self._change:
-            if self._folder is None:
-                one = self._snapshot
-                edits = [one.edits, edit]
-                self._snapshot = _with_edits(None, one.facts, one.base, 0, one.seen + 1, edits, one.deleted)
+            if self._folder is None or self._changing:
+                yield
                 return
             while True:
                 version = str(self._snapshot.version)
                 with self._folder.writing(version):
                     if self._folder.current() == version:
-                        log = EditLog(self._folder.path / version / "edits")
-                        log.append(edit, self._folder.state(version).folded)
+                        self.refresh()
+                        self._changing = True
+                        try:
+                            yield
+                        finally:
+                            self._changing = False
                         break
                 self.refresh()
                 if self.superseded:
                     raise ValueError(
                         f"`index` {str(self._folder.path)!r} was switched to another model's vectors; load that model."
                     )
-            self.refresh()
             one = self._snapshot
             if one.seen - one.folded >= FOLD_AFTER_FILES or len(one.edits) >= FOLD_AFTER_ITEMS:
                 self.fold()
+
+    def _write(self, edit: pa.Table) -> None:
+        with self.changing():
+            one = self._snapshot
+            if self._folder is None:
+                edits = [one.edits, edit]
+                self._snapshot = _with_edits(None, one.facts, one.base, 0, one.seen + 1, edits, one.deleted)
+            else:
+                EditLog(self._folder.path / str(one.version) / "edits").append(edit, one.folded)
+                self.refresh()
 
     def fold(self) -> None:
         """Write the items anew with all changes in them, so that opening the index stays fast; happens by itself."""
