@@ -181,6 +181,22 @@ def test_new_items_are_recommended_read_changed_and_deleted(shop, histories, rea
     assert other.recommend([["new", histories[0][0]]], on_unknown="skip")[0].n_unknown == 1
 
 
+def test_without_a_named_index_changes_act_in_every_list_too(shop, histories, ready, made):
+    plain = recommender(made[0], shop, processor=made[1], vectors=embed_of(ready))
+    head = recommender(head_of(shop), shop)
+    for ours in (plain, head):
+        first, second = ours.recommend(histories[:1], 2)[0].item_ids
+        assert ours.similar([first], 1) and type(ours.recommend(histories[:1], 2)[0]).__name__ == "Recommendation"
+        assert ours.delete([first]) == 1 and len(ours.index) == shop.n_items - 1
+        assert ours.recommend(histories[:1], 1)[0].item_ids == [second]
+        assert first not in ours.recommend([[]], shop.n_items)[0].item_ids and "59 items" in repr(ours)
+    for ours in (plain, ready):
+        ours.upsert([{"item_id": "new", "text": "red tent", "price": 3.0}])
+    assert "new" in plain.recommend(histories[:1], shop.n_items)[0].item_ids
+    among = ["new", *map(str, shop.item_ids[30:34])]
+    same_lists(*(one.recommend([["new"]], 5, candidates=among, exclude_seen=False) for one in (plain, ready)))
+
+
 def test_what_a_change_does_not_name_stays_as_other_processes_left_it(shop, ready, made):
     other = recommender(made[0], shop, processor=made[1], index=ready.index.path)
     item, second = str(shop.item_ids[3]), str(shop.item_ids[4])
