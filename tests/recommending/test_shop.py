@@ -17,6 +17,8 @@ from vlm2rec_hf import (
     make_demo_shop,
     recommender,
 )
+from vlm2rec_hf.loading import load_with_processor
+from vlm2rec_hf.recommending.index_building import _EncoderWork, _HeadWork
 from vlm2rec_hf.recommending.list_rules import best_of_groups, diversified
 
 from ..conftest import make_image
@@ -222,6 +224,33 @@ def test_what_a_change_does_not_name_stays_as_other_processes_left_it(shop, read
     assert (rows[second]["price"], rows[second]["stock"]) == (5.0, 3) and "new" not in rows
     wanted = made[0].encode_items([{"text": "blue lamp"}], made[1]).both.numpy()
     assert ready.index.vectors([item])["both"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_column_that_is_new_comes_from_the_dataset_for_changed_items_too(shop, ready, made, monkeypatch):
+    edited, own, late, untouched = map(str, shop.item_ids[1:5])
+    vectors = embed_of(ready)
+    ready.upsert([{"item_id": edited, "price": 99.0}, {"item_id": own, "text": "red mug"}])
+    ready.upsert([{"item_id": "new", "text": "red tent"}])
+    rows = [{**shop.item(i), "item_id": item, "price": 1.0, "brand": f"b{i}"} for i, item in enumerate(shop.item_ids)]
+    log = shop.interactions.to_pandas()[["user_id", "item_id", "timestamp"]]
+    newer = RecDataset.from_tables(log, rows, name="shop").leave_one_out()
+    tables = _EncoderWork.tables
+
+    def slowly(*args):
+        yield from tables(*args)
+        ready.upsert([{"item_id": late, "price": 98.0}])
+
+    monkeypatch.setattr(_EncoderWork, "tables", slowly)
+    index = build_index(made[0], newer, ready.index.path, processor=made[1], vectors=vectors)
+    found = {row["item_id"]: (row["brand"], row["price"]) for row in index.metadata(index.item_ids())}
+    places = {str(item): i for i, item in enumerate(newer.item_ids)}
+    assert found[edited] == (f"b{places[edited]}", 99.0) and found[late] == (f"b{places[late]}", 98.0)
+    assert found[untouched] == (f"b{places[untouched]}", 1.0) and found["new"] == (None, None)
+    assert found[own][0] == f"b{places[own]}"
+    head = head_of(shop)
+    earlier = recommender(head).index.rows([edited, own])
+    again = _HeadWork(load_with_processor(head), newer, None, "exact").again(earlier)
+    assert again["brand"].to_pylist() == [f"b{places[edited]}", f"b{places[own]}"]
 
 
 @pytest.mark.parametrize(
