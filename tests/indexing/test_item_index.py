@@ -109,6 +109,9 @@ def test_candidates_exclusions_and_the_most_popular(store, folders):
     assert not set(left[0].item_ids) & set(best[0].item_ids) and left[1] == best[1]
     chosen = index.search(query, 3, candidates=[IDS[:2], IDS[5:6]])
     assert [set(hits.item_ids) for hits in chosen] == [set(IDS[:2]), {IDS[5]}]
+    for asked in (query, None):
+        named_twice = index.search(asked, 3, candidates=[[*IDS[:2], *IDS[:2]]] * 2, n_questions=2)
+        assert [sorted(hits.item_ids) for hits in named_twice] == [IDS[:2]] * 2
     counts = dict(zip(IDS, metadata(IDS)["_popularity"], strict=True))
     popular = index.search(None, 5)[0]
     assert popular.scores == sorted(counts.values(), reverse=True)[:5]
