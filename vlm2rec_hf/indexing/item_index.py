@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from .changed_items import ChangedItems
 from .conditions import parse_condition
 from .edit_log import EditLog, last_edits
 from .exact_items import ExactItems, Found
 from .items_files import fold_items, open_items
-from .rows import OWN, IndexFacts, edit_schema, rows_table, schema_of, take_rows, vectors_of, with_deleted
+from .rows import OWN, IndexFacts, edit_schema, kept_rows, rows_table, schema_of, take_rows, vectors_of, with_deleted
 from .scoring import Query, ordered
 from .versions import IndexFolder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FOLD_AFTER_FILES, FOLD_AFTER_ITEMS = 1000, 20_000
-"""Changes are folded into the items when there are so many; until then they are read beside them."""
+FOLD_AFTER_FILES, FOLD_AFTER_ITEMS, FOLD_AFTER_BYTES = 1000, 20_000, 256 * 2**20
+"""Changes are folded into the items when there are so many, or so large; until then they are in memory beside them."""
 
 
 class ItemStore(Protocol):
@@ -82,7 +83,7 @@ class _Snapshot:
     folded: int
     seen: int
     edits: Any
-    overlay: ExactItems
+    overlay: ChangedItems
     hidden: frozenset[str]
     deleted: frozenset[str]
 
@@ -338,6 +339,7 @@ class ItemIndex:
                             yield
                         finally:
                             self._changing = False
+                        nbytes = EditLog(self._folder.path / version / "edits").nbytes()
                         break
                 self.refresh()
                 if self.superseded:
@@ -345,7 +347,8 @@ class ItemIndex:
                         f"`index` {str(self._folder.path)!r} was switched to another model's vectors; load that model."
                     )
             one = self._snapshot
-            if one.seen - one.folded >= FOLD_AFTER_FILES or len(one.edits) >= FOLD_AFTER_ITEMS:
+            many = one.seen - one.folded >= FOLD_AFTER_FILES or len(one.edits) >= FOLD_AFTER_ITEMS
+            if many or nbytes >= FOLD_AFTER_BYTES:
                 self.fold()
 
     def _write(self, edit: pa.Table) -> None:
@@ -433,14 +436,12 @@ def _with_edits(
     tables: list[pa.Table],
     deleted: frozenset[str],
 ) -> _Snapshot:
-    import pyarrow.compute as pc
-
     edits = last_edits([edit_schema(facts).empty_table(), *tables])
     ids, gone = edits["item_id"].to_pylist(), edits["_deleted"].to_pylist()
-    overlay = edits.filter(pc.invert(edits["_deleted"])).select(schema_of(facts).names)
+    overlay = kept_rows(edits, ~np.array(gone, bool)).select(schema_of(facts).names)
     now = {item for item, out in zip(ids, gone, strict=True) if out}
     return _Snapshot(
-        version, facts, base, folded, seen, edits, ExactItems(overlay, facts),
+        version, facts, base, folded, seen, edits, ChangedItems(overlay, facts),
         frozenset(base.has(ids)), frozenset((deleted - set(ids)) | now),
     )  # fmt: skip
 
