@@ -95,7 +95,7 @@ def last_edits(tables: list[pa.Table]) -> pa.Table:
     """Several changes as one: of every item only its last row, in the order of these. They are not copied."""
     import pyarrow as pa
 
-    last = {}
+    last: dict[str, tuple[int, int]] = {}
     for number, table in enumerate(tables):
         last |= {item: (number, row) for row, item in enumerate(table["item_id"].to_pylist())}
     kept = [np.zeros(len(table), bool) for table in tables]
