@@ -1,11 +1,15 @@
 """Questions to an index, exact and over LanceDB, and changes that other openers see."""
 
+import threading
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from vlm2rec_hf.indexing import item_index
 from vlm2rec_hf.indexing.conditions import parse_condition
 from vlm2rec_hf.indexing.item_index import ItemIndex
-from vlm2rec_hf.indexing.rows import rows_table
+from vlm2rec_hf.indexing.rows import OWN, rows_table, schema_of
 from vlm2rec_hf.indexing.scoring import Query
 
 from ..forks import in_a_process
@@ -118,6 +122,9 @@ def test_candidates_exclusions_and_the_most_popular(store, folders):
     assert not set(left[0].item_ids) & set(best[0].item_ids) and left[1] == best[1]
     chosen = index.search(query, 3, candidates=[IDS[:2], IDS[5:6]])
     assert [set(hits.item_ids) for hits in chosen] == [set(IDS[:2]), {IDS[5]}]
+    for asked in (query, None):
+        named_twice = index.search(asked, 3, candidates=[[*IDS[:2], *IDS[:2]]] * 2, n_questions=2)
+        assert [sorted(hits.item_ids) for hits in named_twice] == [IDS[:2]] * 2
     counts = dict(zip(IDS, metadata(IDS)["_popularity"], strict=True))
     popular = index.search(None, 5)[0]
     assert popular.scores == sorted(counts.values(), reverse=True)[:5]
@@ -160,6 +167,70 @@ def test_changes_are_seen_by_other_openers_and_outlive_folding(store, tmp_path):
         reader.refresh()
     put(writer, IDS[4])
     assert reader.refresh() and IDS[4] in reader and reader.deleted == frozenset()
+
+
+def test_others_wait_while_one_reads_and_writes(tmp_path):
+    ours = small(tmp_path / "index", IDS[:3])
+    theirs = ItemIndex.open(tmp_path / "index")
+    put(theirs, "first")
+    with ours.changing():
+        assert "first" in ours
+        waiting = threading.Thread(target=theirs.delete, args=(["first", "second"],))
+        waiting.start()
+        put(ours, "second")
+        waiting.join(0.2)
+        assert waiting.is_alive() and {"first", "second"} <= set(ours.item_ids())
+    waiting.join(20)
+    assert not waiting.is_alive() and ours.refresh() and set(ours.item_ids()) == set(IDS[:3])
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_images_of_changes_are_held_once_and_folded_by_their_bytes(store, tmp_path, monkeypatch):
+    index = small(tmp_path / "index", IDS[:3], store)
+    reader = ItemIndex.open(tmp_path / "index")
+    size, before = 200_000, pa.total_allocated_bytes()
+    images = {item: np.random.default_rng(i).bytes(size) for i, item in enumerate(["n0", "n1", "n2", IDS[0]])}
+
+    def put_image(item):
+        columns = metadata([item]) | {"_source": [OWN], "_image": [images[item]]}
+        index.upsert(columns, vectors([item]), fingerprint="one")
+        assert reader.refresh()
+
+    for item in ("n0", "n1", "n2", IDS[0], "n1"):
+        put_image(item)
+    index.delete(["n2"])
+    assert reader.refresh()
+    assert pa.total_allocated_bytes() - before < 2 * 3.3 * size  # of three items, in the writer and in the reader
+    for one in (index, reader):
+        found = one.rows(["n1", IDS[1], "n2", IDS[0]])
+        assert (found["item_id"].to_pylist(), found.schema) == (["n1", IDS[1], IDS[0]], schema_of(facts(store)))
+        assert found["_image"].to_pylist() == [images["n1"], None, images[IDS[0]]]
+        assert one.rows(["n0", "n1"], ["_image", "stock"]).column_names == ["item_id", "_image", "stock"]
+    monkeypatch.setattr(item_index, "FOLD_AFTER_BYTES", 5.5 * size)
+    edits = tmp_path / "index" / "v000001" / "edits"
+    put_image("n0")
+    del found
+    assert not list(edits.iterdir()) and pa.total_allocated_bytes() - before < size
+    put_image("n1")
+    assert len(list(edits.iterdir())) == 1
+    for one in (index, reader, ItemIndex.open(tmp_path / "index")):
+        assert set(one.item_ids()) == {*IDS[:3], "n0", "n1"}
+        assert one.rows(["n0", "n1", IDS[0]], ["_image"])["_image"].to_pylist() == [
+            images[item] for item in ("n0", "n1", IDS[0])
+        ]
+
+
+def test_changes_far_scattered_are_the_same(tmp_path):
+    many = [f"m{i}" for i in range(900)]
+    index = small(tmp_path / "index", many)
+    put(index, *many[::-1])
+    put(index, *many[::2])
+    index.delete(many[1::4])
+    for one in (index, ItemIndex.open(tmp_path / "index")):
+        left = [item for item in many if item not in many[1::4]]
+        assert set(one.item_ids()) == set(left) and len(one) == len(left)
+        assert (one.vectors(left)["text"] == vectors(left)["text"]).all()
+        one.fold()
 
 
 def test_a_rebuild_keeps_changes_and_older_readers_serve_on(tmp_path):

@@ -17,6 +17,8 @@ from vlm2rec_hf import (
     make_demo_shop,
     recommender,
 )
+from vlm2rec_hf.loading import load_with_processor
+from vlm2rec_hf.recommending.index_building import _EncoderWork, _HeadWork
 from vlm2rec_hf.recommending.list_rules import best_of_groups, diversified
 
 from ..conftest import make_image
@@ -179,6 +181,76 @@ def test_new_items_are_recommended_read_changed_and_deleted(shop, histories, rea
     with pytest.raises(ValueError, match="'new'"):
         other.recommend([["new"]])
     assert other.recommend([["new", histories[0][0]]], on_unknown="skip")[0].n_unknown == 1
+
+
+def test_without_a_named_index_changes_act_in_every_list_too(shop, histories, ready, made):
+    plain = recommender(made[0], shop, processor=made[1], vectors=embed_of(ready))
+    head = recommender(head_of(shop), shop)
+    for ours in (plain, head):
+        first, second = ours.recommend(histories[:1], 2)[0].item_ids
+        assert ours.similar([first], 1) and type(ours.recommend(histories[:1], 2)[0]).__name__ == "Recommendation"
+        assert ours.delete([first]) == 1 and len(ours.index) == shop.n_items - 1
+        assert ours.recommend(histories[:1], 1)[0].item_ids == [second]
+        assert first not in ours.recommend([[]], shop.n_items)[0].item_ids and "59 items" in repr(ours)
+    for ours in (plain, ready):
+        ours.upsert([{"item_id": "new", "text": "red tent", "price": 3.0}])
+    assert "new" in plain.recommend(histories[:1], shop.n_items)[0].item_ids
+    among = ["new", *map(str, shop.item_ids[30:34])]
+    same_lists(*(one.recommend([["new"]], 5, candidates=among, exclude_seen=False) for one in (plain, ready)))
+
+
+def test_what_a_change_does_not_name_stays_as_other_processes_left_it(shop, ready, made):
+    other = recommender(made[0], shop, processor=made[1], index=ready.index.path)
+    item, second = str(shop.item_ids[3]), str(shop.item_ids[4])
+    ready.upsert([{"item_id": item, "price": 99.0, "text": "green lamp"}, {"item_id": "new", "text": "red mug"}])
+    assert other.upsert([{"item_id": item, "stock": 7}, {"item_id": "new", "stock": 1}]) == 0
+    encode = other.side.item_views
+
+    def slowly(*args):
+        """Others write while this one encodes."""
+        ready.upsert([{"item_id": item, "price": 98.0}, {"item_id": second, "price": 5.0}])
+        ready.delete(["new"])
+        return encode(*args)
+
+    other.side.item_views = slowly
+    assert other.upsert([{"item_id": item, "text": "blue lamp"}, {"item_id": second, "stock": 3}]) == 1
+    with pytest.raises(ValueError, match="'new' needs a text or an image"):
+        other.upsert([{"item_id": "new", "stock": 2}])
+    ready.upsert([{"item_id": item, "stock": 8}])
+    rows = {row["item_id"]: row for row in ready.index.metadata([item, second, "new"])}
+    assert {name: rows[item][name] for name in ("price", "stock", "text")} == {
+        "price": 98.0, "stock": 8, "text": "blue lamp",
+    }  # fmt: skip
+    assert (rows[second]["price"], rows[second]["stock"]) == (5.0, 3) and "new" not in rows
+    wanted = made[0].encode_items([{"text": "blue lamp"}], made[1]).both.numpy()
+    assert ready.index.vectors([item])["both"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_column_that_is_new_comes_from_the_dataset_for_changed_items_too(shop, ready, made, monkeypatch):
+    edited, own, late, untouched = map(str, shop.item_ids[1:5])
+    vectors = embed_of(ready)
+    ready.upsert([{"item_id": edited, "price": 99.0}, {"item_id": own, "text": "red mug"}])
+    ready.upsert([{"item_id": "new", "text": "red tent"}])
+    rows = [{**shop.item(i), "item_id": item, "price": 1.0, "brand": f"b{i}"} for i, item in enumerate(shop.item_ids)]
+    log = shop.interactions.to_pandas()[["user_id", "item_id", "timestamp"]]
+    newer = RecDataset.from_tables(log, rows, name="shop").leave_one_out()
+    tables = _EncoderWork.tables
+
+    def slowly(*args):
+        yield from tables(*args)
+        ready.upsert([{"item_id": late, "price": 98.0}])
+
+    monkeypatch.setattr(_EncoderWork, "tables", slowly)
+    index = build_index(made[0], newer, ready.index.path, processor=made[1], vectors=vectors)
+    found = {row["item_id"]: (row["brand"], row["price"]) for row in index.metadata(index.item_ids())}
+    places = {str(item): i for i, item in enumerate(newer.item_ids)}
+    assert found[edited] == (f"b{places[edited]}", 99.0) and found[late] == (f"b{places[late]}", 98.0)
+    assert found[untouched] == (f"b{places[untouched]}", 1.0) and found["new"] == (None, None)
+    assert found[own][0] == f"b{places[own]}"
+    head = head_of(shop)
+    earlier = recommender(head).index.rows([edited, own])
+    again = _HeadWork(load_with_processor(head), newer, None, "exact").again(earlier)
+    assert again["brand"].to_pylist() == [f"b{places[edited]}", f"b{places[own]}"]
 
 
 @pytest.mark.parametrize(

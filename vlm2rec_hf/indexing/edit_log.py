@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..files import whole_file
-from .rows import take_rows
+from .rows import kept_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,6 +33,12 @@ class EditLog:
             return []
         names = (entry.name for entry in os.scandir(self.folder) if entry.name.endswith(_ENDING))
         return sorted(int(name.removesuffix(_ENDING)) for name in names)
+
+    def nbytes(self) -> int:
+        """How large the changes' files are together; the caller holds the version's lock."""
+        if not self.folder.is_dir():
+            return 0
+        return sum(entry.stat().st_size for entry in os.scandir(self.folder) if entry.name.endswith(_ENDING))
 
     def append(self, edit: pa.Table, after: int) -> int:
         """Write a change, whole or not at all; the caller holds the version's lock.
@@ -84,9 +92,14 @@ def map_table(path: Path) -> pa.Table:
 
 
 def last_edits(tables: list[pa.Table]) -> pa.Table:
-    """Several changes as one: of every item only its last row, in the order of these."""
+    """Several changes as one: of every item only its last row, in the order of these. They are not copied."""
     import pyarrow as pa
 
-    table = pa.concat_tables(tables)
-    last = {item: place for place, item in enumerate(table["item_id"].to_pylist())}
-    return table if len(last) == len(table) else take_rows(table, sorted(last.values()))
+    last: dict[str, tuple[int, int]] = {}
+    for number, table in enumerate(tables):
+        last |= {item: (number, row) for row, item in enumerate(table["item_id"].to_pylist())}
+    kept = [np.zeros(len(table), bool) for table in tables]
+    for number, row in last.values():
+        kept[number][row] = True
+    parts = [kept_rows(table, mask) for table, mask in zip(tables, kept, strict=True) if mask.any()]
+    return pa.concat_tables(parts) if parts else tables[0].schema.empty_table()

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from .changed_items import ChangedItems
 from .conditions import parse_condition
 from .edit_log import EditLog, last_edits
 from .exact_items import ExactItems, Found
 from .items_files import fold_items, open_items
-from .rows import OWN, IndexFacts, edit_schema, rows_table, schema_of, take_rows, vectors_of, with_deleted
+from .rows import OWN, IndexFacts, edit_schema, kept_rows, rows_table, schema_of, take_rows, vectors_of, with_deleted
 from .scoring import Query, ordered
 from .versions import IndexFolder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FOLD_AFTER_FILES, FOLD_AFTER_ITEMS = 1000, 20_000
-"""Changes are folded into the items when there are so many; until then they are read beside them."""
+FOLD_AFTER_FILES, FOLD_AFTER_ITEMS, FOLD_AFTER_BYTES = 1000, 20_000, 256 * 2**20
+"""Changes are folded into the items when there are so many, or so large; until then they are in memory beside them."""
 
 
 class ItemStore(Protocol):
@@ -81,7 +83,7 @@ class _Snapshot:
     folded: int
     seen: int
     edits: Any
-    overlay: ExactItems
+    overlay: ChangedItems
     hidden: frozenset[str]
     deleted: frozenset[str]
 
@@ -95,7 +97,7 @@ class ItemIndex:
 
     def __init__(self, snapshot: _Snapshot, folder: IndexFolder | None) -> None:
         self._snapshot, self._folder = snapshot, folder
-        self._change = threading.RLock()
+        self._change, self._changing = threading.RLock(), False
         self.superseded = False
         """Whether the folder was switched to another model's vectors; this object goes on with those it has."""
 
@@ -296,12 +298,12 @@ class ItemIndex:
         Returns:
             How many of them were there.
         """
-        self.refresh()
-        there = self.has(list(map(str, item_ids)))
-        gone = [item for item in dict.fromkeys(map(str, item_ids)) if item in there]
-        if gone:
-            zeros = {view: np.zeros((len(gone), size), np.float32) for view, size in self.facts.views.items()}
-            self._write(rows_table(self.facts, {"item_id": gone}, zeros, deleted=True))
+        with self.changing():
+            there = self.has(list(map(str, item_ids)))
+            gone = [item for item in dict.fromkeys(map(str, item_ids)) if item in there]
+            if gone:
+                zeros = {view: np.zeros((len(gone), size), np.float32) for view, size in self.facts.views.items()}
+                self._write(rows_table(self.facts, {"item_id": gone}, zeros, deleted=True))
         return len(gone)
 
     def take_over(self, rows: pa.Table, deleted: Sequence[str]) -> None:
@@ -314,29 +316,50 @@ class ItemIndex:
             if len(edit):
                 log.append(edit, self._snapshot.folded)
 
-    def _write(self, edit: pa.Table) -> None:
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Keep others from changing the index, all of whose changes are seen in the block, until its end.
+
+        So a change may rest on what is read. `upsert` and `delete` are allowed in the block; others wait, so be quick.
+
+        Raises:
+            ValueError: the folder was switched to another model's vectors.
+        """
         with self._change:
-            if self._folder is None:
-                one = self._snapshot
-                edits = [one.edits, edit]
-                self._snapshot = _with_edits(None, one.facts, one.base, 0, one.seen + 1, edits, one.deleted)
+            if self._folder is None or self._changing:
+                yield
                 return
             while True:
                 version = str(self._snapshot.version)
                 with self._folder.writing(version):
                     if self._folder.current() == version:
-                        log = EditLog(self._folder.path / version / "edits")
-                        log.append(edit, self._folder.state(version).folded)
+                        self.refresh()
+                        self._changing = True
+                        try:
+                            yield
+                        finally:
+                            self._changing = False
+                        nbytes = EditLog(self._folder.path / version / "edits").nbytes()
                         break
                 self.refresh()
                 if self.superseded:
                     raise ValueError(
                         f"`index` {str(self._folder.path)!r} was switched to another model's vectors; load that model."
                     )
-            self.refresh()
             one = self._snapshot
-            if one.seen - one.folded >= FOLD_AFTER_FILES or len(one.edits) >= FOLD_AFTER_ITEMS:
+            many = one.seen - one.folded >= FOLD_AFTER_FILES or len(one.edits) >= FOLD_AFTER_ITEMS
+            if many or nbytes >= FOLD_AFTER_BYTES:
                 self.fold()
+
+    def _write(self, edit: pa.Table) -> None:
+        with self.changing():
+            one = self._snapshot
+            if self._folder is None:
+                edits = [one.edits, edit]
+                self._snapshot = _with_edits(None, one.facts, one.base, 0, one.seen + 1, edits, one.deleted)
+            else:
+                EditLog(self._folder.path / str(one.version) / "edits").append(edit, one.folded)
+                self.refresh()
 
     def fold(self) -> None:
         """Write the items anew with all changes in them, so that opening the index stays fast; happens by itself."""
@@ -413,14 +436,12 @@ def _with_edits(
     tables: list[pa.Table],
     deleted: frozenset[str],
 ) -> _Snapshot:
-    import pyarrow.compute as pc
-
     edits = last_edits([edit_schema(facts).empty_table(), *tables])
     ids, gone = edits["item_id"].to_pylist(), edits["_deleted"].to_pylist()
-    overlay = edits.filter(pc.invert(edits["_deleted"])).select(schema_of(facts).names)
+    overlay = kept_rows(edits, ~np.array(gone, bool)).select(schema_of(facts).names)
     now = {item for item, out in zip(ids, gone, strict=True) if out}
     return _Snapshot(
-        version, facts, base, folded, seen, edits, ExactItems(overlay, facts),
+        version, facts, base, folded, seen, edits, ChangedItems(overlay, facts),
         frozenset(base.has(ids)), frozenset((deleted - set(ids)) | now),
     )  # fmt: skip
 

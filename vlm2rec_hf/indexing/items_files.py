@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import whole_file, whole_folder
 from .edit_log import map_table, write_table
 from .exact_items import ExactItems
-from .rows import IndexFacts, schema_of
+from .rows import IndexFacts, kept_rows, schema_of
 from .versions import IndexFolder, VersionState, write_facts, write_state
 
 if TYPE_CHECKING:
@@ -72,15 +72,14 @@ def fold_items(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    names = schema_of(facts).names
-    live = edits.filter(pc.invert(edits["_deleted"])).select(names)
+    live = kept_rows(edits, ~edits["_deleted"].to_numpy()).select(schema_of(facts).names)
     if facts.store == LANCE:
         gone = edits.filter(edits["_deleted"])["item_id"].to_pylist()
         base.apply(live, gone)
         name = LANCE
     else:
         changed = pc.is_in(base.table["item_id"], value_set=edits["item_id"].combine_chunks())
-        kept = base.table.filter(pc.invert(changed))
+        kept = kept_rows(base.table, ~changed.to_numpy())
         name = _name(number)
         with whole_file(folder.path / version / name) as partial:
             write_table(partial, pa.concat_tables([kept, live]))

@@ -147,7 +147,7 @@ class LanceItems:
         found = []
         for row in range(n_questions if query is None else len(query)):
             barred = set(hidden) | set(without[row] if without is not None else ())
-            inside = None if within is None else [item for item in within[row] if item not in barred]
+            inside = None if within is None else [item for item in dict.fromkeys(within[row]) if item not in barred]
             if query is None:
                 found.append(self._popular(k, condition, inside, barred))
             elif inside is not None:

@@ -17,6 +17,8 @@ FORMAT_VERSION = 1
 FROM_DATASET, EDITED, OWN = 0, 1, 2
 """Where an item comes from: the dataset; the dataset, with metadata changed here; or text and image kept here."""
 SOURCE_COLUMNS = ("_text", "_image")
+RUNS = 256
+"""Up to so many stretches of a table's rows stay where they are; more are copied, so that a table has few chunks."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,21 @@ def with_deleted(table: pa.Table) -> pa.Table:
 def take_rows(table: pa.Table, places: Sequence[int]) -> pa.Table:
     """The rows of a table at some places, none of them among others."""
     return table.take(np.array(places, dtype=np.int64))
+
+
+def kept_rows(table: pa.Table, kept: np.ndarray) -> pa.Table:
+    """Some rows of a table, of which nothing is copied unless they lie far scattered.
+
+    Args:
+        table: of any chunks.
+        kept: `(n,)` truth values.
+    """
+    import pyarrow as pa
+
+    runs = np.flatnonzero(np.diff(np.concatenate([[False], kept, [False]]))).reshape(-1, 2)
+    if len(runs) > RUNS:
+        return take_rows(table, np.flatnonzero(kept).tolist())
+    return pa.concat_tables([table.slice(start, stop - start) for start, stop in runs.tolist()] or [table[:0]])
 
 
 def vectors_of(table: pa.Table, view: str) -> np.ndarray:

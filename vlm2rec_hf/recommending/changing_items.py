@@ -11,6 +11,7 @@ from ..data.images import encode_png
 from ..indexing.item_index import ItemIndex
 from ..indexing.rows import EDITED, FROM_DATASET, OWN
 from .encoder_side import EncoderSide
+from .scored_view import with_scored_items
 
 
 def upsert_items(side: EncoderSide, index: ItemIndex, items: Sequence[Mapping[str, Any]]) -> int:
@@ -24,40 +25,55 @@ def upsert_items(side: EncoderSide, index: ItemIndex, items: Sequence[Mapping[st
     Returns:
         How many items were encoded.
     """
+    index.refresh()
     rows = [_checked(row, index) for row in items]
-    known = {row["item_id"]: row for row in index.rows([row["item_id"] for row in rows]).to_pylist()}
+    known = _known(rows, index)
     encoded = [row for row in rows if "text" in row or "image" in row or row["item_id"] not in known]
     sources = [side.source(row) for row in encoded]
     for row, source in zip(encoded, sources, strict=True):
         if not source["text"] and source["image"] is None:
-            raise ValueError(f"`items`: {row['item_id']!r} needs a text or an image.")
-    seen = [known.get(row["item_id"], {}).get("_popularity", 0) for row in encoded]
-    fresh = side.item_views(sources, seen)
+            raise _nothing_to_encode(row)
+    fresh = side.item_views(sources)
+    images = [None if source["image"] is None else encode_png(source["image"]) for source in sources]
     place = {row["item_id"]: i for i, row in enumerate(encoded)}
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("item_id", *index.facts.columns, "_popularity", "_source", "_text", "_image")
-    }
-    vectors: dict[str, list[Any]] = {view: [] for view in index.facts.views}
-    for row in rows:
-        item, before = row["item_id"], known.get(row["item_id"], {})
-        columns["item_id"].append(item)
-        for name in index.facts.columns:
-            columns[name].append(row[name] if name in row else before.get(name))
-        columns["_popularity"].append(before.get("_popularity", 0))
-        if item in place:
-            source = sources[place[item]]
-            columns["_source"].append(OWN)
-            columns["_text"].append(source["text"])
-            columns["_image"].append(None if source["image"] is None else encode_png(source["image"]))
-        else:
-            columns["_source"].append(EDITED if before["_source"] == FROM_DATASET else before["_source"])
-            columns["_text"].append(before["_text"])
-            columns["_image"].append(before["_image"])
-        for view, column in vectors.items():
-            column.append(fresh[view][place[item]] if item in place else before[f"_vector_{view}"])
-    matrices = {view: np.array(column, np.float32).reshape(len(rows), -1) for view, column in vectors.items()}
-    index.upsert(columns, matrices, fingerprint=side.fingerprint)
+    with index.changing():  # what is not named stays as others left it while this one was encoding
+        rows = [_checked(row, index) for row in rows]
+        known = _known(rows, index)
+        seen = [known.get(row["item_id"], {}).get("_popularity", 0) for row in encoded]
+        fresh = with_scored_items(fresh, side.scoring, seen)
+        columns: dict[str, list[Any]] = {
+            name: [] for name in ("item_id", *index.facts.columns, "_popularity", "_source", "_text", "_image")
+        }
+        vectors: dict[str, list[Any]] = {view: [] for view in index.facts.views}
+        for row in rows:
+            item, before = row["item_id"], known.get(row["item_id"], {})
+            if not before and item not in place:
+                raise _nothing_to_encode(row)
+            columns["item_id"].append(item)
+            for name in index.facts.columns:
+                columns[name].append(row[name] if name in row else before.get(name))
+            columns["_popularity"].append(before.get("_popularity", 0))
+            if item in place:
+                columns["_source"].append(OWN)
+                columns["_text"].append(sources[place[item]]["text"])
+                columns["_image"].append(images[place[item]])
+            else:
+                columns["_source"].append(EDITED if before["_source"] == FROM_DATASET else before["_source"])
+                columns["_text"].append(before["_text"])
+                columns["_image"].append(before["_image"])
+            for view, column in vectors.items():
+                column.append(fresh[view][place[item]] if item in place else before[f"_vector_{view}"])
+        matrices = {view: np.array(column, np.float32).reshape(len(rows), -1) for view, column in vectors.items()}
+        index.upsert(columns, matrices, fingerprint=side.fingerprint)
     return len(encoded)
+
+
+def _known(rows: Sequence[Mapping[str, Any]], index: ItemIndex) -> dict[str, dict[str, Any]]:
+    return {row["item_id"]: row for row in index.rows([row["item_id"] for row in rows]).to_pylist()}
+
+
+def _nothing_to_encode(row: Mapping[str, Any]) -> ValueError:
+    return ValueError(f"`items`: {row['item_id']!r} needs a text or an image.")
 
 
 def _checked(row: Any, index: ItemIndex) -> dict[str, Any]:

@@ -108,6 +108,11 @@ class EncoderSide:
         self.index.refresh()
 
     @property
+    def changed(self) -> bool:
+        """Whether items were put into or taken out of the index, as far as it is there by now."""
+        return self._has_index and self.index.edit_number > 0
+
+    @property
     def longest(self) -> int:
         """How many of the newest items of a history are read."""
         return int(self.loaded.processor.max_history)
@@ -206,7 +211,7 @@ class EncoderSide:
         None where an item has neither text nor image.
         """
         ids = sorted(item_ids)
-        rows = self.index.rows(ids, ["_source", "_text", "_image"]).to_pylist() if self._given or self._changed else []
+        rows = self.index.rows(ids, ["_source", "_text", "_image"]).to_pylist() if self._has_index else []
         ready: dict[str, tuple[Hashable, Any]] = {}
         for row in rows:
             if row["_source"] == OWN:
@@ -219,8 +224,8 @@ class EncoderSide:
         return ready
 
     @property
-    def _changed(self) -> bool:
-        return "index" in self.__dict__
+    def _has_index(self) -> bool:
+        return self._given is not None or "index" in self.__dict__
 
     def _of_dataset(self, item: str) -> PreparedItem | None:
         if item not in self.place or self.catalogue is None:

@@ -88,6 +88,11 @@ class HeadSide:
             self._own = self._made()
 
     @property
+    def changed(self) -> bool:
+        """Whether items were taken out of the index, as far as it is there by now."""
+        return self._own is not None and self._own.edit_number > 0
+
+    @property
     def longest(self) -> int:
         """How many of the newest items of a history are read."""
         return int(self.head.config.max_length)

@@ -56,9 +56,9 @@ def build_index(
     """Write the index of a dataset's items, or write it anew beside the one that is there, and switch to it.
 
     Items that were put into the earlier version stay: they are encoded again from the text and image that it keeps.
-    Items that were deleted stay deleted, and metadata that was changed stays changed. Changes that arrive during the
-    work are taken over before the switch. Killed at any moment, the earlier version keeps serving, and another call
-    begins anew.
+    Items that were deleted stay deleted, and metadata that was changed stays changed; columns that are new come from
+    the dataset. Changes that arrive during the work are taken over before the switch. Killed at any moment, the
+    earlier version keeps serving, and another call begins anew.
 
     Args:
         model: folder or Hub id, or a model.
@@ -143,9 +143,13 @@ class _EncoderWork:
         if len(rows) < len(table):
             logger.warning(f"{len(table) - len(rows):,} changed items are in the dataset no more; they go with it.")
         place = self.side.place
-        for row in rows:  # the prior is made of it: of items of the dataset that this version is made from
-            if row["item_id"] in place:
-                row["_popularity"] = int(self.popularity[place[row["item_id"]]])
+        known = [row for row in rows if row["item_id"] in place]
+        new = [name for name in self.facts.columns if name not in table.column_names]
+        if new and known:
+            items = self.dataset.items.select_columns(new).select([place[row["item_id"]] for row in known])
+            _fill(known, items.with_format("arrow")[:])
+        for row in known:  # the prior is made of it: of items of the dataset that this version is made from
+            row["_popularity"] = int(self.popularity[place[row["item_id"]]])
         own = [i for i, row in enumerate(rows) if row["_source"] == OWN]
         sources = [self.side.source_from_index(rows[i]) for i in own]
         fresh = self.side.item_views(sources, [rows[i]["_popularity"] for i in own])
@@ -183,8 +187,15 @@ class _HeadWork:
         known = self.index.has(table["item_id"].to_pylist())
         rows = [row for row in table.to_pylist() if row["item_id"] in known]
         ids = [row["item_id"] for row in rows]
+        _fill(rows, self.index.rows(ids, [name for name in self.facts.columns if name not in table.column_names]))
         names = ["item_id", "_popularity", "_source", *self.facts.columns]
         return rows_table(self.facts, {n: [row.get(n) for row in rows] for n in names}, self.index.vectors(ids))
+
+
+def _fill(rows: Sequence[dict[str, Any]], columns: pa.Table) -> None:
+    """Put columns that an earlier version did not have into its rows."""
+    for row, more in zip(rows, columns.to_pylist(), strict=True):
+        row.update(more)
 
 
 def _store_of(count: int) -> str:

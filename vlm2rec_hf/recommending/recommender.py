@@ -64,7 +64,7 @@ class Recommender:
         self._side, self._indexed = side, indexed
 
     def __repr__(self) -> str:
-        return f"Recommender({len(self.index if self._indexed else self.catalogue):,} items)"
+        return f"Recommender({len(self.index if self._from_index else self.catalogue):,} items)"
 
     @property
     def index(self) -> ItemIndex:
@@ -106,9 +106,9 @@ class Recommender:
 
         Returns:
             One `Recommendation` per history; a `ShopRecommendation` with metadata and reasons where an index was named
-            or one of the options from `filter` on is used. Scores of embedders are what their `ScoreOptions` say,
-            cosine similarities by default and with `view_weights`, of PixRec models cosine similarities, of heads
-            inner products.
+            or changed, or one of the options from `filter` on is used. Scores of embedders are what their
+            `ScoreOptions` say, cosine similarities by default and with `view_weights`, of PixRec models cosine
+            similarities, of heads inner products.
 
         Raises:
             ValueError: an unknown id, `k < 1`, a history of which no item has a text or an image, or a filter or
@@ -122,7 +122,7 @@ class Recommender:
                 raise ValueError(f"`users` must be a list of ids, got the text {users!r}; wrap it in a list.")
             histories = [self.history_of(user) for user in users]
         named = filter is not None or group_by is not None or diversity or explain or view_weights is not None
-        if not (named or self._indexed or _of_shops(histories, candidates)):
+        if not (named or self._from_index or _of_shops(histories, candidates)):
             return recommend(self, self.catalogue, histories, k, exclude_seen, candidates, on_unknown)
         options = ListOptions(
             k, exclude_seen, candidates, on_unknown, filter, group_by, diversity, explain, view_weights
@@ -210,6 +210,11 @@ class Recommender:
         if isinstance(side, HeadSide) and side.takes_items:
             raise ValueError("`item_ids` are in the index of the head's embedder; delete them there.")
         return side.index.delete(item_ids)
+
+    @property
+    def _from_index(self) -> bool:
+        """Whether every list comes from the index: because one was named, or the one in memory was changed."""
+        return self._indexed or (self._side is not None and self._side.changed)
 
     @property
     def side(self) -> EncoderSide | HeadSide:
