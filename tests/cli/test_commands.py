@@ -63,11 +63,14 @@ def test_train_leaves_a_model_and_a_report(trained):
 def test_evaluate_repeats_what_train_reported(trained, prepared, tmp_path, capsys):
     output = tmp_path / "report"
     command = ["evaluate", "--dataset", str(prepared), "--model", str(trained), "--output", str(output)]
-    assert main([*command, "--max_users", "20"]) == 0
+    assert main([*command, "--max_users", "20", "--without", "text, image"]) == 0
     first, second = Report.load(trained / "evaluation"), Report.load(output)
     for view in ("text", "image", "both"):
         assert first.ranks("wpcl+crtr+unimodal", view).tolist() == second.ranks("wpcl+crtr+unimodal", view).tolist()
+    assert second.methods[1:] == [f"wpcl+crtr+unimodal without {what}" for what in ("texts", "images")]
     assert "popularity (floor)" in capsys.readouterr().out
+    assert main([*command, "--without", "texts"]) == 2
+    assert "`--without` must hold some of" in capsys.readouterr().err
 
 
 def test_evaluate_and_train_share_a_vision_cache(trained, prepared, tmp_path):

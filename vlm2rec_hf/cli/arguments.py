@@ -271,6 +271,15 @@ class EvaluateArguments(EncoderRankingArguments):
         metadata={"help": "Also rank an embedder or head with this floor's scores added, ease or item_knn; the weight "
                           "is chosen on the validation split."},
     )  # fmt: skip
+    without: str | None = field(
+        default=None,
+        metadata={"help": "Also rank an embedder with text, image or each of text,image removed from all items and "
+                          "histories."},
+    )  # fmt: skip
+
+    def removed(self) -> tuple[str, ...]:
+        """The modalities of `--without`."""
+        return tuple(name.strip() for name in self.without.split(",")) if self.without else ()
 
 
 @dataclass

@@ -37,9 +37,11 @@ def main(argv: Sequence[str]) -> None:
     refuse_given(kind, ("pixrec",), "PixRec models", given_options(pixrec))
     dataset = open_dataset(data)
     options: dict[str, Any] = {**ranking.ranking(), "max_history": ranking.eval_max_history}
-    options["mix"] = ranking.mix
+    options |= {"mix": ranking.mix, "without": ranking.removed()}
     names = {"where": "--model", "model": "--model", "dataset": "--dataset", "max_history": "--eval_max_history"}
-    with named_as_options(**names, split="--eval_split", mix="--mix", vision_cache="--vision_cache_dir"):
+    with named_as_options(
+        **names, split="--eval_split", mix="--mix", without="--without", vision_cache="--vision_cache_dir"
+    ):
         if kind == "pixrec":
             options |= {"item_columns": pixrec.columns(), "use_images": pixrec.images}
             options |= {"generation": pixrec.generation()}

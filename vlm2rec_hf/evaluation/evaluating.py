@@ -22,6 +22,7 @@ from .score_options import ScoreOptions
 from .scorers import BlockScorer, VectorScorer
 from .start_report import add_embedder, start_report
 from .trained_on import as_trained, dataset_warning, trained_columns, trained_on
+from .without_modality import add_without, check_without
 
 if TYPE_CHECKING:
     from ..catalogues.vision_cache import VisionCache
@@ -48,6 +49,7 @@ def evaluate(
     batch_size: int | None = None,
     report_name: str | None = None,
     mix: str | None = None,
+    without: Sequence[str] = (),
     item_columns: Sequence[str] | None = None,
     use_images: bool | None = None,
     generation: GenerationOptions | None = None,
@@ -75,6 +77,8 @@ def evaluate(
         report_name: name of the model in the report; by default of its method.
         mix: of embedders and heads: also rank with this floor's scores added, `"ease"` or `"item_knn"`, the weight
             chosen on the validation split; see `MixedScorer`. One more method, its weight in `report.facts["mix"]`.
+        without: of embedders: also rank with these modalities (`"text"`, `"image"`) removed from all items and
+            histories. Each is one more method, such as `sft without images`.
         item_columns: of PixRec: item columns that make an item's text; by default as in training.
         use_images: of PixRec: `False` leaves every image out (the text-only ablation).
         generation: of PixRec: rank by generated text, too; the numbers are in `report.facts["generated"]`.
@@ -109,7 +113,8 @@ def evaluate(
     of_encoders = {"catalogue": catalogue, "vision_cache": vision_cache, "max_history": max_history}
     refuse_options(kind, ENCODING_METHODS, "embedders and PixRec models", **of_encoders)
     refuse_options(kind, ("vlm2rec", "seqrec", "dmesr"), "embedders and heads", mix=mix)
-    refuse_options(kind, ("vlm2rec",), "embedders", score_options=score_options)
+    refuse_options(kind, ("vlm2rec",), "embedders", score_options=score_options, without=tuple(without) or None)
+    check_without(without)
     warning = dataset_warning(loaded.training, dataset)
     if warning is not None:
         logger.warning(warning)
@@ -153,6 +158,9 @@ def evaluate(
         )
         report = start_report(dataset, examples, facts=given, **common)
         add_embedder(report, name, result, examples)
+        how = {"k": max(ks), "exclude_seen": exclude_seen, "batch_size": batch_size, "vision_cache": vision_cache}
+        for modality in without:
+            add_without(report, name, modality, loaded.model, catalogue, examples, result, **how, **sharing)
         if mix is not None and validation is not None:
             counts = examples.sequences.train_counts()
             users = users_for(loaded.model, catalogue, validation, batch_size=batch_size, **sharing)

@@ -162,8 +162,9 @@ class EvaluationFacts:
         metrics = section(values, "metrics", REPORT_FILE)
         protocol = section(values, "protocol", REPORT_FILE)
         facts = section(values, "facts", REPORT_FILE)
-        mixes = section(facts, "mix", REPORT_FILE)  # the model with a floor is not the model
-        chosen = _choose_name([name for name in metrics if name not in mixes], report_name, training)
+        # The model with a floor, or without a modality, is not the model.
+        others = {**section(facts, "mix", REPORT_FILE), **section(facts, "without", REPORT_FILE)}
+        chosen = _choose_name([name for name in metrics if name not in others], report_name, training)
         trained_on = training.dataset if training else DatasetReference()
         evaluated_on = DatasetReference(fingerprint=text_or_none(protocol, "dataset"))
         same = None

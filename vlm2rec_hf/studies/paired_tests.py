@@ -10,7 +10,7 @@ import numpy as np
 
 from ..evaluation.report import FLOOR_VIEW
 from ..evaluation.significance import bootstrap_interval, holm, paired_permutation_test
-from .final_report import WITHOUT
+from ..evaluation.without_modality import WITHOUT
 from .results import DataResults
 from .study_file import PairedTest, Study
 

@@ -13,7 +13,7 @@ from ..columns import SCORED
 from ..evaluation.comparison import match_examples, require_one_protocol
 from ..evaluation.metrics import rank_metric
 from ..evaluation.report import FLOOR_VIEW, Report
-from .final_report import WITHOUT
+from ..evaluation.without_modality import WITHOUT
 from .runs import REPORT_FOLDER, RESULT_FILE, Run, check_configs, read_json, runs_of
 from .study_file import Method, Study, StudyData
 

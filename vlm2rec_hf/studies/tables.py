@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.report import FLOOR_VIEW, floor_label
+from ..evaluation.without_modality import WITHOUT
 from ..files import whole_folder
-from .final_report import WITHOUT
 from .paired_tests import TestRow, run_tests, tests_to_markdown
 from .results import DataResults, read_results
 from .study_file import Study
