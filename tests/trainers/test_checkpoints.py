@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from vlm2rec_hf import default_lora_config
+from vlm2rec_hf import default_lora_config, load_model
 from vlm2rec_hf.trainers import checkpoints
 from vlm2rec_hf.trainers.checkpoints import COMPLETE, complete_checkpoints
 
@@ -93,6 +94,65 @@ def test_an_older_runs_checkpoints_do_not_push_out_the_new_one(trainer):
     (stale / COMPLETE).touch()
     run.train()
     assert names(run) == ["checkpoint-4"]
+
+
+@pytest.mark.parametrize("word", [None, "false"])
+def test_a_fresh_start_keeps_an_earlier_runs_checkpoints_apart(trainer, monkeypatch, word):
+    """Killed before its first save, it is not gone on with from one of theirs."""
+    trainer(**{**SAVING, "max_steps": 2}).train()
+    again = trainer(**SAVING)
+    monkeypatch.setattr(again, "_save_checkpoint", stop)
+    with pytest.raises(Killed):
+        again.train(resume_from_checkpoint=word)
+    folder = Path(again.args.output_dir)
+    assert names(again) == [] and {path.name for path in folder.glob("earlier-*")} == {
+        "earlier-checkpoint-1", "earlier-checkpoint-2",
+    }  # fmt: skip
+    last = trainer(**SAVING)
+    last.train(resume_from_checkpoint=True)
+    assert [record["step"] for record in last.state.log_history if "loss" in record] == [1, 2, 3, 4]
+
+
+def stop(*args, **kwargs):
+    raise Killed
+
+
+def test_a_loaded_adapter_resumes_and_ends_with_the_best(trainer, tiny, tmp_path):
+    """Its model has no wrapper of PEFT's, without which the library finds no weights in its checkpoints."""
+    base, processor = tiny("qwen2_vl")
+    base.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    adapted = trainer(load_model(tmp_path / "base"), processor, max_steps=1, peft_config=default_lora_config(2))
+    adapted.train()
+    adapted.save_model(str(tmp_path / "adapter"))
+
+    def start(folder, scores=(0.1, 0.9, 0.2, 0.3), **options):
+        left = iter(scores)
+        return trainer(
+            load_model(tmp_path / "adapter"), processor, output_dir=str(tmp_path / folder), eval_strategy="steps",
+            eval_steps=1, evaluator=lambda model: {"both_ndcg@10": next(left)}, learning_rate=1e-2,
+            **SAVING, **options,
+        )  # fmt: skip
+
+    def weights(run):
+        return {name: value.clone() for name, value in run.model.named_parameters() if "lora_" in name}
+
+    whole = start("whole", load_best_model_at_end=False)
+    assert whole.embedder.holds_adapter
+    whole.train()
+    best = start("best", load_best_model_at_end=True)
+    best.train()
+    two = load_file(tmp_path / "best" / "checkpoint-2" / "adapter_model.safetensors")
+    assert all(torch.equal(two[f"base_model.model.{n.replace('.default', '')}"], w) for n, w in weights(best).items())
+    broken = start("broken", load_best_model_at_end=False)
+    broken.add_callback(StopAt(2))
+    broken.train()
+    resumed = start("broken", load_best_model_at_end=False)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 4
+    ends = weights(whole)
+    assert ends and all(torch.equal(ends[name], value) for name, value in weights(resumed).items())
+    assert any(not torch.equal(ends[name], value) for name, value in weights(best).items())
 
 
 class StopAt(TrainerCallback):

@@ -100,6 +100,19 @@ def test_batches_hold_all_windows_once_and_about_equally_many_targets():
     assert len({tuple(batch) for batch in batches(windows, 3)} & {tuple(batch) for batch in found}) == 0
 
 
+@pytest.mark.parametrize("per_batch", [2, 4, 8])
+def test_where_most_windows_have_no_target_no_batch_is_empty(per_batch):
+    empty = np.random.default_rng(0).random(1000) < 0.8
+    windows = ClickWindows(make([3] * 200), 10, empty=empty)
+    assert len(windows) == len(windows.cut(0)) < 100
+    batches = WindowBatches(windows, per_batch)
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        rows = list(batches)
+        assert len(rows) == len(batches) and all(rows)
+        assert sorted(key for keys in rows for key in keys) == sorted(map(windows.cut(epoch).key, range(len(windows))))
+
+
 def test_two_processes_share_an_epoch():
     """Each step of theirs holds the windows of one process with twice the batch."""
     windows = ClickWindows(make([25] * 30 + [3] * 9), 6)

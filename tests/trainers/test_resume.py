@@ -80,8 +80,9 @@ def test_resuming_with_nothing_saved_starts_afresh(trainer):
 ENDED = {
     "all steps": ({"save_steps": 2, "max_steps": 5}, 5, 7),
     "early": (
-        {"save_steps": 1, "eval_steps": 1, "max_steps": 6, "early_stopping_patience": 2, "eval_strategy": "steps",
-         "load_best_model_at_end": True, "metric_for_best_model": "eval_both_ndcg@10"}, 3, 3,
+        {"save_steps": 1, "save_total_limit": 1, "eval_steps": 1, "max_steps": 6, "early_stopping_patience": 2,
+         "eval_strategy": "steps", "load_best_model_at_end": True, "metric_for_best_model": "eval_both_ndcg@10"},
+        3, 3,
     ),
 }  # fmt: skip
 

@@ -223,12 +223,12 @@ def test_training_stops_early_and_the_best_head_remains(rounds, tmp_path, monkey
 
 
 def test_a_resumed_run_keeps_counting_its_patience(rounds, tmp_path, monkeypatch):
-    def start(scores):
+    def start(scores, patience=3):
         values = iter(scores)
         monkeypatch.setattr(
             "vlm2rec_hf.trainers.seqrec_trainer.ranking_metrics", lambda ranking: {"ndcg@10": next(values)}
         )
-        return make(rounds, tmp_path, num_train_epochs=20, early_stopping_patience=3)
+        return make(rounds, tmp_path, num_train_epochs=20, early_stopping_patience=patience)
 
     first = start([0.5, 0.3, 0.2])
     first.add_callback(StopAt(3 * len(first.get_train_dataloader())))
@@ -237,6 +237,9 @@ def test_a_resumed_run_keeps_counting_its_patience(rounds, tmp_path, monkeypatch
     second.train(resume_from_checkpoint=True)
     assert second.state.best_metric == 0.5
     assert len(log_of(second, "eval_ndcg@10")) == 4  # the fourth evaluation is the third without a better one
+    third = start([0.4, 0.4], patience=5)  # what a resumed run is given counts, not what the checkpoint's had
+    third.train(resume_from_checkpoint=True)
+    assert len(log_of(third, "eval_ndcg@10")) == 6
 
 
 def test_a_checkpoint_is_a_head_of_its_own(rounds, tmp_path):

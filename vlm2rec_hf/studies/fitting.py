@@ -78,8 +78,9 @@ def fit(trainer: Any, run: Run, deadline: float | None) -> None:
 
 def drop_checkpoints(folder: Path) -> None:
     """Delete what only training needs, once the model is there."""
-    for path in (*folder.glob("checkpoint-*"), *folder.glob("incomplete-checkpoint-*")):
-        shutil.rmtree(path, ignore_errors=True)
+    for pattern in ("checkpoint-*", "incomplete-checkpoint-*", "earlier-checkpoint-*"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _validation(records: list[dict[str, Any]], step: int) -> dict[str, float]:

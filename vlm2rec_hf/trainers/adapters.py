@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from ..modeling.backbone_vlm2rec import BackboneModel
+from ..modeling.backbone_vlm2rec import ADAPTER_WEIGHTS, BackboneModel
 from ..modeling.families_vlm2rec import families
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 Model = TypeVar("Model", bound=PreTrainedModel)
+PEFT_PREFIX = "base_model.model."
+"""In front of the names of weights that PEFT saves: those of its wrapper."""
 PROJECTIONS = ("user_projection", "item_projection")
 
 
@@ -92,6 +95,32 @@ def continue_adapter(model: BackboneModel, peft_config: PeftConfig | None, also:
         )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or (also is not None and also in name))
+
+
+def load_held_adapter(model: Any, folder: Path) -> bool:
+    """Put the adapter of a checkpoint into a model that was loaded with one; others stay as they are.
+
+    Args:
+        model: without PEFT's wrapper, or with it.
+        folder: the checkpoint.
+
+    Returns:
+        Whether the model holds an adapter, and so was given this one.
+
+    Raises:
+        ValueError: the checkpoint's weights are not those of the adapter.
+    """
+    if is_peft(model) or not getattr(model, "holds_adapter", False):
+        return False
+    import peft
+    from safetensors.torch import load_file
+
+    saved = {name.removeprefix(PEFT_PREFIX): value for name, value in load_file(folder / ADAPTER_WEIGHTS).items()}
+    loaded: Any = peft.set_peft_model_state_dict(model, saved, "default")
+    lost = [name for name in loaded.missing_keys if ".default." in name] + list(loaded.unexpected_keys)
+    if lost:
+        raise ValueError(f"`resume_from_checkpoint` {str(folder)!r} holds another adapter: {lost[:3]} do not match.")
+    return True
 
 
 def wrap_with_adapter(model: Any, config: PeftConfig, args: TrainingArguments) -> Any:

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from transformers import EarlyStoppingCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .adapters import load_held_adapter
 
 logger = logging.getLogger(__name__)
 COMPLETE = "checkpoint_complete"
@@ -35,10 +38,12 @@ class CompleteCheckpoints:
     A marker is the last file written into a checkpoint and the first one deleted, and an older checkpoint is deleted
     only once the new one has its marker: after the first save there is a whole one at every moment.
     `train(resume_from_checkpoint=True)` takes the newest whole one and moves half-written ones aside as
-    `incomplete-checkpoint-N`. Resumed from a checkpoint at which training had ended, it takes no further step.
+    `incomplete-checkpoint-N`; a fresh start moves the whole ones of an earlier run aside as `earlier-checkpoint-N`.
+    Resumed from a checkpoint at which training had ended, it takes no further step.
     """
 
     args: Any
+    model: Any
     state: Any
     callback_handler: Any
 
@@ -63,7 +68,8 @@ class CompleteCheckpoints:
 
         Args:
             resume_from_checkpoint: `True` (or `"true"`) for the newest whole checkpoint of `args.output_dir` (a fresh
-                start if there is none yet), the name of one, such as `"checkpoint-100"`, or a path.
+                start if there is none yet), the name of one, such as `"checkpoint-100"`, or a path. `None` or `False`:
+                a fresh start.
             kwargs: passed on.
 
         Raises:
@@ -71,10 +77,13 @@ class CompleteCheckpoints:
         """
         if isinstance(resume_from_checkpoint, str):
             resume_from_checkpoint = _named_checkpoint(resume_from_checkpoint, Path(self.args.output_dir))
+        if not resume_from_checkpoint and self.args.should_save:  # else one of theirs might become "the newest"
+            _set_aside(complete_checkpoints(self.args.output_dir), "earlier")
         if resume_from_checkpoint is True:
             whole = complete_checkpoints(self.args.output_dir)
             if self.args.should_save:
-                _set_half_written_aside(Path(self.args.output_dir), whole)
+                every = Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+                _set_aside([path for path in every if path.is_dir() and path not in whole], "incomplete")
             resume_from_checkpoint = str(whole[-1]) if whole else None
         elif resume_from_checkpoint and not (Path(resume_from_checkpoint) / COMPLETE).is_file():
             raise ValueError(
@@ -91,21 +100,47 @@ class CompleteCheckpoints:
         The library itself takes up training again at the checkpoint's place, whatever had ended it: one step too many
         after the last step, an epoch or more after early stopping.
         """
+        patience = _early_stopping(self.callback_handler.callbacks)
         done = super()._init_training_state(  # type: ignore[misc]
             max_steps, steps_per_epoch, epochs, resume_from_checkpoint, trial
         )
+        # The library restores the arguments of callbacks, too; what this run was given counts.
+        for restored, given in zip(_early_stopping(self.callback_handler.callbacks), patience, strict=False):
+            restored.early_stopping_patience = given.early_stopping_patience
+            restored.early_stopping_threshold = given.early_stopping_threshold
         steps = self.state.global_step
-        has_ended = steps >= max_steps or any(_is_out_of_patience(one) for one in self.callback_handler.callbacks)
+        waiting = _early_stopping(self.callback_handler.callbacks)
+        impatient = any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in waiting)
+        has_ended = steps >= max_steps or impatient
         if resume_from_checkpoint is None or not has_ended:
             return done  # type: ignore[no-any-return]
         logger.info("Training had ended at step %d; no step is left to take.", steps)
         return epochs, 0
 
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """End training; with a limit of one checkpoint, too, the best one and the newest one stay.
 
-def _is_out_of_patience(callback: Any) -> bool:
-    """Whether a callback, as a checkpoint left it, has ended training early."""
-    is_early = isinstance(callback, EarlyStoppingCallback)
-    return is_early and callback.early_stopping_patience_counter >= callback.early_stopping_patience
+        The library would delete the newest, with which the knowledge that training has ended would go.
+        """
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self.args.save_total_limit = limit
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load weights; of a model that was loaded with an adapter those of the adapter, which the library cannot."""
+        if not load_held_adapter(self.model if model is None else model, Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint; see `_load_from_checkpoint`."""
+        if not load_held_adapter(self.model, Path(self.state.best_model_checkpoint)):
+            super()._load_best_model()  # type: ignore[misc]
+
+
+def _early_stopping(callbacks: Iterable[Any]) -> list[EarlyStoppingCallback]:
+    return [one for one in callbacks if isinstance(one, EarlyStoppingCallback)]
 
 
 def _named_checkpoint(name: str, run: Path) -> str | bool:
@@ -126,13 +161,12 @@ def _delete_oldest(folder: Path, limit: int | None, protected: set[str]) -> None
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _set_half_written_aside(folder: Path, whole: list[Path]) -> None:
-    names = {path.name for path in whole}
-    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if path.is_dir() and path.name not in names:
-            target = folder / f"incomplete-{path.name}"
-            number = 1
-            while target.exists():
-                number += 1
-                target = folder / f"incomplete-{path.name}.{number}"
-            path.rename(target)
+def _set_aside(checkpoints: Sequence[Path], why: str) -> None:
+    """Rename checkpoints to `WHY-checkpoint-N`, with a number behind it where that is taken."""
+    for path in checkpoints:
+        target = path.with_name(f"{why}-{path.name}")
+        number = 1
+        while target.exists():
+            number += 1
+            target = path.with_name(f"{why}-{path.name}.{number}")
+        path.rename(target)

@@ -95,13 +95,15 @@ class ClickWindows(Dataset):
         self._first_cut = self.cut(0)
 
     def __len__(self) -> int:
-        """Windows of an epoch; where they vary, about."""
+        """Windows of an epoch that hold a target; where they vary, about."""
         if self.targets_per_row == "last":
             return len(self._first_cut)
         targets = self._stops - self._starts - 1
         # The mean of ceil((n - r) / h) over r = 1..h is (n - 1) / h.
         rows = np.where(targets <= self.max_history, 1.0, 1 + (targets - 1) / self.max_history)
-        return round(float(rows.sum())) if len(self._first_cut) else 0
+        # Of an epoch's windows as many are left out as of the first one's.
+        kept = len(self._first_cut) / max(len(self._all(0)[0]), 1)
+        return max(round(float(rows.sum()) * kept), min(len(self._first_cut), 1))
 
     @property
     def n_targets(self) -> int:

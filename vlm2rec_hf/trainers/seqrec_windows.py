@@ -126,11 +126,12 @@ class LengthBatches(Sampler[list[int]]):
         middle = np.cumsum(sizes) - sizes / 2
         batch = np.minimum((middle / sizes.sum() * self.n_batches).astype(np.int64), self.n_batches - 1)
         groups = list(np.split(order, np.flatnonzero(np.diff(batch)) + 1))
-        # A row longer than a batch's share may leave a batch without rows; the largest one is split to fill it.
+        # A row longer than a batch's share may leave a batch without rows; the largest one is split to fill it. In an
+        # epoch of fewer rows than batches, rows come twice.
         while len(groups) < self.n_batches:
             largest = int(np.argmax([len(group) for group in groups]))
             group = groups.pop(largest)
-            groups += [group[: len(group) // 2], group[len(group) // 2 :]]
+            groups += [group[: len(group) // 2], group[len(group) // 2 :]] if len(group) > 1 else [group, group]
         for place in rng.permutation(self.n_batches)[self.process :: self.n_processes]:
             yield groups[place].tolist()
 
