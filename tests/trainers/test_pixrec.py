@@ -18,6 +18,7 @@ from vlm2rec_hf import (
     PixRecTrainer,
     PixRecTrainingArguments,
     PreparedCatalogue,
+    default_lora_config,
     make_demo_shop,
     pixrec_lora_config,
 )
@@ -197,9 +198,12 @@ def test_an_adapter_on_a_raw_backbone_finds_it_again(trainer, tiny_pix, tmp_path
     model, processor = tiny_pix()
     whole = AutoModelForImageTextToText.from_config(model.config.vlm_config)
     whole.save_pretrained(tmp_path / "raw")
-    model = PixRecModel.from_backbone(str(tmp_path / "raw"), projection_dim=9)
-    run = trainer(model, processor, peft_config=pixrec_lora_config(r=2), learning_rate=1e-2)
+    model = PixRecModel.from_backbone(str(tmp_path / "raw"), projection_dim=9, seed=5)
+    run = trainer(model, processor, peft_config=default_lora_config(r=2), learning_rate=1e-2)
+    before = snapshot(run.model)
     run.train()
+    # The projections are random and nowhere but here: they are trained and saved, whatever the configuration names.
+    assert len([name for name in moved(before, run.model) if "_projection.modules_to_save." in name]) == 4
     run.save_model(tmp_path / "adapter")
     again = PixRecModel.from_pretrained(tmp_path / "adapter")
     assert again.config.projection_dim == 9
