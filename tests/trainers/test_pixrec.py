@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from vlm2rec_hf import (
     PixRecTrainer,
     PixRecTrainingArguments,
     PreparedCatalogue,
+    VisionCache,
     default_lora_config,
     make_demo_shop,
     pixrec_lora_config,
@@ -218,10 +220,19 @@ def test_accumulation_and_checkpointing_run(trainer):
     assert run.state.global_step == 2 and moved(before, run.model)
 
 
+@pytest.mark.parametrize("given", ["nothing", "memory", "disk"])
 @pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
-def test_without_images_none_is_read(trainer, family):
-    run = trainer(family=family, images=False)
-    run.train()
+def test_without_images_none_is_read(trainer, tiny_pix, demo_dataset, family, given, tmp_path):
+    """Nor from items that have some, nor from a cache that knows them."""
+    options = {} if given == "nothing" else {"catalogue": partial(PreparedCatalogue, demo_dataset.catalogue_items())}
+    if given == "disk":
+        options["vision_cache_dir"] = str(tmp_path / "cache")
+        model, processor = tiny_pix(family)
+        VisionCache(options["vision_cache_dir"]).fill(model, processor, demo_dataset.catalogue_items())
+    run = trainer(family=family, images=False, **options)
+    if given == "nothing":
+        run.train()
+    assert run.catalogue.has_cached_features
     batch = run.data_collator([run.train_dataset[i] for i in range(4)])
     assert not {"pixel_values", "image_features"} & {*batch, *batch["items"]}
     assert run.training_facts()["objective"] == "pixrec-text"

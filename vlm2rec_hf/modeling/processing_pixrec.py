@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from .items_vlm2rec import PreparedItem, as_item
+from .items_vlm2rec import PreparedItem
 from .processing_vlm2rec import VLM2RecProcessor, _distinct_images
 from .states_pixrec import IGNORED
 
@@ -100,16 +100,9 @@ class PixRecProcessor(VLM2RecProcessor):
             "image_index", "image_features", "deepstack_features",
         ]  # fmt: skip
 
-    def prepare_items(self, items: Sequence[Any], keys: Sequence[Any] | None = None) -> list[PreparedItem]:
-        """As `VLM2RecProcessor.prepare_items`; with `images=False` an item that is an image alone holds nothing."""
-        if self.images:
-            return super().prepare_items(items, keys)
-        texts = [as_item(item)["text"] for item in items]
-        tokens = iter(self.tokenize_texts([text for text in texts if text is not None]))
-        return [
-            PreparedItem(text=None if text is None else next(tokens), key=None if keys is None else keys[i])
-            for i, text in enumerate(texts)
-        ]
+    def image_of(self, item: dict[str, Any]) -> dict[str, Any]:
+        """As `VLM2RecProcessor.image_of`; `{}` with `images=False`: an image alone then says nothing."""
+        return super().image_of(item) if self.images else {}
 
     def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: PixRec's rows are no conversations.
