@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader
 from transformers import AutoModel
 
 from tests.trainers.test_resume import StopAt, losses
@@ -130,32 +131,43 @@ def test_resume_equals_an_unbroken_run(trainer, tmp_path, lora):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_resuming_in_a_later_epoch_takes_that_epochs_order(trainer, tmp_path):
-    per_epoch = len(trainer().train_dataset) // 128
+@pytest.mark.parametrize("processes", [1, 2])
+def test_resuming_in_a_later_epoch_takes_that_epochs_order(trainer, tmp_path, processes):
+    per_epoch = len(trainer().train_dataset) // 128 // processes
 
     def start(folder):
-        return trainer(
+        """A trainer that sees the batches which the first of so many processes would see."""
+        run = trainer(
             output_dir=str(tmp_path / folder), per_device_train_batch_size=128, max_history=1, max_steps=per_epoch + 2,
             save_strategy="steps", save_steps=per_epoch + 1, validation_users=None,
         )  # fmt: skip
-
-    whole = start("whole")
-    order, collate = [], whole.data_collator
+        share = {"num_processes": processes, "process_index": 0, "use_seedable_sampler": True, "put_on_device": False}
+        run.accelerator.prepare_data_loader = lambda loader, **_: prepare_data_loader(loader, **share)
+        return run
 
     def known(example):
         return (example["target"], *example["seen"])
 
-    def watched(examples):
-        order.append([known(example) for example in examples])
-        return collate(examples)
+    def watched(run):
+        order, collate = [], run.data_collator
 
-    whole.data_collator = watched
+        def watching(examples):
+            order.append([known(example) for example in examples])
+            return collate(examples)
+
+        run.data_collator = watching
+        return order
+
+    whole = start("whole")
+    order = watched(whole)
     whole.train()
     assert order[0] != order[per_epoch]  # each epoch has an order of its own
     first = list(DistinctTargetSampler(whole.train_dataset.examples.targets, 128, whole.args.seed))[:128]
     assert order[0] == [known(whole.train_dataset[i]) for i in first]
     resumed = start("whole")
+    again = watched(resumed)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{per_epoch + 1}"))
+    assert again[0] == order[per_epoch + 1]
     assert losses(resumed) == losses(whole) and whole.state.epoch > 1
 
 
