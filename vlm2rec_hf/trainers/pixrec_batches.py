@@ -114,7 +114,7 @@ class SamplerEpochs(TrainerCallback):
     """Tells the sampler itself which epoch begins.
 
     With several processes the libraries do not reach it behind a loader that skips the first batches, so a run resumed
-    within a later epoch would see another order than the run it continues (accelerate 1.15, transformers 5.17).
+    within a later epoch would see another order than the run it continues (accelerate 1.15, transformers 5.23).
     """
 
     def on_epoch_begin(
