@@ -48,7 +48,7 @@ class PixRecProcessor(VLM2RecProcessor):
         item_instruction: text in front of an item alone; no part of its vector.
         user_instruction: text in front of a history; no part of its vector.
         history_template: how one item stands in a history; holds `{text}` once (the image follows the text) and may
-            hold `{number}` (1 = oldest of those kept) before it.
+            hold `{number}` (1 = oldest of those kept that say something) before it.
         next_item_prompt: the bridge between history and target; part of the history's vector.
         max_history: most recent items kept of a history.
         max_item_tokens: tokens kept of the text of a target and of an item alone.
@@ -168,7 +168,8 @@ class PixRecProcessor(VLM2RecProcessor):
         before, after = self.history_template.split("{text}")
         row = _Row()
         row.add(self._ids(self.user_instruction), NEITHER)
-        for number, item in enumerate(history, 1):
+        present = [item for item in history if item.text or item.grid is not None]
+        for number, item in enumerate(present, 1):
             row.add(self._ids(before.replace("{number}", str(number))), HISTORY)
             row.add((item.text or [])[: self.max_history_item_tokens], HISTORY)
             row.add(self._image(item), HISTORY)
