@@ -53,6 +53,22 @@ def test_cross_entropy_of_a_frozen_side(frozen):
     assert (ours - theirs).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("whole_rows", [2**14, 1])
+def test_cross_entropy_of_half_precision_is_rounded_behind_the_loss_scale(monkeypatch, whole_rows):
+    """Before it most entries have a digit or two left in float16; scaled, they have all that it holds."""
+    monkeypatch.setattr(next_item, "WHOLE_ROWS", whole_rows)
+    scale, (hidden, items, targets) = 2.0**15, problem(n=500, m=4000, dtype=torch.float16)
+    hidden, items = (hidden * 0.02).detach().requires_grad_(), (items * 0.02).detach().requires_grad_()
+    ours = gradients(next_item_cross_entropy(hidden, items, targets) * scale, hidden, items)
+    exact = hidden.detach().double().requires_grad_(), items.detach().double().requires_grad_()
+    theirs = gradients(torch.nn.functional.cross_entropy(exact[0] @ exact[1].T, targets) * scale, *exact)
+    untargeted = torch.bincount(targets, minlength=len(items)) == 0
+    assert (theirs[1][untargeted].abs() / scale).max() < 2**-20  # steps there are 2**-24
+    for found, wanted in ((ours[0], theirs[0]), (ours[1], theirs[1]), (ours[1][untargeted], theirs[1][untargeted])):
+        assert found.dtype == torch.float16
+        assert (found.double() - wanted).norm() < 1e-3 * wanted.norm()
+
+
 def test_cross_entropy_of_uniform_scores_is_the_log_of_the_catalogue():
     result = next_item_cross_entropy(torch.zeros(4, 3), torch.randn(50, 3), torch.tensor([0, 1, 2, 49]))
     assert float(result) == pytest.approx(math.log(50), rel=1e-6)

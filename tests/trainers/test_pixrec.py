@@ -5,10 +5,12 @@ import json
 import math
 import re
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader
 from transformers import AutoModel
 
 from tests.trainers.test_resume import StopAt, losses
@@ -18,6 +20,8 @@ from vlm2rec_hf import (
     PixRecTrainer,
     PixRecTrainingArguments,
     PreparedCatalogue,
+    VisionCache,
+    default_lora_config,
     make_demo_shop,
     pixrec_lora_config,
 )
@@ -127,32 +131,43 @@ def test_resume_equals_an_unbroken_run(trainer, tmp_path, lora):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_resuming_in_a_later_epoch_takes_that_epochs_order(trainer, tmp_path):
-    per_epoch = len(trainer().train_dataset) // 128
+@pytest.mark.parametrize("processes", [1, 2])
+def test_resuming_in_a_later_epoch_takes_that_epochs_order(trainer, tmp_path, processes):
+    per_epoch = len(trainer().train_dataset) // 128 // processes
 
     def start(folder):
-        return trainer(
+        """A trainer that sees the batches which the first of so many processes would see."""
+        run = trainer(
             output_dir=str(tmp_path / folder), per_device_train_batch_size=128, max_history=1, max_steps=per_epoch + 2,
             save_strategy="steps", save_steps=per_epoch + 1, validation_users=None,
         )  # fmt: skip
-
-    whole = start("whole")
-    order, collate = [], whole.data_collator
+        share = {"num_processes": processes, "process_index": 0, "use_seedable_sampler": True, "put_on_device": False}
+        run.accelerator.prepare_data_loader = lambda loader, **_: prepare_data_loader(loader, **share)
+        return run
 
     def known(example):
         return (example["target"], *example["seen"])
 
-    def watched(examples):
-        order.append([known(example) for example in examples])
-        return collate(examples)
+    def watched(run):
+        order, collate = [], run.data_collator
 
-    whole.data_collator = watched
+        def watching(examples):
+            order.append([known(example) for example in examples])
+            return collate(examples)
+
+        run.data_collator = watching
+        return order
+
+    whole = start("whole")
+    order = watched(whole)
     whole.train()
     assert order[0] != order[per_epoch]  # each epoch has an order of its own
     first = list(DistinctTargetSampler(whole.train_dataset.examples.targets, 128, whole.args.seed))[:128]
     assert order[0] == [known(whole.train_dataset[i]) for i in first]
     resumed = start("whole")
+    again = watched(resumed)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{per_epoch + 1}"))
+    assert again[0] == order[per_epoch + 1]
     assert losses(resumed) == losses(whole) and whole.state.epoch > 1
 
 
@@ -197,9 +212,12 @@ def test_an_adapter_on_a_raw_backbone_finds_it_again(trainer, tiny_pix, tmp_path
     model, processor = tiny_pix()
     whole = AutoModelForImageTextToText.from_config(model.config.vlm_config)
     whole.save_pretrained(tmp_path / "raw")
-    model = PixRecModel.from_backbone(str(tmp_path / "raw"), projection_dim=9)
-    run = trainer(model, processor, peft_config=pixrec_lora_config(r=2), learning_rate=1e-2)
+    model = PixRecModel.from_backbone(str(tmp_path / "raw"), projection_dim=9, seed=5)
+    run = trainer(model, processor, peft_config=default_lora_config(r=2), learning_rate=1e-2)
+    before = snapshot(run.model)
     run.train()
+    # The projections are random and nowhere but here: they are trained and saved, whatever the configuration names.
+    assert len([name for name in moved(before, run.model) if "_projection.modules_to_save." in name]) == 4
     run.save_model(tmp_path / "adapter")
     again = PixRecModel.from_pretrained(tmp_path / "adapter")
     assert again.config.projection_dim == 9
@@ -214,10 +232,19 @@ def test_accumulation_and_checkpointing_run(trainer):
     assert run.state.global_step == 2 and moved(before, run.model)
 
 
+@pytest.mark.parametrize("given", ["nothing", "memory", "disk"])
 @pytest.mark.parametrize("family", ["qwen2_vl", "smolvlm"])
-def test_without_images_none_is_read(trainer, family):
-    run = trainer(family=family, images=False)
-    run.train()
+def test_without_images_none_is_read(trainer, tiny_pix, demo_dataset, family, given, tmp_path):
+    """Nor from items that have some, nor from a cache that knows them."""
+    options = {} if given == "nothing" else {"catalogue": partial(PreparedCatalogue, demo_dataset.catalogue_items())}
+    if given == "disk":
+        options["vision_cache_dir"] = str(tmp_path / "cache")
+        model, processor = tiny_pix(family)
+        VisionCache(options["vision_cache_dir"]).fill(model, processor, demo_dataset.catalogue_items())
+    run = trainer(family=family, images=False, **options)
+    if given == "nothing":
+        run.train()
+    assert run.catalogue.has_cached_features
     batch = run.data_collator([run.train_dataset[i] for i in range(4)])
     assert not {"pixel_values", "image_features"} & {*batch, *batch["items"]}
     assert run.training_facts()["objective"] == "pixrec-text"

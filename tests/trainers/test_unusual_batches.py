@@ -6,7 +6,9 @@ import torch
 from transformers import AutoModel
 
 from vlm2rec_hf import PreparedCatalogue, VLM2RecTrainer, VLM2RecTrainingArguments, default_lora_config
-from vlm2rec_hf.trainers.collator import ContrastiveCollator
+from vlm2rec_hf.evaluation.encoding_inputs import PreparedHistories
+from vlm2rec_hf.trainers.collator import USER, ContrastiveCollator
+from vlm2rec_hf.trainers.pixrec_batches import PixRecCollator
 from vlm2rec_hf.trainers.step_views import assemble
 
 
@@ -54,6 +56,26 @@ def test_no_item_of_the_batch_has_the_view_that_trains(tiny, trainer, demo_datas
         assert [record["loss"] for record in logs] == [0.0, 0.0] and logs[0]["grad_norm"] == 0.0
     else:
         assert min(record["loss"] for record in logs) > 0
+
+
+@pytest.mark.parametrize("make", ["tiny", "tiny_pix"])
+def test_an_item_that_says_nothing_takes_no_number(request, demo_dataset, make):
+    """Neither in training, which is handed it, nor in evaluation, which leaves it out before."""
+    _, processor = request.getfixturevalue(make)(history_template="{number}) {text}|", user_instruction="U: ")
+    catalogue = catalogue_of(demo_dataset, processor, text=[1, 2], image=[1, 2, 3])
+    catalogue.items.image.discard(2)  # an image alone says something
+    clicks = [0, 1, 2, 3]
+    evaluated = processor.collate([PreparedHistories(catalogue, [clicks])[0]], "user")
+    if make == "tiny":
+        laid = ContrastiveCollator(catalogue).lay_out([(USER, 0, tuple(clicks))])
+        assert laid["owners"][:, 3].tolist() == [0, 3, 0, 2]  # clicks with a text, clicks with an image
+        trained = laid["groups"][0]
+    else:
+        trained = PixRecCollator(catalogue, 5)([{"history": clicks, "target": 4, "seen": clicks}])
+    ids, wanted = (batch["input_ids"][0][batch["attention_mask"][0].bool()] for batch in (trained, evaluated))
+    assert torch.equal(ids[: len(wanted)], wanted)  # behind it PixRec's target
+    read = processor.tokenizer.decode(wanted, skip_special_tokens=True)
+    assert "1) " in read and "3) " in read and "4) " not in read
 
 
 def test_items_with_neither_text_nor_image_are_no_targets(tiny, trainer, demo_dataset):

@@ -72,6 +72,8 @@ class ImageReader(Dataset):
 
     def __getitem__(self, place: int) -> ReadImage:
         index, source = int(self.indices[place]), None
+        if not reads_images(self.processor):
+            return ReadImage(index)
         if self.store is not None and hasattr(self.items, "image_source") and not self.reads_features:
             source = self.items.image_source(index)
             if source is None:
@@ -101,7 +103,7 @@ class ImageReader(Dataset):
             if workers:
                 batch = _unpacked(*batch)
             for read in batch:
-                if workers and read.key is None:
+                if workers and read.key is None and reads_images(self.processor):
                     self.items[read.index]  # what is wrong with a broken image is noted in the items of this process
             yield batch
 
@@ -122,6 +124,11 @@ def _unpacked(batch: list[ReadImage], pixels: Tensor | None) -> list[ReadImage]:
         replace(read, pixel_values=part) if read.grid is not None else read
         for read, part in zip(batch, parts, strict=True)
     ]
+
+
+def reads_images(processor: VLM2RecProcessor) -> bool:
+    """Whether a processor reads images at all: PixRec's text-only one does not, whatever the items hold."""
+    return bool(getattr(processor, "images", True))
 
 
 def typed_or_empty(item: Any) -> dict[str, Any]:

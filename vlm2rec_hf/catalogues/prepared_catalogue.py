@@ -13,7 +13,7 @@ from ..modeling.encoding_vlm2rec import image_key
 from ..modeling.family_vlm2rec import ImageFeatures
 from ..modeling.items_vlm2rec import PreparedItem, check_list
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
-from .image_reader import ImageReader, ReadImage, typed_or_empty
+from .image_reader import ImageReader, ReadImage, reads_images, typed_or_empty
 from .vision_cache import StoredImages, VisionCache, encode_waiting
 from .vision_cache_files import KEY_BYTES
 from .vision_tower import is_sharded, ready_to_encode, tower_fingerprint
@@ -64,6 +64,8 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[int(index)]
+        if not reads_images(self.processor):
+            return PreparedItem(text=self._texts[index])
         if self._features is not None:
             grid, features = self._features.get(index)
             return PreparedItem(self._texts[index], grid, features=features, key=self._features.key(index))
@@ -90,7 +92,7 @@ class PreparedCatalogue(Sequence[PreparedItem]):
 
         Items of equal tokens and keys are equal. An image is decoded for this at most once.
         """
-        if not getattr(self.processor, "images", True):
+        if not reads_images(self.processor):
             return None
         if self._features is not None:
             return self._features.key(index)

@@ -71,23 +71,19 @@ class _FullCrossEntropy(torch.autograd.Function):
         scale = 1.0 / len(h)
         if grad_hidden is not None:
             grad_hidden.sub_(w[targets]).mul_(scale)
-            grad_hidden = grad_hidden.to(hidden.dtype)
         if grad_items is not None:
             grad_items.index_add_(0, targets, h, alpha=-1.0).mul_(scale)
-            grad_items = grad_items.to(items.dtype)
+        # Kept as computed: rounded to float16 before the loss scale comes in, much of them would be gone.
         ctx.save_for_backward(grad_hidden, grad_items)
+        ctx.dtypes = hidden.dtype, items.dtype
         return total * scale
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        grad_hidden, grad_items = ctx.saved_tensors
-        return (
-            None if grad_hidden is None else grad_hidden * grad.to(grad_hidden.dtype),
-            None if grad_items is None else grad_items * grad.to(grad_items.dtype),
-            None,
-            None,
-        )
+        kept = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        hidden, items = (None if part is None else (part * grad.to(part.dtype)).to(kind) for part, kind in kept)
+        return hidden, items, None, None
 
 
 def _whole_rows(

@@ -48,6 +48,8 @@ class PixRecModel(BackboneModel):
 
     config: PixRecConfig
     config_class = PixRecConfig
+    trained_beside_adapters = ("user_projection", "item_projection")
+    """Modules that are new, and so train whole where adapters train; see `BackboneFamily`."""
 
     def __init__(self, config: PixRecConfig) -> None:
         super().__init__(config)

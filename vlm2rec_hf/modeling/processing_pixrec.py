@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from .items_vlm2rec import PreparedItem, as_item
+from .items_vlm2rec import PreparedItem
 from .processing_vlm2rec import VLM2RecProcessor, _distinct_images
 from .states_pixrec import IGNORED
 
@@ -48,7 +48,7 @@ class PixRecProcessor(VLM2RecProcessor):
         item_instruction: text in front of an item alone; no part of its vector.
         user_instruction: text in front of a history; no part of its vector.
         history_template: how one item stands in a history; holds `{text}` once (the image follows the text) and may
-            hold `{number}` (1 = oldest of those kept) before it.
+            hold `{number}` (1 = oldest of those kept that say something) before it.
         next_item_prompt: the bridge between history and target; part of the history's vector.
         max_history: most recent items kept of a history.
         max_item_tokens: tokens kept of the text of a target and of an item alone.
@@ -100,16 +100,9 @@ class PixRecProcessor(VLM2RecProcessor):
             "image_index", "image_features", "deepstack_features",
         ]  # fmt: skip
 
-    def prepare_items(self, items: Sequence[Any], keys: Sequence[Any] | None = None) -> list[PreparedItem]:
-        """As `VLM2RecProcessor.prepare_items`; with `images=False` an item that is an image alone holds nothing."""
-        if self.images:
-            return super().prepare_items(items, keys)
-        texts = [as_item(item)["text"] for item in items]
-        tokens = iter(self.tokenize_texts([text for text in texts if text is not None]))
-        return [
-            PreparedItem(text=None if text is None else next(tokens), key=None if keys is None else keys[i])
-            for i, text in enumerate(texts)
-        ]
+    def image_of(self, item: dict[str, Any]) -> dict[str, Any]:
+        """As `VLM2RecProcessor.image_of`; `{}` with `images=False`: an image alone then says nothing."""
+        return super().image_of(item) if self.images else {}
 
     def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: PixRec's rows are no conversations.
@@ -175,7 +168,8 @@ class PixRecProcessor(VLM2RecProcessor):
         before, after = self.history_template.split("{text}")
         row = _Row()
         row.add(self._ids(self.user_instruction), NEITHER)
-        for number, item in enumerate(history, 1):
+        present = [item for item in history if item.text or item.grid is not None]
+        for number, item in enumerate(present, 1):
             row.add(self._ids(before.replace("{number}", str(number))), HISTORY)
             row.add((item.text or [])[: self.max_history_item_tokens], HISTORY)
             row.add(self._image(item), HISTORY)

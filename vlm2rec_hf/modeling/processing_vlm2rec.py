@@ -75,7 +75,7 @@ class VLM2RecProcessor(MessagesMixin, SavesOwnFamily, ProcessorMixin):  # type: 
         item_instruction: text in front of an item.
         user_instruction: text in front of a history.
         history_template: how one text stands in a history; holds `{text}` once and may hold `{number}` (1 = oldest
-            of those kept) before it.
+            of those kept that say something) before it.
         max_history: most recent items kept of a history.
         max_item_tokens: tokens kept of an item's text.
         max_history_item_tokens: tokens kept of each text inside a history; `max_item_tokens` bounds it, too.
@@ -348,14 +348,14 @@ class VLM2RecProcessor(MessagesMixin, SavesOwnFamily, ProcessorMixin):  # type: 
         if instruction is None:
             instruction = self.item_instruction if role == "item" else self.user_instruction
         rows = Row(), Row()
-        for number, item in enumerate(example):
-            shown = [[item] if item.grid is not None else [], []]
-            shown = shown if self.fusion == "internal" else shown[::-1]
-            for row, tokens, images in zip(rows, self.item_tokens(item, role, number + 1), shown, strict=True):
+        present = [(place, item) for place, item in enumerate(example) if item.text or item.grid is not None]
+        for number, (place, item) in enumerate(present, 1):
+            shown = [[item] if item.grid is not None else [], []][:: 1 if self.fusion == "internal" else -1]
+            for row, tokens, images in zip(rows, self.item_tokens(item, role, number), shown, strict=True):
                 if tokens:
                     row.ids += [*([] if row.ends else self.instruction_tokens(instruction)), *tokens]
                     row.ends.append(len(row.ids) - 1)
-                    row.items.append(number)
+                    row.items.append(place)
                     row.images += images
         return rows
 
@@ -385,7 +385,7 @@ class VLM2RecProcessor(MessagesMixin, SavesOwnFamily, ProcessorMixin):  # type: 
         Args:
             item: the item.
             role: of the row, `"item"` or `"user"`.
-            number: its place in the history, from 1.
+            number: its place among the history's items that say something, from 1.
         """
         limit = self.max_item_tokens if role == "item" else self.max_history_item_tokens
         text = item.text[:limit] if item.text is not None else []

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from ..modeling.backbone_vlm2rec import ADAPTER_WEIGHTS, BackboneModel
 from ..modeling.families_vlm2rec import families
+from ..modeling.modeling_pixrec import PixRecModel
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound=PreTrainedModel)
 PEFT_PREFIX = "base_model.model."
 """In front of the names of weights that PEFT saves: those of its wrapper."""
-PROJECTIONS = ("user_projection", "item_projection")
 
 
 def default_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 0.05) -> PeftConfig:
@@ -43,9 +43,12 @@ def default_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 
 
 
 def pixrec_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 0.05) -> PeftConfig:
-    """LoRA as `default_lora_config`, with both projections of a `PixRecModel` trained whole: they start at random."""
+    """LoRA as `default_lora_config`, with both projections of a `PixRecModel` trained whole: they start at random.
+
+    `PixRecTrainer` adds them to any configuration; for PEFT's own `get_peft_model` they have to be named, as here.
+    """
     config: Any = default_lora_config(r, alpha, dropout)
-    config.modules_to_save = list(PROJECTIONS)
+    config.modules_to_save = list(PixRecModel.trained_beside_adapters)
     return config
 
 
@@ -124,7 +127,10 @@ def load_held_adapter(model: Any, folder: Path) -> bool:
 
 
 def wrap_with_adapter(model: Any, config: PeftConfig, args: TrainingArguments) -> Any:
-    """Put a fresh adapter around a model; its random start is drawn from `args.seed`."""
+    """Put a fresh adapter around a model; its random start is drawn from `args.seed`.
+
+    What is new in the model or in its backbone is trained and saved whole, whatever `config` names.
+    """
     from peft import get_peft_model
 
     if is_peft(model):
@@ -134,7 +140,8 @@ def wrap_with_adapter(model: Any, config: PeftConfig, args: TrainingArguments) -
     inner: Any = model
     own: Any = copy.copy(config)
     saved = list(own.modules_to_save or ())
-    if whole := [name for name in inner.family.trained_beside_adapters if name not in saved]:
+    new = (*inner.family.trained_beside_adapters, *getattr(inner, "trained_beside_adapters", ()))
+    if whole := [name for name in new if name not in saved]:
         own.modules_to_save = [*saved, *whole]
     if _shards_weights(args) and not _is_quantized(model):
         # Weights of one dtype: ZeRO-3 gathers small ones together (deepspeedai/DeepSpeed#8072), as TRL has it.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import TrainerCallback
 
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
@@ -107,6 +108,25 @@ class DistinctTargetSampler(Sampler[int]):
                         del waiting[target]
             left -= len(batch)
             yield from batch
+
+
+class SamplerEpochs(TrainerCallback):
+    """Tells the sampler itself which epoch begins.
+
+    With several processes the libraries do not reach it behind a loader that skips the first batches, so a run resumed
+    within a later epoch would see another order than the run it continues (accelerate 1.15, transformers 5.23).
+    """
+
+    def on_epoch_begin(
+        self, args: Any, state: Any, control: Any, train_dataloader: DataLoader | None = None, **kwargs: Any
+    ) -> None:
+        """Set the epoch: so many whole ones are done."""
+        batches: Any = train_dataloader
+        while (inner := getattr(batches, "batch_sampler", None)) is not None:
+            batches = inner
+        sampler = getattr(batches, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(int(state.epoch or 0))
 
 
 @dataclass

@@ -15,7 +15,7 @@ from ..modeling.processing_pixrec import PixRecProcessor
 from .data_parallel import with_all_gradients
 from .encoder_trainer import EncoderTrainer, check_count
 from .pixrec_args import PixRecTrainingArguments
-from .pixrec_batches import DistinctTargetSampler, ExampleDataset, PixRecCollator, trainable_examples
+from .pixrec_batches import DistinctTargetSampler, ExampleDataset, PixRecCollator, SamplerEpochs, trainable_examples
 
 if TYPE_CHECKING:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
@@ -49,6 +49,7 @@ class PixRecTrainer(EncoderTrainer):
 
     def finish_setup(self) -> None:
         """Note the objective in the model's configuration; refuse an adapter that would not train."""
+        self.add_callback(SamplerEpochs())
         if hasattr(self.pixrec.lm_head, "base_layer"):
             raise ValueError(
                 "`peft_config` puts an adapter on `lm_head`, whose weight the loss uses directly: it would never be "
