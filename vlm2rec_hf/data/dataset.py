@@ -615,7 +615,7 @@ class RecDataset:
             overwrite: replace a dataset that is already there. Anything else there is never touched.
 
         Raises:
-            ValueError: `folder` is taken.
+            ValueError: `folder` is taken, or holds other files beside a dataset.
         """
         info = {**self._provenance.to_dict(), "fingerprint": self.fingerprint, "coverage": self.coverage.to_dict()}
         write_folder(
