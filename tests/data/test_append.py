@@ -103,6 +103,13 @@ def test_units_meet_or_are_refused():
     unknown = RecDataset.from_tables(old, ITEMS)
     with pytest.raises(ValueError, match="`timestamp_unit`.*unknown unit"):
         unknown.append(new)
+    for rows_and_unit, match in (
+        ((new, "s"), "`timestamp_unit` 's' .* dates and times.*leave it out"),
+        ((old, "minutes"), "`timestamp_unit` must be one of .* got 'minutes'"),
+        ((None, "minutes"), "`timestamp_unit` must be one of"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            known.append(rows_and_unit[0], ITEMS[:1], timestamp_unit=rows_and_unit[1])
     milliseconds = [{**row, "timestamp": row["timestamp"] * 1000} for row in old]
     for dataset in (known, unknown):
         assert dataset.append(old).n_interactions == 6

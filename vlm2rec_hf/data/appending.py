@@ -14,7 +14,7 @@ from . import quarantine as q
 from .feature_column import normalise_features
 from .given_split import own_split
 from .ids import positions_in
-from .ingest import Provenance, speak_of_losses
+from .ingest import Provenance, speak_of_losses, unit_of
 from .interaction_log import POSITION, SPLIT, InteractionLog
 from .items import IMAGE_TYPE, with_text_columns
 from .text_tables import clean_items
@@ -76,6 +76,7 @@ def grow(
     Raises:
         ValueError: rows that cannot stand beside the old ones.
     """
+    unit_of(timestamp_unit)
     parts: list[pa.Table] = []
     mended: dict[str, int] = {}
     counts = {"new_items": 0, "changed_items": 0}
@@ -117,7 +118,7 @@ def grow(
     if len(added):
         items = pa.concat_tables([items, pa.table({ITEM_ID: added})], promote_options="default")
         counts["new_items"] += len(added)
-    unit, factor, new_factor = _one_unit(old, new, unit, timestamp_unit or new.timestamp_unit)
+    unit, factor, new_factor = _one_unit(old, new, unit, unit_of(timestamp_unit, new.timestamp_unit))
     rows = _concat([_in_ticks(old, factor), _in_ticks(new.log, new_factor)])
     merged = check_interactions(rows, new.log.item_ids, duplicates=duplicates, split_column=SPLIT if given else None)
     parts += [new.quarantine, merged.quarantine]
