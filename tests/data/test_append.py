@@ -1,6 +1,7 @@
 """New rows beside a saved dataset: what comes out is what all rows at once would have given, old ids in place."""
 
 import datetime
+import itertools
 
 import numpy as np
 import pytest
@@ -84,12 +85,22 @@ def test_overlapping_exports_are_counted_once():
     assert grown.n_interactions == 3 and [row["reason"] for row in grown.quarantine] == ["duplicate"]
 
 
-def test_cold_items_stay_cold():
+@pytest.mark.parametrize("split_column", [None, "split"])
+def test_cold_items_stay_cold(split_column):
+    """Also under a split that came with the rows."""
+
+    def labelled(events, *names):
+        named = zip(rows(events), itertools.cycle(names), strict=False)
+        return [{**row, "split": name} if split_column else row for row, name in named]
+
     events = [(user, (user + step) % 5, step) for user in range(4) for step in range(5)]
-    first = RecDataset.from_tables(rows(events), ITEMS).leave_one_out().hold_out_cold_items(0.4, seed=1)
-    grown = first.append(rows([(user, item, 50 + item) for user in range(4) for item in range(5)]))
+    first = RecDataset.from_tables(labelled(events, *["train"] * 3, "validation", "test"), ITEMS)
+    first = (first if split_column else first.leave_one_out()).hold_out_cold_items(0.4, seed=1)
+    later = labelled([(user, item, 50 + item) for user in range(6, 9) for item in range(5)], "train")
+    grown = first.append(later, split_column=split_column)
     cold = set(np.flatnonzero(first.popularity() == 0)) & set(first.sequences().items)
-    assert cold and not grown.popularity()[sorted(cold)].any()
+    assert cold and not grown.popularity()[sorted(cold)].any() and grown.split_spec == first.split_spec
+    assert grown.coverage.quarantined["cold_hold_out"] > first.coverage.quarantined["cold_hold_out"]
 
 
 def test_units_meet_or_are_refused():

@@ -571,14 +571,18 @@ class RecDataset:
         )
         taken_out = q.concat([self._quarantine, *([] if quarantine is None else [quarantine]), grown.quarantine])
         spec, provenance = grown.provenance.split, grown.provenance
-        if spec["kind"] in ("none", "given"):
-            return RecDataset(grown.log, items_dataset(grown.items), taken_out, provenance)
         unsplit = replace(provenance, split={"kind": "none"})
         return RecDataset(grown.log, items_dataset(grown.items), taken_out, unsplit)._split_as(spec, grown.factor)
 
     def _split_as(self, spec: Mapping[str, Any], factor: int) -> RecDataset:
-        """Split as `spec` says, its moments multiplied by a factor, and hold out its cold items."""
-        if spec["kind"] == "leave_one_out":
+        """Split as `spec` says, its moments multiplied by a factor, and hold out its cold items.
+
+        A split that was given stands in the rows already.
+        """
+        if spec["kind"] in ("none", "given"):
+            said = {name: value for name, value in spec.items() if name != "cold_items"}
+            dataset = RecDataset(self._log, self.items, self._quarantine, replace(self._provenance, split=said))
+        elif spec["kind"] == "leave_one_out":
             dataset = self.leave_one_out()
         elif "quantiles" in spec:
             first, second = spec["quantiles"]
