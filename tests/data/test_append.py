@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -83,6 +84,43 @@ def test_overlapping_exports_are_counted_once():
     first = RecDataset.from_tables(rows([(0, 0, 1), (0, 1, 2)]), ITEMS)
     grown = first.append(rows([(0, 1, 2), (0, 2, 3)]), duplicates="quarantine")
     assert grown.n_interactions == 3 and [row["reason"] for row in grown.quarantine] == ["duplicate"]
+    with pytest.raises(ValueError, match="`duplicates` must be one of"):
+        first.append(rows([(0, 1, 2)]), duplicates="drop")
+
+
+@pytest.mark.parametrize("key", ["timestamp", "position"])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(old=EVENTS, new=EVENTS)
+def test_only_new_rows_that_were_there_before_are_taken_out(key, old, new):
+    """Repeats among the old rows and among the new ones stay; what goes is kept aside as it came, with its place."""
+
+    def table(events):
+        return [{"user_id": row["user_id"], "item_id": row["item_id"], key: row["timestamp"]} for row in rows(events)]
+
+    def seen(dataset):
+        return sorted((row["user_id"], row["item_id"], row[key]) for row in dataset.interactions)
+
+    old = [*old, (0, 0, 5), (0, 0, 5)]
+    new = [*new, (0, 0, 5), (5, 4, 31), (5, 4, 31)]  # of a user who is new
+    first = RecDataset.from_tables(table(old), ITEMS)
+    grown = first.append(table(new), duplicates="quarantine")
+    kept = [event for event in new if event not in old]
+    assert seen(grown) == seen(RecDataset.from_tables(table(old + kept), ITEMS))
+    assert grown.steps[-1]["new_interactions"] == len(kept)
+    aside = {row["number"]: json.loads(row["row"]) for row in grown.quarantine}
+    assert aside == {place: table([event])[0] for place, event in enumerate(new) if event in old}
+    assert {row["reason"] for row in grown.quarantine} == {"duplicate"}
+
+
+def test_overlaps_are_found_across_units_and_beside_bad_rows():
+    second = 1_700_000_000
+    first = RecDataset.from_tables(rows([(0, 0, second), (0, 1, second + 1)]), ITEMS, timestamp_unit="s")
+    new = [*rows([(0, 99, 1), (0, 2, (second + 2) * 1000), (0, 1, (second + 1) * 1000)]), {**rows([(0, 0, None)])[0]}]
+    grown = first.append(new, timestamp_unit="ms", duplicates="quarantine")
+    assert [item for _, item, *_ in of(grown)] == ["i0", "i1", "i2"]
+    assert {row["reason"]: row["number"] for row in grown.quarantine} == {
+        "unknown_item": 0, "duplicate": 2, "bad_timestamp": 3,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("split_column", [None, "split"])
@@ -150,7 +188,7 @@ def test_what_cannot_stand_beside_the_old_rows_is_refused():
 
 
 def test_the_command_appends_files(tmp_path, capsys):
-    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,b,2\nu,a,3\n")
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,a,1\nu,b,2\nu,a,3\n")
     (tmp_path / "items.csv").write_text("item_id,title\na,Mug\nb,Cup\n")
     files = ["--interactions", str(tmp_path / "log.csv"), "--items", str(tmp_path / "items.csv")]
     assert main(["prepare", *files, "--output", str(tmp_path / "one")]) == 0
@@ -162,6 +200,7 @@ def test_the_command_appends_files(tmp_path, capsys):
     assert main(more) == 0
     grown = RecDataset.load(tmp_path / "two")
     assert grown.item_ids.tolist() == ["a", "b", "A"] and grown.item_texts() == ["Mug", "Cup", "Bowl"]
-    assert [split for *_, split in of(grown)] == [0, 0, 1, 2]
+    assert [split for *_, split in of(grown)] == [0, 0, 0, 1, 2]  # an event that came twice is there twice
+    assert grown.steps[-3]["new_interactions"] == 1
     assert main(["prepare", "--append", str(tmp_path), *files, "--output", str(tmp_path / "three")]) == 2
     assert "`--append`" in capsys.readouterr().err

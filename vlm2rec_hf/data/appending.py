@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from .ids import positions_in
 from .ingest import Provenance, speak_of_losses, unit_of
 from .interaction_log import POSITION, SPLIT, InteractionLog
 from .items import IMAGE_TYPE, with_text_columns
+from .overlap import held_already, without_held
 from .text_tables import clean_items
 from .timestamps import UNITS
 from .validation import CheckedInteractions, Duplicates, UnknownItems, check_interactions, check_items
@@ -67,7 +69,7 @@ def grow(
         events: new interactions under standard names, or None.
         catalogue: new items, likewise.
         timestamp_unit: of `events`.
-        duplicates: as in `check_interactions`, over old and new rows together.
+        duplicates: what happens to new rows that the dataset holds already; all others stay.
         unknown_items: as in `check_interactions`.
         split_column: of `events`, for a dataset whose split was given.
         day_first: as in `check_interactions`.
@@ -77,6 +79,8 @@ def grow(
         ValueError: rows that cannot stand beside the old ones.
     """
     unit_of(timestamp_unit)
+    if duplicates not in get_args(Duplicates):
+        raise ValueError(f"`duplicates` must be one of {list(get_args(Duplicates))}, got {duplicates!r}.")
     parts: list[pa.Table] = []
     mended: dict[str, int] = {}
     counts = {"new_items": 0, "changed_items": 0}
@@ -109,20 +113,23 @@ def grow(
         after = replace(provenance.after(step), noted=_added(provenance.noted, mended), source=None)
         return Grown(old, items, q.concat(parts), after, factor)
     events, split_column = own_split(events, split_column)
-    options: dict[str, Any] = {
-        "unknown_items": unknown_items, "split_column": split_column, "day_first": day_first,
-    }  # fmt: skip
-    new = check_interactions(events, ids, **options)
+    check = partial(
+        check_interactions, item_ids=ids, unknown_items=unknown_items, split_column=split_column, day_first=day_first
+    )
+    new = check(events)
     speak_of_losses(events, ids, len(new.log), new.quarantine)
     added = new.log.item_ids.slice(len(ids))
     if len(added):
         items = pa.concat_tables([items, pa.table({ITEM_ID: added})], promote_options="default")
         counts["new_items"] += len(added)
     unit, factor, new_factor = _one_unit(old, new, unit, unit_of(timestamp_unit, new.timestamp_unit))
-    rows = _concat([_in_ticks(old, factor), _in_ticks(new.log, new_factor)])
-    merged = check_interactions(rows, new.log.item_ids, duplicates=duplicates, split_column=SPLIT if given else None)
-    parts += [new.quarantine, merged.quarantine]
-    step = {"step": "append", "new_interactions": len(merged.log) - len(log), **counts}
+    fresh, parts = new.log, [*parts, new.quarantine]
+    if duplicates == "quarantine" and (held := held_already(old, fresh, (factor, new_factor))).any():
+        fresh, repeated = without_held(events, held, check)
+        parts.append(repeated)
+    rows = _concat([_in_ticks(old, factor), _in_ticks(fresh, new_factor)])
+    merged = check_interactions(rows, new.log.item_ids, split_column=SPLIT if given else None)
+    step = {"step": "append", "new_interactions": len(fresh), **counts}
     # Old rows stand in order: what had to be swapped is known from when they, and the new ones, came in.
     swapped = provenance.noted.get("out_of_order", 0) + new.counts["out_of_order"]
     noted = {**provenance.noted, **merged.counts, "out_of_order": swapped}

@@ -537,8 +537,9 @@ class RecDataset:
             interactions: as in `from_tables`; None: only items.
             items: likewise; None: interactions with known items only.
             column_mapping: as in `from_tables`.
-            timestamp_unit: unit of new numeric timestamps, where the dataset knows its own; refused for dates and times.
-            duplicates: "quarantine": events that are there already (exports that overlap), too.
+            timestamp_unit: unit of new numeric timestamps, where the dataset knows its own; refused for dates.
+            duplicates: new rows that the dataset holds already in user, item, timestamp and position (exports that
+                overlap) are kept or quarantined. Old rows, and new ones that repeat one another, stay.
             unknown_items: as in `from_tables`; by default "keep" where the dataset knows nothing of items but ids.
             split_column: column of the split, for a dataset whose split came with its rows.
             quarantine: rows that a reader already took out.

@@ -134,8 +134,8 @@ def check_free(folder: Path, overwrite: bool) -> None:
     if occupied and (others := _other_files(folder)):
         shown = ", ".join(repr(name) for name in others[:5]) + (", ..." if len(others) > 5 else "")
         raise ValueError(
-            f"`folder` {str(folder)!r} holds {shown} beside its dataset, which replacing the folder would delete; move "
-            "that away, or choose another folder."
+            f"`folder` {str(folder)!r} holds {shown} beside its dataset, which replacing the folder would delete; "
+            "move that away, or choose another folder."
         )
     if occupied and not overwrite:
         raise ValueError(f"`folder` {str(folder)!r} already holds a dataset; pass `overwrite=True` or choose another.")
