@@ -187,6 +187,53 @@ def test_what_cannot_stand_beside_the_old_rows_is_refused():
     assert [split for *_, split in of(grown)] == [0, 0, 2]
 
 
+BIG = 2**53 + 1  # no double
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "both"),
+    [
+        ([10, 20, None], [12.5], [10.0, 20.0, None, 12.5]),
+        ([10, 20, None], [12.0], [10, 20, None, 12]),
+        ([10.5, 20.0, None], [12], [10.5, 20.0, None, 12.0]),
+        ([42, None, 44], ["XL"], ["42", None, "44", "XL"]),
+        ([42, 43, 44], ["042"], ["42", "43", "44", "042"]),
+        ([42, 43, 44], ["45"], [42, 43, 44, 45]),
+        (["S", "M", None], [42.0], ["S", "M", None, "42"]),
+        ([1.5, 2.0, None], ["L"], ["1.5", "2", None, "L"]),
+        ([None, None, None], ["red"], [None, None, None, "red"]),
+        ([None, None, None], [2.5], [None, None, None, 2.5]),
+        (["red", None, "blue"], [None], ["red", None, "blue", None]),
+        ([1, BIG, 2], [0.5], ["1", str(BIG), "2", "0.5"]),
+        ([True, False, None], [2], ["True", "False", None, "2"]),
+        ([datetime.date(2024, 5, 1), None, None], ["soon"], ["2024-05-01", None, None, "soon"]),
+        ([[1], [2], None], [[2.5]], [[1.0], [2.0], None, [2.5]]),
+        ([["a"], ["b"], None], ["c"], "another type"),
+        ([b"a", b"b", None], [1], "another type"),
+    ],
+)
+def test_columns_take_what_later_files_hold(old, new, both):
+    """Of items and of interactions: types are guessed from each file, and what a file happens to hold is no error."""
+    events = [{**row, "extra": value} for row, value in zip(rows([(0, n, n) for n in range(3)]), old, strict=True)]
+    items = [{**row, "extra": value} for row, value in zip(ITEMS[:3], old, strict=True)]
+    first = RecDataset.from_tables(events, items)
+    more = {"interactions": [{**rows([(0, 2, 9)])[0], "extra": new[0]}], "items": [{**ITEMS[3], "extra": new[0]}]}
+    for table in more:
+        if both == "another type":
+            with pytest.raises(ValueError, match=f"`{table}` column 'extra' holds .*another type.*cast it"):
+                first.append(**{table: more[table]})
+            continue
+        grown = getattr(first.append(**{table: more[table]}), table)["extra"][:]
+        assert grown == both and list(map(type, grown)) == list(map(type, both))
+
+
+def test_a_column_in_another_type_is_no_change_by_itself():
+    items = [{**row, "price": 10} for row in ITEMS]
+    first = RecDataset.from_tables(rows([(0, 0, 1)]), items)
+    grown = first.append(items=[{"item_id": "i1", "price": 12.5}, {"item_id": "i3", "price": 10}])
+    assert grown.items["price"][:] == [10, 12.5, 10, 10, 10] and grown.steps[-1]["changed_items"] == 1
+
+
 def test_the_command_appends_files(tmp_path, capsys):
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,a,1\nu,b,2\nu,a,3\n")
     (tmp_path / "items.csv").write_text("item_id,title\na,Mug\nb,Cup\n")

@@ -10,18 +10,19 @@ from typing import get_args
 import numpy as np
 import pyarrow as pa
 
-from ..columns import IMAGE, IMAGE_FEATURES, ITEM_ID, TEXT, TIMESTAMP
+from ..columns import IMAGE, IMAGE_FEATURES, ITEM_ID, TEXT, TIMESTAMP, USER_ID
 from . import quarantine as q
 from .feature_column import normalise_features
 from .given_split import own_split
 from .ids import positions_in
 from .ingest import Provenance, speak_of_losses, unit_of
 from .interaction_log import POSITION, SPLIT, InteractionLog
-from .items import IMAGE_TYPE, with_text_columns
+from .items import with_text_columns
 from .overlap import held_already, without_held
 from .text_tables import clean_items
 from .timestamps import UNITS
 from .validation import CheckedInteractions, Duplicates, UnknownItems, check_interactions, check_items
+from .widening import alike
 
 FAR_APART = 100
 """Factor between the medians of two time columns that shows two units (our choice)."""
@@ -127,7 +128,8 @@ def grow(
     if duplicates == "quarantine" and (held := held_already(old, fresh, (factor, new_factor))).any():
         fresh, repeated = without_held(events, held, check)
         parts.append(repeated)
-    rows = _concat([_in_ticks(old, factor), _in_ticks(fresh, new_factor)])
+    own = (USER_ID, ITEM_ID, TIMESTAMP, POSITION, SPLIT)
+    rows = _concat(alike(_in_ticks(old, factor), _in_ticks(fresh, new_factor), "interactions", own))
     merged = check_interactions(rows, new.log.item_ids, split_column=SPLIT if given else None)
     step = {"step": "append", "new_interactions": len(fresh), **counts}
     # Old rows stand in order: what had to be swapped is known from when they, and the new ones, came in.
@@ -145,7 +147,8 @@ def _added(noted: dict[str, int], more: dict[str, int]) -> dict[str, int]:
 def merge_items(old: pa.Table, new: pa.Table) -> tuple[pa.Table, dict[str, int]]:
     """Old items in their places, those that `new` changes with their new values, then the others of `new`.
 
-    A column that `new` does not have keeps its values, and is null for new items.
+    A column that `new` does not have keeps its values, and is null for new items. One of another type gets a type that
+    holds both, see `alike`.
 
     Args:
         old: with unique ids.
@@ -155,9 +158,9 @@ def merge_items(old: pa.Table, new: pa.Table) -> tuple[pa.Table, dict[str, int]]
         The table, and `new_items` and `changed_items`.
 
     Raises:
-        ValueError: a column of another type.
+        ValueError: a column of types that cannot stand beside one another.
     """
-    new = _typed_as(old, new)
+    old, new = alike(old, new, "items")
     places = positions_in(new[ITEM_ID].combine_chunks(), old[ITEM_ID].combine_chunks().cast(pa.string()))
     known = np.flatnonzero(places >= 0)
     kept = old.take(pa.array(places[known]))
@@ -179,19 +182,6 @@ def merge_items(old: pa.Table, new: pa.Table) -> tuple[pa.Table, dict[str, int]]
     fresh = new.filter(pa.array(places < 0))
     table = pa.concat_tables([*pieces, old.slice(start), fresh], promote_options="default")
     return table.select(old.column_names), {"new_items": len(fresh), "changed_items": len(changed)}
-
-
-def _typed_as(old: pa.Table, new: pa.Table) -> pa.Table:
-    for index, name in enumerate(new.column_names):
-        if name in old.column_names and new.schema.field(name).type != old.schema.field(name).type:
-            kind = IMAGE_TYPE if name == IMAGE else old.schema.field(name).type
-            try:
-                new = new.set_column(index, name, new[name].cast(kind))
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise ValueError(
-                    f"`items` column {name!r} holds {new.schema.field(name).type}, in the dataset {kind}; cast it."
-                ) from error
-    return new
 
 
 def _one_unit(
@@ -244,7 +234,7 @@ def _in_ticks(log: InteractionLog, factor: int) -> pa.Table:
     return replace(log, columns={**log.columns, TIMESTAMP: ticks}).to_table()
 
 
-def _concat(tables: list[pa.Table]) -> pa.Table:
+def _concat(tables: Sequence[pa.Table]) -> pa.Table:
     try:
         return pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

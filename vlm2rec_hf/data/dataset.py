@@ -531,7 +531,8 @@ class RecDataset:
         Old items keep their places, so that vectors and heads by place stay right; new ones follow. A row of `items`
         with a known id replaces the values of its columns. The split is made anew as it was made: leave-one-out
         moves to the latest events, fixed moments of a temporal split stay, shares move, and cold items are held out
-        by the same choice. A k-core is not repeated.
+        by the same choice. A k-core is not repeated. A further column that holds other types than before becomes what
+        holds both: numbers with fractions, or text.
 
         Args:
             interactions: as in `from_tables`; None: only items.
