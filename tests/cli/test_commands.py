@@ -193,6 +193,14 @@ def test_recipes_parse(recipe, tmp_path):
             ],
             "`--template` 'qwen3_vl_embedding' is for `--method vlm2rec`",
         ),
+        (
+            "train --method pixrec --dataset DATA --tiny qwen2_vl --fusion internal --output_dir x".split(),
+            "`--fusion` 'internal' is for `--method vlm2rec`",
+        ),
+        (
+            "train --dataset DATA --language_model m --template qwen3_vl_embedding --output_dir x".split(),
+            "`--template` 'qwen3_vl_embedding' goes with `--model` or `--tiny`",
+        ),
     ],
 )
 def test_bad_input_is_one_paragraph_and_exit_code_2(command, message, prepared, tmp_path, monkeypatch, capsys):

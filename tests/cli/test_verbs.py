@@ -167,6 +167,18 @@ def test_options_of_other_kinds_of_models_are_refused(trained, shop, tmp_path, m
     assert message in capsys.readouterr().err and not (tmp_path / "report").exists()
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "embed", "index", "merge"])
+@pytest.mark.parametrize("option", [["--fusion", "internal"], ["--template", "qwen3_vl_embedding"]])
+def test_a_trained_model_is_not_made_anew(trained, shop, tmp_path, command, option, capsys):
+    """What a new embedder is made with cannot act on one that is there, so it is refused and nothing written."""
+    output = str(tmp_path / "out.parquet")
+    line = [command, "--dataset", shop, "--model", trained("vlm2rec"), "--output", output]
+    line = [{"--output": "--output_dir"}.get(word, word) for word in line] if command == "train" else line
+    assert main([*line, *option]) == 2
+    message = f"`{option[0]}` '{option[1]}' is an option of a new embedder, and `--model` '{trained('vlm2rec')}' is a"
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("method", ["seqrec", "vlm2rec"])
 def test_item_columns_are_no_option_of_embedding_heads_and_embedders(trained, shop, dataset, tmp_path, method, capsys):
     with pytest.raises(ValueError, match="`item_columns` is an option of PixRec models, and `model` is a"):

@@ -1,6 +1,8 @@
 """New rows beside a saved dataset: what comes out is what all rows at once would have given, old ids in place."""
 
 import datetime
+import itertools
+import json
 
 import numpy as np
 import pytest
@@ -82,14 +84,61 @@ def test_overlapping_exports_are_counted_once():
     first = RecDataset.from_tables(rows([(0, 0, 1), (0, 1, 2)]), ITEMS)
     grown = first.append(rows([(0, 1, 2), (0, 2, 3)]), duplicates="quarantine")
     assert grown.n_interactions == 3 and [row["reason"] for row in grown.quarantine] == ["duplicate"]
+    with pytest.raises(ValueError, match="`duplicates` must be one of"):
+        first.append(rows([(0, 1, 2)]), duplicates="drop")
 
 
-def test_cold_items_stay_cold():
+@pytest.mark.parametrize("key", ["timestamp", "position"])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(old=EVENTS, new=EVENTS)
+def test_only_new_rows_that_were_there_before_are_taken_out(key, old, new):
+    """Repeats among the old rows and among the new ones stay; what goes is kept aside as it came, with its place."""
+
+    def table(events):
+        return [{"user_id": row["user_id"], "item_id": row["item_id"], key: row["timestamp"]} for row in rows(events)]
+
+    def seen(dataset):
+        return sorted((row["user_id"], row["item_id"], row[key]) for row in dataset.interactions)
+
+    old = [*old, (0, 0, 5), (0, 0, 5)]
+    new = [*new, (0, 0, 5), (5, 4, 31), (5, 4, 31)]  # of a user who is new
+    first = RecDataset.from_tables(table(old), ITEMS)
+    grown = first.append(table(new), duplicates="quarantine")
+    kept = [event for event in new if event not in old]
+    assert seen(grown) == seen(RecDataset.from_tables(table(old + kept), ITEMS))
+    assert grown.steps[-1]["new_interactions"] == len(kept)
+    aside = {row["number"]: json.loads(row["row"]) for row in grown.quarantine}
+    assert aside == {place: table([event])[0] for place, event in enumerate(new) if event in old}
+    assert {row["reason"] for row in grown.quarantine} == {"duplicate"}
+
+
+def test_overlaps_are_found_across_units_and_beside_bad_rows():
+    second = 1_700_000_000
+    first = RecDataset.from_tables(rows([(0, 0, second), (0, 1, second + 1)]), ITEMS, timestamp_unit="s")
+    new = [*rows([(0, 99, 1), (0, 2, (second + 2) * 1000), (0, 1, (second + 1) * 1000)]), {**rows([(0, 0, None)])[0]}]
+    grown = first.append(new, timestamp_unit="ms", duplicates="quarantine")
+    assert [item for _, item, *_ in of(grown)] == ["i0", "i1", "i2"]
+    assert {row["reason"]: row["number"] for row in grown.quarantine} == {
+        "unknown_item": 0, "duplicate": 2, "bad_timestamp": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("split_column", [None, "split"])
+def test_cold_items_stay_cold(split_column):
+    """Also under a split that came with the rows."""
+
+    def labelled(events, *names):
+        named = zip(rows(events), itertools.cycle(names), strict=False)
+        return [{**row, "split": name} if split_column else row for row, name in named]
+
     events = [(user, (user + step) % 5, step) for user in range(4) for step in range(5)]
-    first = RecDataset.from_tables(rows(events), ITEMS).leave_one_out().hold_out_cold_items(0.4, seed=1)
-    grown = first.append(rows([(user, item, 50 + item) for user in range(4) for item in range(5)]))
+    first = RecDataset.from_tables(labelled(events, *["train"] * 3, "validation", "test"), ITEMS)
+    first = (first if split_column else first.leave_one_out()).hold_out_cold_items(0.4, seed=1)
+    later = labelled([(user, item, 50 + item) for user in range(6, 9) for item in range(5)], "train")
+    grown = first.append(later, split_column=split_column)
     cold = set(np.flatnonzero(first.popularity() == 0)) & set(first.sequences().items)
-    assert cold and not grown.popularity()[sorted(cold)].any()
+    assert cold and not grown.popularity()[sorted(cold)].any() and grown.split_spec == first.split_spec
+    assert grown.coverage.quarantined["cold_hold_out"] > first.coverage.quarantined["cold_hold_out"]
 
 
 def test_units_meet_or_are_refused():
@@ -103,6 +152,13 @@ def test_units_meet_or_are_refused():
     unknown = RecDataset.from_tables(old, ITEMS)
     with pytest.raises(ValueError, match="`timestamp_unit`.*unknown unit"):
         unknown.append(new)
+    for rows_and_unit, match in (
+        ((new, "s"), "`timestamp_unit` 's' .* dates and times.*leave it out"),
+        ((old, "minutes"), "`timestamp_unit` must be one of .* got 'minutes'"),
+        ((None, "minutes"), "`timestamp_unit` must be one of"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            known.append(rows_and_unit[0], ITEMS[:1], timestamp_unit=rows_and_unit[1])
     milliseconds = [{**row, "timestamp": row["timestamp"] * 1000} for row in old]
     for dataset in (known, unknown):
         assert dataset.append(old).n_interactions == 6
@@ -131,8 +187,55 @@ def test_what_cannot_stand_beside_the_old_rows_is_refused():
     assert [split for *_, split in of(grown)] == [0, 0, 2]
 
 
+BIG = 2**53 + 1  # no double
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "both"),
+    [
+        ([10, 20, None], [12.5], [10.0, 20.0, None, 12.5]),
+        ([10, 20, None], [12.0], [10, 20, None, 12]),
+        ([10.5, 20.0, None], [12], [10.5, 20.0, None, 12.0]),
+        ([42, None, 44], ["XL"], ["42", None, "44", "XL"]),
+        ([42, 43, 44], ["042"], ["42", "43", "44", "042"]),
+        ([42, 43, 44], ["45"], [42, 43, 44, 45]),
+        (["S", "M", None], [42.0], ["S", "M", None, "42"]),
+        ([1.5, 2.0, None], ["L"], ["1.5", "2", None, "L"]),
+        ([None, None, None], ["red"], [None, None, None, "red"]),
+        ([None, None, None], [2.5], [None, None, None, 2.5]),
+        (["red", None, "blue"], [None], ["red", None, "blue", None]),
+        ([1, BIG, 2], [0.5], ["1", str(BIG), "2", "0.5"]),
+        ([True, False, None], [2], ["True", "False", None, "2"]),
+        ([datetime.date(2024, 5, 1), None, None], ["soon"], ["2024-05-01", None, None, "soon"]),
+        ([[1], [2], None], [[2.5]], [[1.0], [2.0], None, [2.5]]),
+        ([["a"], ["b"], None], ["c"], "another type"),
+        ([b"a", b"b", None], [1], "another type"),
+    ],
+)
+def test_columns_take_what_later_files_hold(old, new, both):
+    """Of items and of interactions: types are guessed from each file, and what a file happens to hold is no error."""
+    events = [{**row, "extra": value} for row, value in zip(rows([(0, n, n) for n in range(3)]), old, strict=True)]
+    items = [{**row, "extra": value} for row, value in zip(ITEMS[:3], old, strict=True)]
+    first = RecDataset.from_tables(events, items)
+    more = {"interactions": [{**rows([(0, 2, 9)])[0], "extra": new[0]}], "items": [{**ITEMS[3], "extra": new[0]}]}
+    for table in more:
+        if both == "another type":
+            with pytest.raises(ValueError, match=f"`{table}` column 'extra' holds .*another type.*cast it"):
+                first.append(**{table: more[table]})
+            continue
+        grown = getattr(first.append(**{table: more[table]}), table)["extra"][:]
+        assert grown == both and list(map(type, grown)) == list(map(type, both))
+
+
+def test_a_column_in_another_type_is_no_change_by_itself():
+    items = [{**row, "price": 10} for row in ITEMS]
+    first = RecDataset.from_tables(rows([(0, 0, 1)]), items)
+    grown = first.append(items=[{"item_id": "i1", "price": 12.5}, {"item_id": "i3", "price": 10}])
+    assert grown.items["price"][:] == [10, 12.5, 10, 10, 10] and grown.steps[-1]["changed_items"] == 1
+
+
 def test_the_command_appends_files(tmp_path, capsys):
-    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,b,2\nu,a,3\n")
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,a,1\nu,b,2\nu,a,3\n")
     (tmp_path / "items.csv").write_text("item_id,title\na,Mug\nb,Cup\n")
     files = ["--interactions", str(tmp_path / "log.csv"), "--items", str(tmp_path / "items.csv")]
     assert main(["prepare", *files, "--output", str(tmp_path / "one")]) == 0
@@ -144,6 +247,7 @@ def test_the_command_appends_files(tmp_path, capsys):
     assert main(more) == 0
     grown = RecDataset.load(tmp_path / "two")
     assert grown.item_ids.tolist() == ["a", "b", "A"] and grown.item_texts() == ["Mug", "Cup", "Bowl"]
-    assert [split for *_, split in of(grown)] == [0, 0, 1, 2]
+    assert [split for *_, split in of(grown)] == [0, 0, 0, 1, 2]  # an event that came twice is there twice
+    assert grown.steps[-3]["new_interactions"] == 1
     assert main(["prepare", "--append", str(tmp_path), *files, "--output", str(tmp_path / "three")]) == 2
     assert "`--append`" in capsys.readouterr().err

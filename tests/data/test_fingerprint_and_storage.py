@@ -148,6 +148,17 @@ def test_saving_never_destroys(tmp_path):
         make().save(other, overwrite=True)
     assert (other / "chapter.txt").read_text() == "words"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "thesis"]
+    for name in ("notes.md", "report/figure.png", "items/words.txt"):
+        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).write_text("words")
+        with pytest.raises(ValueError, match=f"`folder` .* holds '{name}' beside its dataset.*move"):
+            make().save(target, overwrite=True)
+        assert (target / name).read_text() == "words"
+        (target / name).unlink()
+    RecDataset.load(target).items.map(lambda row: {"length": len(row["item_id"])})  # leaves a cache in the folder
+    assert list((target / "items").glob("cache-*"))
+    make().save(target, overwrite=True)
+    assert RecDataset.load(target).fingerprint == make().fingerprint
 
 
 def test_a_dataset_can_replace_the_folder_it_was_loaded_from(tmp_path):

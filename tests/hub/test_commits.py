@@ -87,6 +87,20 @@ def test_waits_grow_and_the_tries_end(hub, head, no_waiting):
     assert no_waiting == [1.0, 2.0, 4.0, 8.0]
 
 
+def test_a_look_that_fails_too_ends_no_tries(hub, head, no_waiting):
+    """The Hub is away for tags and for reading: commit and tag wait alike, and find what a lost answer had made."""
+    api = HfApi()
+    hub.fail("POST", "/tag/", 503, times=2)
+    hub.fail("GET", "/refs", 503, times=2)
+    make_tag(api, REPO, "model", "v1", head.commit, "m")
+    assert no_waiting == [1.0, 2.0] and tagged_commit(api, REPO, "model", "v1") == head.commit
+    other = put(head, {"a.txt": b"a"})
+    hub.fail("POST", "/tag/", 503)
+    hub.fail("GET", "/refs", 503)
+    with pytest.raises(ValueError, match=f"`tag` 'v1' already names commit {head.commit[:8]}"):
+        make_tag(api, REPO, "model", "v1", other, "m")
+
+
 def test_a_tag_is_made_once_and_never_moved(hub, head):
     api = HfApi()
     assert tagged_commit(api, REPO, "model", "v1") is None and tagged_commit(api, "org/none", "model", "v1") is None

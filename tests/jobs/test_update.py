@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from vlm2rec_hf.catalogues.item_vectors import read_item_vectors
-from vlm2rec_hf.jobs.earlier import EarlierVectors
+from vlm2rec_hf.data.dataset import RecDataset
+from vlm2rec_hf.jobs.earlier import EarlierVectors, content_digests
 
 from .small_jobs import N_ITEMS, QUARANTINED, png, run, small_job, table_of
+
+CLICK = [{"user_id": "u", "item_id": "x", "timestamp": 1}]
 
 
 @pytest.fixture
@@ -66,3 +69,13 @@ def test_a_table_that_does_not_say_what_its_items_were_is_refused(dataset, loade
     pq.write_table(table_of(tmp_path / "before.parquet").drop_columns("content"), tmp_path / "old.parquet")
     with pytest.raises(ValueError, match="`--update`.*leave it out"):
         EarlierVectors(tmp_path / "old.parquet")
+
+
+@pytest.mark.parametrize("known", [{"image": png(1)}, {"image": None}, {}])
+def test_other_features_are_a_change_beside_an_image_and_without_one(known):
+    def digests(features, title="Mug"):
+        items = [{"item_id": "x", "title": title, "image_features": features, **known}]
+        return content_digests(RecDataset.from_tables(CLICK, items).catalogue_items())
+
+    assert len({digests(features)[0] for features in ([[0.5, 1.0]], [[0.7, 1.0]], None)}) == 3
+    assert digests([[0.5, 1.0]]) == digests([[0.5, 1.0]]) != digests([[0.5, 1.0]], "Cup")

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .arguments import given_options
+
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset
     from ..evaluation.report import Report
-    from .arguments import DataArguments
+    from .arguments import DataArguments, EncoderModelArguments
 
 
 def open_dataset(arguments: DataArguments) -> RecDataset:
@@ -175,6 +177,26 @@ def refuse_given(kind: str | None, owners: Sequence[str], whose: str, given: Seq
 
     with named_as_options(model="--model", **{name: f"--{name}" for name in given}):
         refuse_options(kind, owners, whose, **dict.fromkeys(given, True))
+
+
+def refuse_for_trained(kind: str | None, models: EncoderModelArguments) -> None:
+    """Refuse options of a new embedder that the user set beside a model which is trained already and has its own.
+
+    Args:
+        kind: `model_type` of what `--model` names.
+        models: the arguments.
+
+    Raises:
+        ValueError: there is one.
+    """
+    from ..loading import METHODS
+
+    for name in ("fusion", "template"):
+        if kind in METHODS and name in given_options(models):
+            raise ValueError(
+                f"`--{name}` {getattr(models, name)!r} is an option of a new embedder, and `--model` {models.model!r} "
+                f"is a trained {kind} model, which is as it was made; leave it out."
+            )
 
 
 def item_ids(text: str) -> list[str]:

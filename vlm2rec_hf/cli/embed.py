@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import DataArguments, EncoderModelArguments, given_options
-from .common import item_ids, named_as_options, open_dataset, refuse_given, require, say
+from .common import item_ids, named_as_options, open_dataset, refuse_for_trained, refuse_given, require, say
 from .evaluate import load
 from .parsing import check_options_early, parse
 from .places import check_new
@@ -95,6 +95,7 @@ def main(argv: Sequence[str]) -> None:
     from ..loading import METHODS, model_type_of
 
     kind = model_type_of(name, models.model_revision)
+    refuse_for_trained(kind, models)  # before workers load anything
     if kind in METHODS and kind != "vlm2rec":
         embed_at_once(str(kind), data, models, options, output)
     else:

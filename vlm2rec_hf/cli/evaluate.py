@@ -13,7 +13,7 @@ from .arguments import (
     VisionCacheArguments,
     given_options,
 )
-from .common import named_as_options, open_dataset, print_report, refuse_given, require, say
+from .common import named_as_options, open_dataset, print_report, refuse_for_trained, refuse_given, require, say
 from .parsing import check_options_early, parse
 from .places import check_folder
 
@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
 
     kind = model_type_of(where, models.model_revision)
     refuse_given(kind, ("pixrec",), "PixRec models", given_options(pixrec))
+    refuse_for_trained(kind, models)
     dataset = open_dataset(data)
     options: dict[str, Any] = {**ranking.ranking(), "max_history": ranking.eval_max_history}
     options |= {"mix": ranking.mix, "without": ranking.removed()}
@@ -64,13 +65,15 @@ def load(models: EncoderModelArguments) -> LoadedModel:
     """The model that the options name; a raw vision-language backbone becomes an embedder.
 
     Raises:
-        ValueError: nothing loadable there.
+        ValueError: nothing loadable there, or options of a new embedder beside a trained model.
     """
     from ..loading import METHODS, load_or_build, load_with_processor, model_type_of
 
     where = require(models.model, "--model", "a folder or Hub id of a model")
     with named_as_options(where="--model", model="--model", template="--template"):
-        if model_type_of(where, models.model_revision) in (None, *METHODS):
+        kind = model_type_of(where, models.model_revision)
+        refuse_for_trained(kind, models)
+        if kind in (None, *METHODS):
             return load_with_processor(where, revision=models.model_revision, **models.loading())
         fusion = {"fusion": models.fusion}
         rows = fusion if models.template is None else {**fusion, "template": models.template}

@@ -7,8 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import DataArguments, EncoderRankingArguments, TrainModelArguments, WarmUpArguments
-from .common import named_as_options, open_dataset, print_report, say
+from .arguments import (
+    DataArguments,
+    EncoderRankingArguments,
+    TrainModelArguments,
+    WarmUpArguments,
+    given_options,
+)
+from .common import named_as_options, open_dataset, print_report, refuse_for_trained, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
 from .training_run import best_by_validation, check_output_dir, check_ranking, run
@@ -113,7 +119,7 @@ def starting_model(
     Raises:
         ValueError: none or several of `--model`, `--language_model` and `--tiny`, or nothing loadable there.
     """
-    from ..loading import LoadedModel, load_or_build, load_parts
+    from ..loading import LoadedModel, load_or_build, load_parts, model_type_of
     from ..tiny.backbones import tiny_vlm
 
     if sum(name is not None for name in (models.model, models.tiny, models.language_model)) != 1:
@@ -123,6 +129,10 @@ def starting_model(
         )
     if models.template is not None and method != "vlm2rec":
         raise ValueError(f"`--template` {models.template!r} is for `--method vlm2rec`; PixRec has rows of its own.")
+    if "fusion" in given_options(models) and method != "vlm2rec":
+        raise ValueError(f"`--fusion` {models.fusion!r} is for `--method vlm2rec`; PixRec has one way; leave it out.")
+    if models.template is not None and models.language_model is not None:
+        raise ValueError(f"`--template` {models.template!r} goes with `--model` or `--tiny`; leave it out.")
     template = {} if models.template is None else {"template": models.template}
     options = {**models.processor_options(), **({} if max_history is None else {"max_history": max_history})}
     pixels = models.pixels()
@@ -153,6 +163,7 @@ def starting_model(
             _set(loaded.processor, {**options, **pixels})
         return loaded, False
     fusion = {"fusion": models.fusion} if method == "vlm2rec" else {}
+    refuse_for_trained(model_type_of(str(models.model), models.model_revision), models)
     with named_as_options(where="--model", method="--method", model="--model", template="--template"):
         loaded = load_or_build(
             str(models.model),

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
 
-from ..columns import IMAGE, IMAGE_FEATURES, ITEM_ID, TEXT, TIMESTAMP
+from ..columns import IMAGE, IMAGE_FEATURES, ITEM_ID, TEXT, TIMESTAMP, USER_ID
 from . import quarantine as q
 from .feature_column import normalise_features
 from .given_split import own_split
 from .ids import positions_in
-from .ingest import Provenance, speak_of_losses
+from .ingest import Provenance, speak_of_losses, unit_of
 from .interaction_log import POSITION, SPLIT, InteractionLog
-from .items import IMAGE_TYPE, with_text_columns
+from .items import with_text_columns
+from .overlap import held_already, without_held
 from .text_tables import clean_items
 from .timestamps import UNITS
 from .validation import CheckedInteractions, Duplicates, UnknownItems, check_interactions, check_items
+from .widening import alike
 
 FAR_APART = 100
 """Factor between the medians of two time columns that shows two units (our choice)."""
@@ -67,7 +70,7 @@ def grow(
         events: new interactions under standard names, or None.
         catalogue: new items, likewise.
         timestamp_unit: of `events`.
-        duplicates: as in `check_interactions`, over old and new rows together.
+        duplicates: what happens to new rows that the dataset holds already; all others stay.
         unknown_items: as in `check_interactions`.
         split_column: of `events`, for a dataset whose split was given.
         day_first: as in `check_interactions`.
@@ -76,6 +79,9 @@ def grow(
     Raises:
         ValueError: rows that cannot stand beside the old ones.
     """
+    unit_of(timestamp_unit)
+    if duplicates not in get_args(Duplicates):
+        raise ValueError(f"`duplicates` must be one of {list(get_args(Duplicates))}, got {duplicates!r}.")
     parts: list[pa.Table] = []
     mended: dict[str, int] = {}
     counts = {"new_items": 0, "changed_items": 0}
@@ -108,20 +114,24 @@ def grow(
         after = replace(provenance.after(step), noted=_added(provenance.noted, mended), source=None)
         return Grown(old, items, q.concat(parts), after, factor)
     events, split_column = own_split(events, split_column)
-    options: dict[str, Any] = {
-        "unknown_items": unknown_items, "split_column": split_column, "day_first": day_first,
-    }  # fmt: skip
-    new = check_interactions(events, ids, **options)
+    check = partial(
+        check_interactions, item_ids=ids, unknown_items=unknown_items, split_column=split_column, day_first=day_first
+    )
+    new = check(events)
     speak_of_losses(events, ids, len(new.log), new.quarantine)
     added = new.log.item_ids.slice(len(ids))
     if len(added):
         items = pa.concat_tables([items, pa.table({ITEM_ID: added})], promote_options="default")
         counts["new_items"] += len(added)
-    unit, factor, new_factor = _one_unit(old, new, unit, timestamp_unit or new.timestamp_unit)
-    rows = _concat([_in_ticks(old, factor), _in_ticks(new.log, new_factor)])
-    merged = check_interactions(rows, new.log.item_ids, duplicates=duplicates, split_column=SPLIT if given else None)
-    parts += [new.quarantine, merged.quarantine]
-    step = {"step": "append", "new_interactions": len(merged.log) - len(log), **counts}
+    unit, factor, new_factor = _one_unit(old, new, unit, unit_of(timestamp_unit, new.timestamp_unit))
+    fresh, parts = new.log, [*parts, new.quarantine]
+    if duplicates == "quarantine" and (held := held_already(old, fresh, (factor, new_factor))).any():
+        fresh, repeated = without_held(events, held, check)
+        parts.append(repeated)
+    own = (USER_ID, ITEM_ID, TIMESTAMP, POSITION, SPLIT)
+    rows = _concat(alike(_in_ticks(old, factor), _in_ticks(fresh, new_factor), "interactions", own))
+    merged = check_interactions(rows, new.log.item_ids, split_column=SPLIT if given else None)
+    step = {"step": "append", "new_interactions": len(fresh), **counts}
     # Old rows stand in order: what had to be swapped is known from when they, and the new ones, came in.
     swapped = provenance.noted.get("out_of_order", 0) + new.counts["out_of_order"]
     noted = {**provenance.noted, **merged.counts, "out_of_order": swapped}
@@ -137,7 +147,8 @@ def _added(noted: dict[str, int], more: dict[str, int]) -> dict[str, int]:
 def merge_items(old: pa.Table, new: pa.Table) -> tuple[pa.Table, dict[str, int]]:
     """Old items in their places, those that `new` changes with their new values, then the others of `new`.
 
-    A column that `new` does not have keeps its values, and is null for new items.
+    A column that `new` does not have keeps its values, and is null for new items. One of another type gets a type that
+    holds both, see `alike`.
 
     Args:
         old: with unique ids.
@@ -147,9 +158,9 @@ def merge_items(old: pa.Table, new: pa.Table) -> tuple[pa.Table, dict[str, int]]
         The table, and `new_items` and `changed_items`.
 
     Raises:
-        ValueError: a column of another type.
+        ValueError: a column of types that cannot stand beside one another.
     """
-    new = _typed_as(old, new)
+    old, new = alike(old, new, "items")
     places = positions_in(new[ITEM_ID].combine_chunks(), old[ITEM_ID].combine_chunks().cast(pa.string()))
     known = np.flatnonzero(places >= 0)
     kept = old.take(pa.array(places[known]))
@@ -171,19 +182,6 @@ def merge_items(old: pa.Table, new: pa.Table) -> tuple[pa.Table, dict[str, int]]
     fresh = new.filter(pa.array(places < 0))
     table = pa.concat_tables([*pieces, old.slice(start), fresh], promote_options="default")
     return table.select(old.column_names), {"new_items": len(fresh), "changed_items": len(changed)}
-
-
-def _typed_as(old: pa.Table, new: pa.Table) -> pa.Table:
-    for index, name in enumerate(new.column_names):
-        if name in old.column_names and new.schema.field(name).type != old.schema.field(name).type:
-            kind = IMAGE_TYPE if name == IMAGE else old.schema.field(name).type
-            try:
-                new = new.set_column(index, name, new[name].cast(kind))
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise ValueError(
-                    f"`items` column {name!r} holds {new.schema.field(name).type}, in the dataset {kind}; cast it."
-                ) from error
-    return new
 
 
 def _one_unit(
@@ -236,7 +234,7 @@ def _in_ticks(log: InteractionLog, factor: int) -> pa.Table:
     return replace(log, columns={**log.columns, TIMESTAMP: ticks}).to_table()
 
 
-def _concat(tables: list[pa.Table]) -> pa.Table:
+def _concat(tables: Sequence[pa.Table]) -> pa.Table:
     try:
         return pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

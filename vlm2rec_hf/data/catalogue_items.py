@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..columns import IMAGE, IMAGE_FEATURES
@@ -68,14 +68,26 @@ class CatalogueItems(Sequence["Item"]):
         Of a dataset that knows images as features only, the hash of these.
         """
         row = self._dataset.items[self._rows[index]]
-        if IMAGE not in row and row.get(IMAGE_FEATURES) is not None:
-            return image_digest(repr(row[IMAGE_FEATURES]).encode())
-        cell = row.get(IMAGE)
-        return image_digest(cell["bytes"]) if cell is not None and cell["bytes"] else None
+        return _hash_of_features(row) if IMAGE not in row else _hash_of_file(row)
+
+    def image_sources(self, index: int) -> list[bytes]:
+        """Hashes of all that stands for an item's image: its file, its features, both or none."""
+        row = self._dataset.items[self._rows[index]]
+        return [source for source in (_hash_of_file(row), _hash_of_features(row)) if source is not None]
 
     def texts(self) -> Iterator[str | None]:
         """Every item's text without decoding an image."""
         return iter(self._dataset.item_texts(None if len(self) == self._dataset.n_items else self._rows))
+
+
+def _hash_of_file(row: Mapping[str, Any]) -> bytes | None:
+    cell = row.get(IMAGE)
+    return image_digest(cell["bytes"]) if cell is not None and cell["bytes"] else None
+
+
+def _hash_of_features(row: Mapping[str, Any]) -> bytes | None:
+    features = row.get(IMAGE_FEATURES)
+    return None if features is None else image_digest(repr(features).encode())
 
 
 def same_items(one: HasItems, other: HasItems) -> bool:

@@ -531,14 +531,16 @@ class RecDataset:
         Old items keep their places, so that vectors and heads by place stay right; new ones follow. A row of `items`
         with a known id replaces the values of its columns. The split is made anew as it was made: leave-one-out
         moves to the latest events, fixed moments of a temporal split stay, shares move, and cold items are held out
-        by the same choice. A k-core is not repeated.
+        by the same choice. A k-core is not repeated. A further column that holds other types than before becomes what
+        holds both: numbers with fractions, or text.
 
         Args:
             interactions: as in `from_tables`; None: only items.
             items: likewise; None: interactions with known items only.
             column_mapping: as in `from_tables`.
-            timestamp_unit: unit of new numeric timestamps, where the dataset knows its own.
-            duplicates: "quarantine": events that are there already (exports that overlap), too.
+            timestamp_unit: unit of new numeric timestamps, where the dataset knows its own; refused for dates.
+            duplicates: new rows that the dataset holds already in user, item, timestamp and position (exports that
+                overlap) are kept or quarantined. Old rows, and new ones that repeat one another, stay.
             unknown_items: as in `from_tables`; by default "keep" where the dataset knows nothing of items but ids.
             split_column: column of the split, for a dataset whose split came with its rows.
             quarantine: rows that a reader already took out.
@@ -571,14 +573,18 @@ class RecDataset:
         )
         taken_out = q.concat([self._quarantine, *([] if quarantine is None else [quarantine]), grown.quarantine])
         spec, provenance = grown.provenance.split, grown.provenance
-        if spec["kind"] in ("none", "given"):
-            return RecDataset(grown.log, items_dataset(grown.items), taken_out, provenance)
         unsplit = replace(provenance, split={"kind": "none"})
         return RecDataset(grown.log, items_dataset(grown.items), taken_out, unsplit)._split_as(spec, grown.factor)
 
     def _split_as(self, spec: Mapping[str, Any], factor: int) -> RecDataset:
-        """Split as `spec` says, its moments multiplied by a factor, and hold out its cold items."""
-        if spec["kind"] == "leave_one_out":
+        """Split as `spec` says, its moments multiplied by a factor, and hold out its cold items.
+
+        A split that was given stands in the rows already.
+        """
+        if spec["kind"] in ("none", "given"):
+            said = {name: value for name, value in spec.items() if name != "cold_items"}
+            dataset = RecDataset(self._log, self.items, self._quarantine, replace(self._provenance, split=said))
+        elif spec["kind"] == "leave_one_out":
             dataset = self.leave_one_out()
         elif "quantiles" in spec:
             first, second = spec["quantiles"]
@@ -615,7 +621,7 @@ class RecDataset:
             overwrite: replace a dataset that is already there. Anything else there is never touched.
 
         Raises:
-            ValueError: `folder` is taken.
+            ValueError: `folder` is taken, or holds other files beside a dataset.
         """
         info = {**self._provenance.to_dict(), "fingerprint": self.fingerprint, "coverage": self.coverage.to_dict()}
         write_folder(

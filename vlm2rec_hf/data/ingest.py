@@ -108,8 +108,7 @@ def ingest(
     Raises:
         ValueError: as `check_interactions` and `check_items`.
     """
-    if timestamp_unit is not None and timestamp_unit not in UNITS:
-        raise ValueError(f"`timestamp_unit` must be one of {list(UNITS)} or None, got {timestamp_unit!r}.")
+    unit_of(timestamp_unit)
     ids = standard_names(column_mapping, (USER_ID, ITEM_ID))
     events = to_arrow(interactions, "interactions", ids)
     catalogue = None if items is None else to_arrow(items, "items", ids)
@@ -143,20 +142,34 @@ def ingest(
         split_column=split_column,
         day_first=day_first,
     )
-    if timestamp_unit is not None and checked.timestamp_unit is not None:
-        raise ValueError(
-            f"`timestamp_unit` {timestamp_unit!r} says how to read numbers, but `timestamp` holds dates and times, "
-            "which say it themselves; leave it out."
-        )
+    unit = unit_of(timestamp_unit, checked.timestamp_unit)
     parts.append(checked.quarantine)
     taken_out = q.concat(parts)
     speak_of_losses(events, item_ids, len(checked.log), taken_out, quarantine is not None and quarantine.num_rows > 0)
     catalogue = _extend(catalogue, checked.log.item_ids)
     split = {"kind": "none"} if split_column is None else {"kind": "given", "column": split_column}
-    provenance = Provenance(
-        name, timestamp_unit or checked.timestamp_unit, split, tuple(steps), {**checked.counts, **counts}
-    )
+    provenance = Provenance(name, unit, split, tuple(steps), {**checked.counts, **counts})
     return checked.log, items_dataset(catalogue), taken_out, provenance
+
+
+def unit_of(timestamp_unit: str | None, stated: str | None = None) -> str | None:
+    """The unit of a table's timestamps, or None where unknown.
+
+    Args:
+        timestamp_unit: what the user says of them.
+        stated: what they say themselves, where they are dates and times.
+
+    Raises:
+        ValueError: an unknown unit, or one for dates and times.
+    """
+    if timestamp_unit is not None and timestamp_unit not in UNITS:
+        raise ValueError(f"`timestamp_unit` must be one of {list(UNITS)} or None, got {timestamp_unit!r}.")
+    if timestamp_unit is not None and stated is not None:
+        raise ValueError(
+            f"`timestamp_unit` {timestamp_unit!r} says how to read numbers, but `timestamp` holds dates and times, "
+            "which say it themselves; leave it out."
+        )
+    return timestamp_unit or stated
 
 
 def speak_of_losses(

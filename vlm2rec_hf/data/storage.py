@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
 INFO_FILE = "rec_dataset.json"
 FORMAT_VERSION = 1
 INTERACTIONS, ITEMS, QUARANTINE = "interactions", "items", "quarantine.parquet"
+_OWN = (
+    INFO_FILE,
+    QUARANTINE,
+    *(
+        f"{table}/{name}"
+        for table in (INTERACTIONS, ITEMS)
+        for name in ("data-*.arrow", "dataset_info.json", "state.json", "cache-*")
+    ),
+)
+"""What a saved dataset's folder holds; `cache-*` is what `datasets` keeps beside a table that was mapped."""
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -115,10 +126,23 @@ def check_free(folder: Path, overwrite: bool) -> None:
     """Refuse to write a dataset where something else lies.
 
     Raises:
-        ValueError: `folder` exists, is not empty and may not be replaced.
+        ValueError: `folder` exists, is not empty and may not be replaced, or holds more than a dataset.
     """
     occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if occupied and not (folder.is_dir() and is_saved_dataset(folder)):
         raise ValueError(f"`folder` {str(folder)!r} already holds something else; choose another folder.")
+    if occupied and (others := _other_files(folder)):
+        shown = ", ".join(repr(name) for name in others[:5]) + (", ..." if len(others) > 5 else "")
+        raise ValueError(
+            f"`folder` {str(folder)!r} holds {shown} beside its dataset, which replacing the folder would delete; "
+            "move that away, or choose another folder."
+        )
     if occupied and not overwrite:
         raise ValueError(f"`folder` {str(folder)!r} already holds a dataset; pass `overwrite=True` or choose another.")
+
+
+def _other_files(folder: Path) -> list[str]:
+    """Files and links in a dataset's folder that are none of the dataset's, as paths in it."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    names = (path.relative_to(folder).as_posix() for path in files)
+    return [name for name in names if not any(fnmatchcase(name, own) for own in _OWN)]

@@ -176,7 +176,10 @@ def make_tag(api: HfApi, repo_id: str, kind: str, tag: str, commit: str, message
         return commit
 
     def named_before(error: Exception) -> str | None:
-        now = tagged_commit(api, repo_id, kind, tag)
+        try:
+            now = tagged_commit(api, repo_id, kind, tag)
+        except ConnectionError:
+            return None  # the error that led here says more, and is raised in the end
         if now not in (None, commit):
             raise taken(repo_id, tag, str(now)) from error
         return now

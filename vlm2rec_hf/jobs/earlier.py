@@ -23,11 +23,11 @@ _OF_THE_DATASET = ("dataset", "shards")
 
 
 def content_digests(items: CatalogueItems) -> list[str]:
-    """A digest of every item's text and encoded image: 32 hexadecimal digits."""
+    """A digest of every item's text, encoded image and features of one: 32 hexadecimal digits."""
     digests = []
     for row, text in enumerate(items.texts()):
         digest = hashlib.blake2b(json.dumps(text).encode(), digest_size=16)
-        digest.update(items.image_source(row) or b"")
+        digest.update(b"".join(items.image_sources(row)))
         digests.append(digest.hexdigest())
     return digests
 

@@ -50,9 +50,9 @@ def embed_items(
 
     Returns:
         The vectors, one row per item: `item_id`, `both`, `text`, `image` (float32 lists; zeros where absent),
-        `has_text`, `has_image`, `content` (a digest of text and image); and the bad rows in the form of a dataset's
-        quarantine: images that do not decode (`image:<reason>`, the item is embedded by its text) and items with
-        nothing to embed (`neither_text_nor_image`, zero vectors). `number` is the place in the catalogue.
+        `has_text`, `has_image`, `content` (a digest of text, image and features); and the bad rows in the form of a
+        dataset's quarantine: images that do not decode (`image:<reason>`, the item is embedded by its text) and items
+        with nothing to embed (`neither_text_nor_image`, zero vectors). `number` is the place in the catalogue.
 
     Raises:
         ValueError: vectors that are not finite.
