@@ -157,6 +157,20 @@ def test_wrong_encoding_and_missing_files_are_explained(tmp_path):
         )
 
 
+def test_json_lines_have_an_encoding_and_what_is_in_another_is_set_aside(tmp_path):
+    users = ["Andr\xe9", "Andr\xe8", "Zo\xeb"]
+    lines = [f'{{"user_id":"{user}","item_id":"x","timestamp":{n}}}' for n, user in enumerate([*users, "a"])]
+    (tmp_path / "interactions.jsonl").write_bytes("\n".join(lines).encode("latin-1"))
+    assert load_recsys(tmp_path, encoding="latin-1").sequences().user_ids.tolist() == sorted(["a", *users])
+    dataset = load_recsys(tmp_path)
+    assert dataset.sequences().user_ids.tolist() == ["a"]
+    assert bad_lines(dataset) == [("interactions.jsonl", n) for n in (1, 2, 3)]
+    assert dataset.quarantine[0]["row"] == lines[0].replace("\xe9", r"\xe9")
+    for encoding, said in (("utf-16", "ends lines otherwise"), ("klingon", "is no encoding of text")):
+        with pytest.raises(ValueError, match=f"`encoding` '{encoding}' {said}"):
+            load_recsys(tmp_path, encoding=encoding)
+
+
 # ---- MovieLens
 
 
@@ -439,6 +453,9 @@ def test_json_lines_take_the_slow_way_only_for_bad_blocks(tmp_path):
     rows, bad = read_json_lines(path, schema)
     assert rows.to_pylist() == [{"a": "1", "b": 5}, {"a": None, "b": 2}]
     assert bad["number"].to_pylist() == [3, 4, 5]
+    path.write_bytes(b'{"a": "\xe9"}\n{"a": "\xe8"}\n{"a": "\xc3\xa9"}\n')  # pyarrow itself takes all three
+    rows, bad = read_json_lines(path, schema)
+    assert (rows["a"].to_pylist(), bad["number"].to_pylist()) == (["\xe9"], [1, 2])
 
 
 # ---- dataset repos

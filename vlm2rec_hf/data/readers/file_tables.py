@@ -93,7 +93,7 @@ def read_file(
     Args:
         path: the file.
         separator: one character, or None to go by the ending.
-        encoding: of CSV and TSV files.
+        encoding: of CSV, TSV and JSON lines.
         ids: columns to read as text.
         texts: of a file of items, see `read_csv_bytes`.
 
@@ -106,7 +106,7 @@ def read_file(
     if name.endswith(".parquet"):
         return read_parquet_file(path), q.empty()
     if name.endswith((".jsonl", ".ndjson", ".json")):
-        rows, bad = parse_lines(path, json_object)
+        rows, bad = parse_lines(path, json_object, encoding)
         return to_arrow(rows, path.name, ids), q.of_lines(bad, table=path.name)
     with open_bytes(path) as file:
         data = file.read()
