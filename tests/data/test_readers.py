@@ -427,12 +427,12 @@ def test_amazon_2023(tmp_path, no_network):
         "images": [{"large": "https://example.org/l.jpg"}],
     }
     gz(tmp_path / "All_Beauty.jsonl.gz", [json.dumps(r) for r in reviews])
-    gz(tmp_path / "meta_All_Beauty.jsonl.gz", [json.dumps(meta), "[]"])
+    gz(tmp_path / "meta_All_Beauty.jsonl.gz", [json.dumps(meta), "[]", json.dumps({**meta, "price": 10**400})])
     dataset = load_recsys(tmp_path)
     assert events_of(dataset) == [("U", "P2", 1500000000000), ("U", "P1", 1600000000123)]
     assert dataset.item(0)["text"] == "Lamp. Brand: Lumen. Category: Home > Light. Price: $5.00."
     assert dataset.timestamp_unit == "ms"
-    assert bad_lines(dataset) == [("meta_All_Beauty.jsonl.gz", 2)]
+    assert bad_lines(dataset) == [("meta_All_Beauty.jsonl.gz", 2), ("meta_All_Beauty.jsonl.gz", 3)]
     with pytest.raises(ValueError, match="no file `meta`"):
         read_amazon_2023(tmp_path / "All_Beauty.jsonl.gz", tmp_path / "nope")
     with pytest.raises(ValueError, match="does not hold exactly one"):
@@ -456,6 +456,10 @@ def test_json_lines_take_the_slow_way_only_for_bad_blocks(tmp_path):
     path.write_bytes(b'{"a": "\xe9"}\n{"a": "\xe8"}\n{"a": "\xc3\xa9"}\n')  # pyarrow itself takes all three
     rows, bad = read_json_lines(path, schema)
     assert (rows["a"].to_pylist(), bad["number"].to_pylist()) == (["\xe9"], [1, 2])
+    numbers = [2**63 - 1, 2**63, -(2**63), -(2**63) - 1, "9" * 20, 1e300]
+    path.write_text("\n".join(json.dumps({"b": number}) for number in numbers))
+    rows, bad = read_json_lines(path, schema)
+    assert (rows["b"].to_pylist(), bad["number"].to_pylist()) == ([2**63 - 1, -(2**63)], [2, 4, 5, 6])
 
 
 # ---- dataset repos

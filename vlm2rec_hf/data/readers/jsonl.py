@@ -74,7 +74,7 @@ def parse_lines(
 
     Args:
         path: the file, `.gz` or plain.
-        parse: gives the row of a line, or None to skip it; raises ValueError on a bad line.
+        parse: gives the row of a line, or None to skip it; raises ValueError or OverflowError on a bad line.
         encoding: of the text; one in which a line ends with the byte 10.
 
     Returns:
@@ -98,7 +98,7 @@ def parse_lines(
                 if len(line) > _MAX_LINE:
                     raise ValueError(f"a line of {len(line)} bytes")
                 row = parse(text)
-            except ValueError:
+            except (ValueError, OverflowError):
                 bad.append((number, text[:_MAX_LINE]))
                 continue
             if row is not None:
@@ -183,7 +183,6 @@ def _cast(value: Any, kind: pa.DataType) -> Any:
             raise ValueError("a nested value where text is expected")
         return as_text(value)
     if pa.types.is_integer(kind):
-        if isinstance(value, str) or int(value) != value:
-            return int(str(value))
-        return int(value)
+        number = int(str(value)) if isinstance(value, str) or int(value) != value else int(value)
+        return pa.scalar(number, kind).as_py()  # OverflowError where the column has no room for it
     return float(value)
