@@ -20,6 +20,7 @@ from vlm2rec_hf.data.readers import (
     read_parquet,
     read_recbole,
 )
+from vlm2rec_hf.data.readers.file_tables import read_csv_bytes
 from vlm2rec_hf.data.readers.jsonl import read_json_lines
 
 
@@ -136,6 +137,51 @@ def test_blank_lines_count_in_the_numbers_of_bad_lines(tmp_path):
     dataset = load_recsys(tmp_path)
     assert dataset.n_interactions == sum(n % 7 > 0 for n in range(200_000)) - 1
     assert bad_lines(dataset) == [("interactions.csv", 150_003)]
+
+
+@pytest.mark.parametrize(
+    ("text", "bad"),
+    [
+        (b"user_id,item_id,timestamp\ra,x,1\ra,y\r\ra,z,3\rb", [3, 6]),
+        (b"user_id,item_id,timestamp\r\na,x,1\r\r\na,y\ra,z,3\nb", [4, 6]),
+        (b'user_id,item_id,timestamp,note\na,x,1,"\r\nb\r\r""c""\n"\na,y\na,z,3,\n"b\nc"\n', [7, 9]),
+        (b'user_id,item_id,timestamp,note\na,x,1,"Oh\n\na,z,3,"\'O\'"\nb', [5]),
+    ],
+)
+def test_bad_lines_have_the_number_of_an_editor_whatever_ends_them(tmp_path, text, bad):
+    (tmp_path / "interactions.csv").write_bytes(text)
+    for encoding in ("utf-8", "utf-16"):
+        dataset = load_recsys(tmp_path, encoding=encoding)
+        assert events_of(dataset) == [("a", "x", 1), ("a", "z", 3)]
+        assert bad_lines(dataset) == [("interactions.csv", number) for number in bad]
+        (tmp_path / "interactions.csv").write_bytes(text.decode().encode("utf-16"))
+
+
+def test_a_text_of_several_lines_with_quotes_of_its_own_stays_one():
+    text = b'item_id,title,price\nx,"Two\nlines, say ""three"" ",4\ny,"One\n"line" here",5\n"z" ,"Z\n" ,6\n'
+    table, bad = read_csv_bytes(text, "items", separator=",", ids=["item_id"], texts=[])
+    assert [len(column) for column in table.columns] == [3, 3, 3] and not bad.num_rows
+    assert table["title"].to_pylist() == ['Two\nlines, say "three" ', 'One\nline" here"', "Z\n "]
+
+
+@pytest.mark.parametrize(
+    ("separator", "lines", "titles"),
+    [
+        ("\t", ['x|"Heroes', "y|Y", 'z|"Z"'], ['"Heroes', "Y", "Z"]),
+        ("\t", ['x|"Heroes', 'y|TV 15"', "z|Z"], ['"Heroes', 'TV 15"', "Z"]),
+        ("\t", ['x|"Two', 'lines"', 'y|"', 'z|"" Z'], ["Two\nlines", '"', " Z"]),
+        (",", ['x|"Heroes', 'y|"Y| he said"', 'z|""'], ['"Heroes', "Y| he said", None]),
+        (",", ['x|"Heroes', "y|Y", "z|Z"], ['"Heroes', "Y", "Z"]),
+        (",", ['x|"Heroes', 'y|"Y"', "z|Z"], ['"Heroes', "Y", "Z"]),
+        (",", ['x|"One|', 'two ""3"""', "y|Y", 'z|"Z'], ['One|\ntwo "3"', "Y", '"Z']),
+    ],
+)
+def test_a_quote_that_nothing_closes_takes_no_rows_into_its_field(caplog, separator, lines, titles):
+    lines, titles = ([text and text.replace("|", separator) for text in texts] for texts in (lines, titles))
+    text = "\n".join([f"item_id{separator}title", *lines, ""])
+    table, bad = read_csv_bytes(text.encode(), "items", separator=separator, ids=["item_id"], texts=[])
+    assert table.to_pydict() == {"item_id": ["x", "y", "z"], "title": titles} and not bad.num_rows
+    assert "the first in line" in caplog.text
 
 
 def test_wrong_encoding_and_missing_files_are_explained(tmp_path):
