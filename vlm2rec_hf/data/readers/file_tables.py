@@ -163,7 +163,9 @@ def read_csv_bytes(
         raise ValueError(f"{name} is empty.")
     try:
         data = _in_utf8(data, encoding)
-        table, bad, lines = None, [], []
+        table: pa.Table | None = None
+        bad: list[tuple[int, str]] = []
+        lines: list[int] = []
         try:
             table, bad = _parsed(data, separator, ids, columns, quoted, texts)
         except pa.ArrowInvalid:
