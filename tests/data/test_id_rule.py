@@ -100,6 +100,9 @@ def test_digits_that_were_lost_are_warned_of():
     with pytest.warns(UserWarning, match="`user_id` holds 1 numbers above 2\\*\\*53 as floats"):
         dataset = RecDataset.from_tables(events([float(2**60), 1.0]))
     assert users_of(dataset) == ["1", str(2**60)]
+    single = pa.table({"user_id": np.array([2**24, 2**24 + 1, 1], np.float32), "item_id": ["x"] * 3})
+    with pytest.warns(UserWarning, match="`user_id` holds 1 numbers above 2\\*\\*24 as floats"):
+        RecDataset.from_tables(single.append_column("timestamp", pa.array([1, 2, 3])))
     assert users_of(RecDataset.from_tables(events([2**60, 2**60 + 1, 2**70]))) == [
         str(2**60),
         str(2**60 + 1),
