@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import shutil
 
 import datasets
 import pandas as pd
@@ -100,6 +101,51 @@ def test_csv_with_mapping_images_and_bad_lines(tmp_path):
     assert dataset.item_has_image.tolist() == [True, False, False]
     by_id = read_delimited(tmp_path / "log.csv", tmp_path / "things.csv", **options)
     assert by_id.item_has_image.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("log", [".csv", ".ndjson", ".parquet", "/"])
+def test_the_items_are_found_in_any_format_beside_the_interactions(tmp_path, log):
+    rows = [{"user_id": "a", "item_id": item, "timestamp": n} for n, item in enumerate("yx")]
+    items = [{"item_id": item, "title": f"T\xe9 {item}"} for item in "xy"]
+    write_as(rows, tmp_path, "interactions", log)
+    for ending in (".csv", ".tsv.gz", ".jsonl", ".ndjson", ".json", ".json.gz", ".parquet", "/"):
+        write_as(items, tmp_path, "items", ending)
+        dataset = load_recsys(tmp_path)
+        assert events_of(dataset) == [("a", "y", 0), ("a", "x", 1)], ending
+        assert dataset.items["title"][:] == ["T\xe9 x", "T\xe9 y"], ending
+        if ending == ".json":
+            write_as(items, tmp_path, "items", ".csv")
+            with pytest.raises(ValueError, match=r"`items` of the folder .* any of \['items.csv', 'items.json'\]"):
+                load_recsys(tmp_path)
+            (tmp_path / "items.csv").unlink()
+        path = tmp_path / f"items{ending}"
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    write_as(rows, tmp_path, "interactions", ".jsonl.gz")
+    with pytest.raises(ValueError, match="`interactions` of the folder .* can be any of"):
+        load_recsys(tmp_path)
+
+
+def test_items_of_text_beside_parquet_keep_their_words_and_bad_lines(tmp_path):
+    table = pa.table({"user_id": ["a"], "item_id": ["007"], "timestamp": [1]})
+    pq.write_table(table, tmp_path / "interactions.parquet")
+    (tmp_path / "items.csv").write_bytes("item_id;title\n007;1984\n8\n8;Caf\xe9\n".encode("latin-1"))
+    dataset = load_recsys(tmp_path, encoding="latin-1")
+    assert dataset.items["title"][:] == ["1984", "Caf\xe9"] and bad_lines(dataset) == [("items.csv", 3)]
+
+
+def write_as(rows, folder, table, ending):
+    """The rows as a file `table` with this ending, or (`/`) as two parquet shards in a folder of that name."""
+    frame = pd.DataFrame(rows)
+    if ending == "/":
+        (folder / table).mkdir()
+        for number, part in ((10, frame[1:]), (9, frame[:1])):
+            part.to_parquet(folder / table / f"part-{number}.parquet")
+    elif ending == ".parquet":
+        frame.to_parquet(folder / f"{table}{ending}")
+    elif "sv" in ending:
+        frame.to_csv(folder / f"{table}{ending}", index=False, sep="\t" if "tsv" in ending else ",")
+    else:
+        frame.to_json(folder / f"{table}{ending}", orient="records", lines=True)
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz"])

@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 from ...columns import DESCRIPTION, ITEM_ID, TEXT, TIMESTAMP, TITLE, USER_ID
 from .. import quarantine as q
 from ..ids import id_strings
-from ..tables import ColumnMapping, rename, split_mapping, standard_names, to_arrow
+from ..tables import ColumnMapping, concatenated, rename, split_mapping, standard_names, to_arrow
 from ..text_tables import with_numbers
 from .csv_rows import numbered_rows, with_stray_quotes_escaped
 from .image_folder import with_images
 from .image_pattern import with_images_by_pattern
 from .jsonl import json_object, open_bytes, parse_lines
+from .table_files import shards
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def read_tables(
     Images are in. Either file may be None. See `RecDataset.from_files` for the arguments and errors.
     """
     for argument, file in (("interactions", interactions), ("items", items)):
-        if file is not None and not Path(file).is_file():
+        if file is not None and not Path(file).is_file() and not shards(Path(file)):
             raise ValueError(f"`{argument}`: there is no file {str(file)!r}.")
     ids = id_columns(column_mapping)
     texts = {*text_names(column_mapping), *(text_columns or ())}
@@ -99,7 +100,7 @@ def read_file(
     """One file as a table, and the quarantine of its bad lines.
 
     Args:
-        path: the file.
+        path: the file, or a folder of parquet shards.
         separator: one character, or None to go by the ending.
         encoding: of CSV, TSV and JSON lines.
         ids: columns to read as text.
@@ -108,6 +109,8 @@ def read_file(
     Raises:
         ValueError: no such file, an empty one, or a wrong encoding.
     """
+    if parts := shards(path):
+        return concatenated([read_parquet_file(part) for part in parts], ids), q.empty()
     if not path.is_file():
         raise ValueError(f"There is no file {str(path)!r}.")
     name = path.name.removesuffix(".gz").lower()
