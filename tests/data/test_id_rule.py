@@ -140,6 +140,13 @@ def test_no_interaction_left_is_an_error_that_says_why(tmp_path):
     (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\n1,2,3,4\n")
     with pytest.raises(ValueError, match=r"No interaction is left.*bad_line 1.*1,2,3,4"):
         load_recsys(tmp_path)
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\n")
+    with pytest.raises(ValueError, match=r"`interactions` is empty: its columns are \['user_id', 'item_id'"):
+        load_recsys(tmp_path)
+    (tmp_path / "interactions.csv").unlink()
+    (tmp_path / "interactions.jsonl").write_bytes(b'{"user_id": "\xe9"}\n{}"\n')
+    with pytest.raises(ValueError, match=r"No interaction is left.*2 lines went to the quarantine \(bad_line 2\)"):
+        load_recsys(tmp_path)
 
 
 def test_a_header_that_is_data_is_named(tmp_path):
