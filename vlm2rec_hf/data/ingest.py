@@ -192,8 +192,8 @@ def _empty(columns: list[str], quarantine: pa.Table) -> str:
         )
     return (
         f"No interaction is left: `interactions` has no row that could be read, and {quarantine.num_rows:,} lines "
-        f"went to the quarantine ({_reasons(quarantine)}). The first: {quarantine['row'][0].as_py()[:300]}. Check that "
-        "the file is what it should be, its `separator` and its `encoding`."
+        f"went to the quarantine ({_reasons(quarantine)}). The first: {quarantine['row'][0].as_py()[:300]}. Check "
+        "the file, its `separator` and its `encoding`."
     )
 
 
