@@ -34,9 +34,11 @@ def test_text_columns_of_the_command_line(raw, tmp_path, capsys):
 
 def test_nothing_to_save_is_an_error(raw, tmp_path, capsys):
     frame = pd.DataFrame(EVENTS).assign(item_id="zzz")
-    for rows, words in ((frame, "No interaction is left"), (frame[:0], "holds no interactions")):
+    for rows, words in ((frame, "No interaction is left"), (frame[:0], "interactions` is empty")):
         rows.to_csv(raw / "interactions.csv", index=False)
-        assert main(["prepare", "--dataset", str(raw), "--output", str(tmp_path / "out")]) == 2
-        captured = capsys.readouterr()
-        assert words in captured.err and "Saved" not in captured.err + captured.out
-        assert not (tmp_path / "out").exists()
+        own = [f"--{table}={raw / table}.csv" for table in ("interactions", "items")]
+        for source in (["--dataset", str(raw)], own):
+            assert main(["prepare", *source, "--output", str(tmp_path / "out")]) == 2
+            captured = capsys.readouterr()
+            assert words in captured.err and "Saved" not in captured.err + captured.out
+            assert not (tmp_path / "out").exists()

@@ -297,12 +297,10 @@ def test_unusable_input_is_refused():
         RecDataset.from_tables([{"user_id": [1], "item_id": "a", "timestamp": 0}])
 
 
-def test_empty_tables():
-    schema = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("timestamp", pa.int64())])
-    dataset = RecDataset.from_tables(schema.empty_table(), ITEMS)
-    assert (dataset.n_users, dataset.n_items, dataset.n_interactions) == (0, 4, 0)
-    assert len(dataset.fingerprint) == 32
-    assert dataset.coverage.items_without_interactions == 4
+@pytest.mark.parametrize("empty", [[], pa.schema([("user_id", pa.string()), ("item_id", pa.string())]).empty_table()])
+def test_a_table_without_interactions_is_refused(empty):
+    with pytest.raises(ValueError, match=r"`interactions` is empty: its columns are \[.*\], and it has no row"):
+        RecDataset.from_tables(empty, ITEMS)
 
 
 def test_an_existing_split_is_taken_over():

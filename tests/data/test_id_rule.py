@@ -100,6 +100,9 @@ def test_digits_that_were_lost_are_warned_of():
     with pytest.warns(UserWarning, match="`user_id` holds 1 numbers above 2\\*\\*53 as floats"):
         dataset = RecDataset.from_tables(events([float(2**60), 1.0]))
     assert users_of(dataset) == ["1", str(2**60)]
+    single = pa.table({"user_id": np.array([2**24, 2**24 + 1, 1], np.float32), "item_id": ["x"] * 3})
+    with pytest.warns(UserWarning, match="`user_id` holds 1 numbers above 2\\*\\*24 as floats"):
+        RecDataset.from_tables(single.append_column("timestamp", pa.array([1, 2, 3])))
     assert users_of(RecDataset.from_tables(events([2**60, 2**60 + 1, 2**70]))) == [
         str(2**60),
         str(2**60 + 1),
@@ -136,6 +139,13 @@ def test_no_interaction_left_is_an_error_that_says_why(tmp_path):
         RecDataset.from_tables(events(["1", "2"], "item_id"), [{"item_id": "a1"}, {"item_id": "a2"}])
     (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\n1,2,3,4\n")
     with pytest.raises(ValueError, match=r"No interaction is left.*bad_line 1.*1,2,3,4"):
+        load_recsys(tmp_path)
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\n")
+    with pytest.raises(ValueError, match=r"`interactions` is empty: its columns are \['user_id', 'item_id'"):
+        load_recsys(tmp_path)
+    (tmp_path / "interactions.csv").unlink()
+    (tmp_path / "interactions.jsonl").write_bytes(b'{"user_id": "\xe9"}\n{}"\n')
+    with pytest.raises(ValueError, match=r"No interaction is left.*2 lines went to the quarantine \(bad_line 2\)"):
         load_recsys(tmp_path)
 
 

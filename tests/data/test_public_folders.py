@@ -142,15 +142,17 @@ def test_microlens_pairs_titles_and_covers(tmp_path):
 
 
 def test_microlens_sequences_and_titles_without_header(tmp_path):
-    (tmp_path / "MicroLens-100k_pairs.tsv").write_bytes(b"\xef\xbb\xbf1\t12 7 12\n2 9\n\n3\t\n4\t9\n")
-    titles = 'item 5,x\n12,"Wow", he said, twice\n7,"She said ""no"""\n9,\n'
-    (tmp_path / "MicroLens-100k_title_en.csv").write_text(titles)
+    (tmp_path / "MicroLens-100k_pairs.tsv").write_bytes(
+        b"\xef\xbb\xbf1\t12 7 12\n2 9\n\n3\t\n4\t9\nZo\xeb\t9\nZo\xe9\t9\n"
+    )
+    titles = b'item 5,x\n12,"Wow", he said, twice\n7,"She said ""no"""\n9,\n4,Caf\xe9\n'
+    (tmp_path / "MicroLens-100k_title_en.csv").write_bytes(titles)
     dataset = load_recsys(tmp_path)
     assert [(r["user_id"], r["item_id"], r["position"]) for r in dataset.interactions] == [
         ("1", "12", 0), ("1", "7", 1), ("1", "12", 2), ("4", "9", 0)
     ]  # fmt: skip
     assert texts(dataset) == {"12": '"Wow", he said, twice', "7": 'She said "no"', "9": None}
-    assert [number for _, number, _ in bad_lines(dataset)] == [2, 4, 1]
+    assert [number for _, number, _ in bad_lines(dataset)] == [2, 4, 6, 7, 1, 5]
     (tmp_path / "MicroLens-1M_pairs.tsv").write_text("1\t2\n")
     with pytest.raises(ValueError, match=r"must hold one NAME_pairs.csv \(or .tsv\), it has \['MicroLens-100k_pairs"):
         read_microlens(tmp_path)

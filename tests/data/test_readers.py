@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import shutil
 
 import datasets
 import pandas as pd
@@ -20,6 +21,7 @@ from vlm2rec_hf.data.readers import (
     read_parquet,
     read_recbole,
 )
+from vlm2rec_hf.data.readers.file_tables import read_csv_bytes
 from vlm2rec_hf.data.readers.jsonl import read_json_lines
 
 
@@ -101,6 +103,51 @@ def test_csv_with_mapping_images_and_bad_lines(tmp_path):
     assert by_id.item_has_image.tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("log", [".csv", ".ndjson", ".parquet", "/"])
+def test_the_items_are_found_in_any_format_beside_the_interactions(tmp_path, log):
+    rows = [{"user_id": "a", "item_id": item, "timestamp": n} for n, item in enumerate("yx")]
+    items = [{"item_id": item, "title": f"T\xe9 {item}"} for item in "xy"]
+    write_as(rows, tmp_path, "interactions", log)
+    for ending in (".csv", ".tsv.gz", ".jsonl", ".ndjson", ".json", ".json.gz", ".parquet", "/"):
+        write_as(items, tmp_path, "items", ending)
+        dataset = load_recsys(tmp_path)
+        assert events_of(dataset) == [("a", "y", 0), ("a", "x", 1)], ending
+        assert dataset.items["title"][:] == ["T\xe9 x", "T\xe9 y"], ending
+        if ending == ".json":
+            write_as(items, tmp_path, "items", ".csv")
+            with pytest.raises(ValueError, match=r"`items` of the folder .* any of \['items.csv', 'items.json'\]"):
+                load_recsys(tmp_path)
+            (tmp_path / "items.csv").unlink()
+        path = tmp_path / f"items{ending}"
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    write_as(rows, tmp_path, "interactions", ".jsonl.gz")
+    with pytest.raises(ValueError, match="`interactions` of the folder .* can be any of"):
+        load_recsys(tmp_path)
+
+
+def test_items_of_text_beside_parquet_keep_their_words_and_bad_lines(tmp_path):
+    table = pa.table({"user_id": ["a"], "item_id": ["007"], "timestamp": [1]})
+    pq.write_table(table, tmp_path / "interactions.parquet")
+    (tmp_path / "items.csv").write_bytes("item_id;title\n007;1984\n8\n8;Caf\xe9\n".encode("latin-1"))
+    dataset = load_recsys(tmp_path, encoding="latin-1")
+    assert dataset.items["title"][:] == ["1984", "Caf\xe9"] and bad_lines(dataset) == [("items.csv", 3)]
+
+
+def write_as(rows, folder, table, ending):
+    """The rows as a file `table` with this ending, or (`/`) as two parquet shards in a folder of that name."""
+    frame = pd.DataFrame(rows)
+    if ending == "/":
+        (folder / table).mkdir()
+        for number, part in ((10, frame[1:]), (9, frame[:1])):
+            part.to_parquet(folder / table / f"part-{number}.parquet")
+    elif ending == ".parquet":
+        frame.to_parquet(folder / f"{table}{ending}")
+    elif "sv" in ending:
+        frame.to_csv(folder / f"{table}{ending}", index=False, sep="\t" if "tsv" in ending else ",")
+    else:
+        frame.to_json(folder / f"{table}{ending}", orient="records", lines=True)
+
+
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz"])
 def test_every_ending_gives_the_same_interactions(tmp_path, ending):
     frame = pd.DataFrame({"user_id": ["a", "a", "b"], "item_id": ["x", "y", "x"], "timestamp": [3, 1, 2]})
@@ -138,6 +185,51 @@ def test_blank_lines_count_in_the_numbers_of_bad_lines(tmp_path):
     assert bad_lines(dataset) == [("interactions.csv", 150_003)]
 
 
+@pytest.mark.parametrize(
+    ("text", "bad"),
+    [
+        (b"user_id,item_id,timestamp\ra,x,1\ra,y\r\ra,z,3\rb", [3, 6]),
+        (b"user_id,item_id,timestamp\r\na,x,1\r\r\na,y\ra,z,3\nb", [4, 6]),
+        (b'user_id,item_id,timestamp,note\na,x,1,"\r\nb\r\r""c""\n"\na,y\na,z,3,\n"b\nc"\n', [7, 9]),
+        (b'user_id,item_id,timestamp,note\na,x,1,"Oh\n\na,z,3,"\'O\'"\nb', [5]),
+    ],
+)
+def test_bad_lines_have_the_number_of_an_editor_whatever_ends_them(tmp_path, text, bad):
+    (tmp_path / "interactions.csv").write_bytes(text)
+    for encoding in ("utf-8", "utf-16"):
+        dataset = load_recsys(tmp_path, encoding=encoding)
+        assert events_of(dataset) == [("a", "x", 1), ("a", "z", 3)]
+        assert bad_lines(dataset) == [("interactions.csv", number) for number in bad]
+        (tmp_path / "interactions.csv").write_bytes(text.decode().encode("utf-16"))
+
+
+def test_a_text_of_several_lines_with_quotes_of_its_own_stays_one():
+    text = b'item_id,title,price\nx,"Two\nlines, say ""three"" ",4\ny,"One\n"line" here",5\n"z" ,"Z\n" ,6\n'
+    table, bad = read_csv_bytes(text, "items", separator=",", ids=["item_id"], texts=[])
+    assert [len(column) for column in table.columns] == [3, 3, 3] and not bad.num_rows
+    assert table["title"].to_pylist() == ['Two\nlines, say "three" ', 'One\nline" here"', "Z\n "]
+
+
+@pytest.mark.parametrize(
+    ("separator", "lines", "titles"),
+    [
+        ("\t", ['x|"Heroes', "y|Y", 'z|"Z"'], ['"Heroes', "Y", "Z"]),
+        ("\t", ['x|"Heroes', 'y|TV 15"', "z|Z"], ['"Heroes', 'TV 15"', "Z"]),
+        ("\t", ['x|"Two', 'lines"', 'y|"', 'z|"" Z'], ["Two\nlines", '"', " Z"]),
+        (",", ['x|"Heroes', 'y|"Y| he said"', 'z|""'], ['"Heroes', "Y| he said", None]),
+        (",", ['x|"Heroes', "y|Y", "z|Z"], ['"Heroes', "Y", "Z"]),
+        (",", ['x|"Heroes', 'y|"Y"', "z|Z"], ['"Heroes', "Y", "Z"]),
+        (",", ['x|"One|', 'two ""3"""', "y|Y", 'z|"Z'], ['One|\ntwo "3"', "Y", '"Z']),
+    ],
+)
+def test_a_quote_that_nothing_closes_takes_no_rows_into_its_field(caplog, separator, lines, titles):
+    lines, titles = ([text and text.replace("|", separator) for text in texts] for texts in (lines, titles))
+    text = "\n".join([f"item_id{separator}title", *lines, ""])
+    table, bad = read_csv_bytes(text.encode(), "items", separator=separator, ids=["item_id"], texts=[])
+    assert table.to_pydict() == {"item_id": ["x", "y", "z"], "title": titles} and not bad.num_rows
+    assert "the first in line" in caplog.text
+
+
 def test_wrong_encoding_and_missing_files_are_explained(tmp_path):
     (tmp_path / "interactions.csv").write_bytes("user_id,item_id,timestamp\nJos\xe9,x,1\n".encode("latin-1"))
     with pytest.raises(ValueError, match="`encoding`"):
@@ -155,6 +247,20 @@ def test_wrong_encoding_and_missing_files_are_explained(tmp_path):
             encoding="latin-1",
             image_folder=tmp_path / "no",
         )
+
+
+def test_json_lines_have_an_encoding_and_what_is_in_another_is_set_aside(tmp_path):
+    users = ["Andr\xe9", "Andr\xe8", "Zo\xeb"]
+    lines = [f'{{"user_id":"{user}","item_id":"x","timestamp":{n}}}' for n, user in enumerate([*users, "a"])]
+    (tmp_path / "interactions.jsonl").write_bytes("\n".join(lines).encode("latin-1"))
+    assert load_recsys(tmp_path, encoding="latin-1").sequences().user_ids.tolist() == sorted(["a", *users])
+    dataset = load_recsys(tmp_path)
+    assert dataset.sequences().user_ids.tolist() == ["a"]
+    assert bad_lines(dataset) == [("interactions.jsonl", n) for n in (1, 2, 3)]
+    assert dataset.quarantine[0]["row"] == lines[0].replace("\xe9", r"\xe9")
+    for encoding, said in (("utf-16", "ends lines otherwise"), ("klingon", "is no encoding of text")):
+        with pytest.raises(ValueError, match=f"`encoding` '{encoding}' {said}"):
+            load_recsys(tmp_path, encoding=encoding)
 
 
 # ---- MovieLens
@@ -413,12 +519,12 @@ def test_amazon_2023(tmp_path, no_network):
         "images": [{"large": "https://example.org/l.jpg"}],
     }
     gz(tmp_path / "All_Beauty.jsonl.gz", [json.dumps(r) for r in reviews])
-    gz(tmp_path / "meta_All_Beauty.jsonl.gz", [json.dumps(meta), "[]"])
+    gz(tmp_path / "meta_All_Beauty.jsonl.gz", [json.dumps(meta), "[]", json.dumps({**meta, "price": 10**400})])
     dataset = load_recsys(tmp_path)
     assert events_of(dataset) == [("U", "P2", 1500000000000), ("U", "P1", 1600000000123)]
     assert dataset.item(0)["text"] == "Lamp. Brand: Lumen. Category: Home > Light. Price: $5.00."
     assert dataset.timestamp_unit == "ms"
-    assert bad_lines(dataset) == [("meta_All_Beauty.jsonl.gz", 2)]
+    assert bad_lines(dataset) == [("meta_All_Beauty.jsonl.gz", 2), ("meta_All_Beauty.jsonl.gz", 3)]
     with pytest.raises(ValueError, match="no file `meta`"):
         read_amazon_2023(tmp_path / "All_Beauty.jsonl.gz", tmp_path / "nope")
     with pytest.raises(ValueError, match="does not hold exactly one"):
@@ -439,6 +545,13 @@ def test_json_lines_take_the_slow_way_only_for_bad_blocks(tmp_path):
     rows, bad = read_json_lines(path, schema)
     assert rows.to_pylist() == [{"a": "1", "b": 5}, {"a": None, "b": 2}]
     assert bad["number"].to_pylist() == [3, 4, 5]
+    path.write_bytes(b'{"a": "\xe9"}\n{"a": "\xe8"}\n{"a": "\xc3\xa9"}\n')  # pyarrow itself takes all three
+    rows, bad = read_json_lines(path, schema)
+    assert (rows["a"].to_pylist(), bad["number"].to_pylist()) == (["\xe9"], [1, 2])
+    numbers = [2**63 - 1, 2**63, -(2**63), -(2**63) - 1, "9" * 20, 1e300]
+    path.write_text("\n".join(json.dumps({"b": number}) for number in numbers))
+    rows, bad = read_json_lines(path, schema)
+    assert (rows["b"].to_pylist(), bad["number"].to_pylist()) == ([2**63 - 1, -(2**63)], [2, 4, 5, 6])
 
 
 # ---- dataset repos

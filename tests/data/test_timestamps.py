@@ -100,6 +100,25 @@ def test_nanoseconds_of_pandas_survive_rows_of_objects():
         assert order_of(moments, table) == [1, 2, 0]
 
 
+DAY, NOON, ZONED = dt.date(2024, 5, 1), dt.datetime(2024, 5, 1, 12), dt.datetime(2024, 5, 1, 13, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("moments", "order"),
+    [
+        ([DAY, ZONED, NOON, None], [0, 2, 1]),
+        ([NOON, DAY, pd.Timestamp(ZONED), pd.NaT], [1, 0, 2]),
+        ([DAY, pd.Timestamp(NOON) + pd.Timedelta(2, "ns"), pd.Timestamp(NOON) + pd.Timedelta(1, "ns")], [0, 2, 1]),
+        ([DAY, np.datetime64("2024-05-01T12:00"), np.datetime64("2024-05-01T11:00")], [0, 2, 1]),
+        ([DAY, "2024-05-01 12:00", "2024-05-01 11:00"], [0, 2, 1]),
+        ([DAY, 5, NOON], [0, 2]),  # a number among dates is no number of days
+    ],
+)
+def test_dates_among_times_are_midnights(moments, order):
+    for table in (list, lambda rows: pd.DataFrame(rows).astype({"timestamp": object})):
+        assert order_of(moments, table) == order
+
+
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".csv.gz", ".jsonl.gz"])
 @pytest.mark.parametrize(
     "times",
@@ -173,6 +192,23 @@ def test_numbers_that_a_float_cannot_tell_apart_are_refused(kind):
     assert parsed(apart).values.tolist() == [1700000000.25, 1700000000.5, 1700000000.5]
     with pytest.raises(ValueError, match="1700000000.123456789.*cannot tell apart.*shorter unit"):
         parsed([kind("1700000000.123456788"), kind("1700000000.123456789")])
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        (np.float32, [1_700_000_000 + n for n in (20, 0, 10)]),
+        (np.float64, [1_700_000_000_000_000_000 + n for n in (20, 0, 10)]),
+        (np.float16, [2049, 2048]),
+    ],
+)
+def test_floats_too_large_to_be_told_apart_are_refused(kind, numbers):
+    with pytest.raises(ValueError, match=f"`timestamp` holds .* in several rows, as {kind.__name__}.*as integers"):
+        parsed(pa.array(np.array(numbers, kind)))
+    apart = kind(numbers[0]) * kind(1.5), kind(numbers[0])
+    assert parsed(pa.array(np.array(apart))).values.tolist() == [*apart]
+    assert parsed(pa.array(np.array([7, 7, np.nan, np.inf], kind))).values.tolist() == [7, 7, 0, 0]
+    assert parsed([str(number) for number in numbers * 2]).values.tolist() == numbers * 2
 
 
 # ---- nothing is guessed

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .exact_values import whole_below
 from .text import is_nothing, number_text, sound
 from .text_tables import is_string
 
@@ -100,11 +101,12 @@ def _folded(codes: np.ndarray, strings: pa.Array) -> tuple[np.ndarray, pa.Array]
 def _as_strings(values: pa.Array, name: str) -> pa.Array:
     if pa.types.is_floating(values.type):
         numbers = values.to_numpy(zero_copy_only=False)
-        large = int(np.sum(np.isfinite(numbers) & (np.abs(numbers) >= 2**53)))
+        limit = whole_below(numbers.dtype)
+        large = int(np.sum(np.isfinite(numbers) & (np.abs(numbers) >= limit)))
         if large:
             warnings.warn(
-                f"`{name}` holds {large} numbers above 2**53 as floats; these have lost their last digits, so that "
-                "different ids may have become one. Read the column as text.",
+                f"`{name}` holds {large} numbers above 2**{limit.bit_length() - 1} as floats; these have "
+                "lost their last digits, so that different ids may have become one. Read the column as text.",
                 stacklevel=2,
             )
         return id_values(numbers)

@@ -106,7 +106,7 @@ def ingest(
     """Check, sort and code raw tables; see `RecDataset.from_tables` for the arguments.
 
     Raises:
-        ValueError: as `check_interactions` and `check_items`.
+        ValueError: no row in `interactions`, or as `check_interactions` and `check_items`.
     """
     unit_of(timestamp_unit)
     ids = standard_names(column_mapping, (USER_ID, ITEM_ID))
@@ -116,6 +116,8 @@ def ingest(
     events = rename(events, for_events, "interactions")
     events, split_column = own_split(events, split_column)
     parts = [] if quarantine is None else [quarantine]
+    if not events.num_rows:
+        raise ValueError(_empty(events.column_names, q.concat(parts)))
     item_ids, counts, steps = None, dict(noted or {}), []
     if catalogue is not None:
         catalogue, taken_out = check_items(rename(catalogue, for_items, "items"))
@@ -145,7 +147,7 @@ def ingest(
     unit = unit_of(timestamp_unit, checked.timestamp_unit)
     parts.append(checked.quarantine)
     taken_out = q.concat(parts)
-    speak_of_losses(events, item_ids, len(checked.log), taken_out, quarantine is not None and quarantine.num_rows > 0)
+    speak_of_losses(events, item_ids, len(checked.log), taken_out)
     catalogue = _extend(catalogue, checked.log.item_ids)
     split = {"kind": "none"} if split_column is None else {"kind": "given", "column": split_column}
     provenance = Provenance(name, unit, split, tuple(steps), {**checked.counts, **counts})
@@ -172,9 +174,7 @@ def unit_of(timestamp_unit: str | None, stated: str | None = None) -> str | None
     return timestamp_unit or stated
 
 
-def speak_of_losses(
-    events: pa.Table, item_ids: pa.Array | None, kept: int, taken_out: pa.Table, had_more: bool = False
-) -> None:
+def speak_of_losses(events: pa.Table, item_ids: pa.Array | None, kept: int, taken_out: pa.Table) -> None:
     """Log what made many rows useless.
 
     Args:
@@ -182,7 +182,6 @@ def speak_of_losses(
         item_ids: those of `items`, if there are any.
         kept: interactions that are usable.
         taken_out: the quarantine.
-        had_more: whether a reader has set rows aside before.
 
     Raises:
         ValueError: there were interactions, and none is usable.
@@ -191,15 +190,32 @@ def speak_of_losses(
     hint = None
     if item_ids is not None and "unknown_item" in counts:
         hint = leading_zeros(encode_ids(events[ITEM_ID], ITEM_ID)[1], item_ids)
-    if not kept and (events.num_rows or had_more):
+    if not kept and events.num_rows:
         raise ValueError(_nothing_left(events.num_rows, taken_out, item_ids) + (f" {hint}" if hint else ""))
     kept += 0 if item_ids is None else len(item_ids)
     for sentence in [*([hint] if hint else []), *losses(counts, kept)]:
         logger.warning(sentence)
 
 
+def _empty(columns: list[str], quarantine: pa.Table) -> str:
+    if not quarantine.num_rows:
+        return (
+            f"`interactions` is empty: its columns are {columns}, and it has no row. Give a table with at least one "
+            "interaction: who took what, and when."
+        )
+    return (
+        f"No interaction is left: `interactions` has no row that could be read, and {quarantine.num_rows:,} lines "
+        f"went to the quarantine ({_reasons(quarantine)}). The first: {quarantine['row'][0].as_py()[:300]}. Check "
+        "the file, its `separator` and its `encoding`."
+    )
+
+
+def _reasons(quarantine: pa.Table) -> str:
+    return ", ".join(f"{reason} {number:,}" for reason, number in q.counts(quarantine).items())
+
+
 def _nothing_left(rows: int, quarantine: pa.Table, item_ids: pa.Array | None) -> str:
-    reasons = ", ".join(f"{reason} {number:,}" for reason, number in q.counts(quarantine).items())
+    reasons = _reasons(quarantine)
     words = f"No interaction is left: none of the {rows:,} rows of `interactions` can be used ({reasons}). "
     words += f"The first row set aside: {quarantine['row'][0].as_py()[:300]}. "
     if item_ids is not None and "unknown_item" in reasons:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .calendar_text import READABLE, is_date, read_calendar, ticks
+from .exact_values import whole_below
 
 if TYPE_CHECKING:
     import polars as pl
@@ -50,7 +51,7 @@ def parse_timestamps(column: pa.ChunkedArray, *, day_first: bool | None = None, 
 
     Raises:
         ValueError: a type that is no time, strings of which none can be read, day and month in an order that nothing
-            settles, or numbers with more digits than can be kept apart.
+            settles, or numbers with more digits than can be kept apart (or, as floats, than could be).
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -62,6 +63,7 @@ def parse_timestamps(column: pa.ChunkedArray, *, day_first: bool | None = None, 
     if pa.types.is_integer(kind):
         return Parsed(*_filled(column), None)
     if pa.types.is_floating(kind):
+        _check_whole(column, argument)
         return _from_floats(column.cast(pa.float64()))
     if pa.types.is_decimal(kind):
         return _from_decimals(column, argument)
@@ -168,6 +170,20 @@ def _from_floats(column: pa.ChunkedArray) -> Parsed:
     if np.all(values == np.floor(values)) and np.all(np.abs(values) < 2**53):
         return Parsed(values.astype(np.int64), ok, None)
     return Parsed(values, ok, None)
+
+
+def _check_whole(column: pa.ChunkedArray, argument: str) -> None:
+    """Refuse floats that have lost their last digits and are equal: which came first would be lost."""
+    numbers = column.drop_null().to_numpy()
+    limit = whole_below(numbers.dtype)
+    large = np.sort(numbers[np.isfinite(numbers) & (np.abs(numbers) >= numbers.dtype.type(limit))])
+    same = large[1:][large[1:] == large[:-1]]
+    if len(same):
+        raise ValueError(
+            f"`{argument}` holds {int(same[0])} in several rows, as {numbers.dtype}. From {limit:,} on that type "
+            "cannot hold every whole number, so that different times may have become one and their order would be "
+            "lost. Give the column as integers (in pandas `Int64`, which has room for gaps) or as text."
+        )
 
 
 def _from_decimals(column: pa.ChunkedArray, argument: str) -> Parsed:

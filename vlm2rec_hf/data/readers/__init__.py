@@ -20,6 +20,7 @@ from .movielens import read_movielens
 from .parquet import read_parquet
 from .pixelrec import read_pixelrec
 from .recbole import read_recbole
+from .table_files import ENDINGS
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -57,7 +58,11 @@ FORMATS: dict[str, tuple[Callable[[Path], bool], Callable[..., RecDataset], str]
     "hm": (hm.matches, read_hm, f"{hm.TRANSACTIONS} and {hm.ARTICLES} (H&M)"),
     "microlens": (microlens.matches, read_microlens, "one MicroLens-X_pairs.csv or .tsv"),
     "pixelrec": (pixelrec.matches, read_pixelrec, "Pixel200K.csv (or another Pixel*.csv), here or one folder down"),
-    "delimited": (delimited.matches, read_delimited, "interactions.csv, .tsv or .jsonl (each also .gz)"),
+    "delimited": (
+        delimited.matches,
+        read_delimited,
+        "interactions.csv, .tsv, .jsonl, .ndjson, .json (or .gz)",
+    ),
     "amazon_2014": (amazon_2014.matches, read_amazon_2014, "one reviews_X_5.json.gz or X_5.json.gz"),
     "amazon_2023": (amazon_2023.matches, read_amazon_2023, "one X.jsonl.gz with meta_X.jsonl.gz"),
 }
@@ -128,7 +133,7 @@ def load_recsys(
         for fits, reader, _ in FORMATS.values():
             if fits(path):
                 return reader(path, **kwargs)
-    elif path.name.endswith(delimited.SUFFIXES):
+    elif path.name.endswith(ENDINGS):
         return read_delimited(path, **kwargs)
     elif path.suffix == recbole.SUFFIX:
         return read_recbole(path, **kwargs)

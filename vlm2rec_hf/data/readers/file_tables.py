@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import codecs
 import io
+import logging
+import re
 from collections.abc import Collection, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ...columns import DESCRIPTION, ITEM_ID, TEXT, TIMESTAMP, TITLE, USER_ID
 from .. import quarantine as q
 from ..ids import id_strings
-from ..tables import ColumnMapping, rename, split_mapping, standard_names, to_arrow
+from ..tables import ColumnMapping, concatenated, rename, split_mapping, standard_names, to_arrow
 from ..text_tables import with_numbers
+from .csv_rows import numbered_rows, with_stray_quotes_escaped
 from .image_folder import with_images
 from .image_pattern import with_images_by_pattern
 from .jsonl import json_object, open_bytes, parse_lines
+from .table_files import shards
+
+logger = logging.getLogger(__name__)
 
 
 def read_tables(
@@ -37,7 +46,7 @@ def read_tables(
     Images are in. Either file may be None. See `RecDataset.from_files` for the arguments and errors.
     """
     for argument, file in (("interactions", interactions), ("items", items)):
-        if file is not None and not Path(file).is_file():
+        if file is not None and not Path(file).is_file() and not shards(Path(file)):
             raise ValueError(f"`{argument}`: there is no file {str(file)!r}.")
     ids = id_columns(column_mapping)
     texts = {*text_names(column_mapping), *(text_columns or ())}
@@ -91,22 +100,24 @@ def read_file(
     """One file as a table, and the quarantine of its bad lines.
 
     Args:
-        path: the file.
+        path: the file, or a folder of parquet shards.
         separator: one character, or None to go by the ending.
-        encoding: of CSV and TSV files.
+        encoding: of CSV, TSV and JSON lines.
         ids: columns to read as text.
         texts: of a file of items, see `read_csv_bytes`.
 
     Raises:
         ValueError: no such file, an empty one, or a wrong encoding.
     """
+    if parts := shards(path):
+        return concatenated([read_parquet_file(part) for part in parts], ids), q.empty()
     if not path.is_file():
         raise ValueError(f"There is no file {str(path)!r}.")
     name = path.name.removesuffix(".gz").lower()
     if name.endswith(".parquet"):
         return read_parquet_file(path), q.empty()
     if name.endswith((".jsonl", ".ndjson", ".json")):
-        rows, bad = parse_lines(path, json_object)
+        rows, bad = parse_lines(path, json_object, encoding)
         return to_arrow(rows, path.name, ids), q.of_lines(bad, table=path.name)
     with open_bytes(path) as file:
         data = file.read()
@@ -117,7 +128,7 @@ def read_file(
 
 def _separator(data: bytes) -> str:
     """What separates the names in the first line: comma where there is one, else tab, semicolon or `|`."""
-    header = data[: data.find(b"\n") + 1 or None]
+    header = re.split(rb"[\r\n]", data, maxsplit=1)[0]
     return next((mark for mark in ",\t;|" if mark.encode() in header), ",")
 
 
@@ -141,7 +152,7 @@ def read_csv_bytes(
         ids: columns that stay text, so that "007" is not 7.
         encoding: of the text.
         columns: column names of a file without header line.
-        quoted: whether double quotes group a field.
+        quoted: whether double quotes group a field (see `with_stray_quotes_escaped` for those that do not).
         texts: columns that stay text. If given (if only empty), other columns become numbers only where nothing is
             lost by it ("0012", "1984-05-01" stay text); else types are guessed.
 
@@ -151,10 +162,50 @@ def read_csv_bytes(
     Raises:
         ValueError: nothing in the file, or a wrong encoding.
     """
-    import pyarrow.csv as pc_csv
-
     if not data.strip():
         raise ValueError(f"{name} is empty.")
+    try:
+        data = _in_utf8(data, encoding)
+        table: pa.Table | None = None
+        bad: list[tuple[int, str]] = []
+        lines: list[int] = []
+        try:
+            table, bad = _parsed(data, separator, ids, columns, quoted, texts)
+        except pa.ArrowInvalid:
+            if not quoted:
+                raise
+        if quoted and (table is None or _over_lines(table, bad)):
+            data, lines = with_stray_quotes_escaped(data, separator)
+        if lines:
+            logger.warning(
+                f"{name}: quotes that seem to open a field and do not close it were read as characters "
+                f"({len(lines):,}, the first in line {lines[0]})."
+            )
+        if table is None or lines:
+            table, bad = _parsed(data, separator, ids, columns, quoted, texts)
+    except (pa.ArrowInvalid, UnicodeDecodeError, LookupError) as error:
+        raise ValueError(
+            f"{name} cannot be read ({error}); check `separator` and `encoding` ({encoding!r})."
+        ) from error
+    table = with_numbers(table, {*ids, TITLE, TEXT, DESCRIPTION, *(texts or ())})
+    return table, q.of_lines(_by_line(data, bad, separator, quoted), table=name)
+
+
+def _in_utf8(data: bytes, encoding: str) -> bytes:
+    return data if codecs.lookup(encoding).name == "utf-8" else data.decode(encoding).encode()
+
+
+def _parsed(
+    data: bytes,
+    separator: str,
+    ids: list[str],
+    columns: list[str] | None,
+    quoted: bool,
+    texts: Collection[str] | None,
+) -> tuple[pa.Table, list[tuple[int, str]]]:
+    """The rows, and those with a wrong number of fields, by their number among the rows that are not blank."""
+    import pyarrow.csv as pc_csv
+
     bad: list[tuple[int, str]] = []
 
     def skip(row: Any) -> str:
@@ -162,44 +213,46 @@ def read_csv_bytes(
         return "skip"
 
     # One thread: only then does the parser know the numbers of bad lines.
-    read = pc_csv.ReadOptions(use_threads=False, encoding=encoding, column_names=columns)
+    read = pc_csv.ReadOptions(use_threads=False, column_names=columns)
     parse = pc_csv.ParseOptions(
         delimiter=separator,
         quote_char='"' if quoted else False,
         newlines_in_values=quoted,
         invalid_row_handler=skip,
     )
-    try:
-        as_text = {*ids, TITLE, TEXT, DESCRIPTION}
-        if texts is not None:
-            as_text |= {
-                *texts,
-                *pc_csv.open_csv(io.BytesIO(data), read_options=read, parse_options=parse).schema.names,
-            }
-            bad.clear()
-        convert = pc_csv.ConvertOptions(
-            column_types={key: pa.string() for key in as_text},
-            # Only an empty field is null: `NA` and `null` may be ids and titles.
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=True,
-        )
-        table = pc_csv.read_csv(io.BytesIO(data), read_options=read, parse_options=parse, convert_options=convert)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{name} cannot be read ({error}); check `separator` and `encoding` ({encoding!r})."
-        ) from error
-    table = with_numbers(table, {*ids, TITLE, TEXT, DESCRIPTION, *(texts or ())})
-    return table, q.of_lines(_with_blank_lines(data, bad), table=name)
+    as_text = {*ids, TITLE, TEXT, DESCRIPTION}
+    if texts is not None:
+        as_text |= {
+            *texts,
+            *pc_csv.open_csv(io.BytesIO(data), read_options=read, parse_options=parse).schema.names,
+        }
+        bad.clear()
+    convert = pc_csv.ConvertOptions(
+        column_types={key: pa.string() for key in as_text},
+        # Only an empty field is null: `NA` and `null` may be ids and titles.
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=True,
+    )
+    return pc_csv.read_csv(io.BytesIO(data), read_options=read, parse_options=parse, convert_options=convert), bad
 
 
-def _with_blank_lines(data: bytes, bad: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Bad lines by their number in the file: the parser does not count blank lines."""
+def _over_lines(table: pa.Table, bad: list[tuple[int, str]]) -> bool:
+    """Whether some field, a name of a column too, goes over a line break."""
+    if any("\n" in text or "\r" in text for text in [*table.column_names, *(text for _, text in bad)]):
+        return True
+    fields = (column for column in table.columns if pa.types.is_string(column.type) or pa.types.is_binary(column.type))
+    return any(pc.any(pc.match_substring_regex(column, r"[\n\r]")).as_py() for column in fields)
+
+
+def _by_line(data: bytes, bad: list[tuple[int, str]], separator: str, quoted: bool) -> list[tuple[int, str]]:
+    """Bad rows by the line in which they begin: the parser counts neither blank lines nor breaks within quotes."""
     if not bad:
         return bad
-    texts = dict(bad)
-    filled = (number for number, line in enumerate(io.BytesIO(data), 1) if line.strip(b"\r\n"))
-    return [(number, texts[count]) for count, number in enumerate(filled, 1) if count in texts]
+    wanted = {number for number, _ in bad}
+    rows = enumerate(islice(numbered_rows(data, separator, quoted=quoted), max(wanted)), 1)
+    lines = {count: line for count, (line, _) in rows if count in wanted}
+    return [(lines.get(number, number), text) for number, text in bad]
 
 
 def read_parquet_file(path: Path) -> pa.Table:

@@ -52,6 +52,7 @@ def read_json_lines(path: Path, schema: pa.Schema) -> tuple[pa.Table, pa.Table]:
         if not data.strip():
             continue
         try:
+            data.decode()  # pyarrow takes any bytes for text: ids of other bytes would become one
             table = pj.read_json(
                 io.BytesIO(data), read_options=pj.ReadOptions(block_size=len(data) + 1), parse_options=options
             )
@@ -59,7 +60,7 @@ def read_json_lines(path: Path, schema: pa.Schema) -> tuple[pa.Table, pa.Table]:
             if table.num_rows == sum(1 for line in lines if line.strip()):
                 tables.append(table.select(schema.names))
                 continue
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, UnicodeDecodeError):
             pass  # some line of the block is bad: the loop below finds which
         rows = [row for row in _good_rows(first, lines, schema, bad) if row is not None]
         tables.append(pa.Table.from_pylist(rows, schema=schema))
@@ -67,29 +68,37 @@ def read_json_lines(path: Path, schema: pa.Schema) -> tuple[pa.Table, pa.Table]:
 
 
 def parse_lines(
-    path: Path, parse: Callable[[str], dict[str, Any] | None]
+    path: Path, parse: Callable[[str], dict[str, Any] | None], encoding: str = "utf-8"
 ) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
     """Parse a file line by line.
 
     Args:
         path: the file, `.gz` or plain.
-        parse: gives the row of a line, or None to skip it; raises ValueError on a bad line.
+        parse: gives the row of a line, or None to skip it; raises ValueError or OverflowError on a bad line.
+        encoding: of the text; one in which a line ends with the byte 10.
 
     Returns:
-        The rows, and the bad lines with their numbers from 1.
+        The rows, and the bad lines (such as those in another encoding) with their numbers from 1.
+
+    Raises:
+        ValueError: an unknown encoding, one with other line ends, or a file that is cut off.
     """
+    _check_encoding(encoding)
     rows: list[dict[str, Any]] = []
     bad: list[tuple[int, str]] = []
     for first, lines in blocks(path):
         for number, line in enumerate(lines, first):
-            text = line.decode("utf-8", "replace").strip()
+            text, fits = line_text(line, encoding)
+            text = text.strip()
             if not text:
                 continue
             try:
+                if not fits:
+                    raise ValueError(f"not {encoding}")
                 if len(line) > _MAX_LINE:
                     raise ValueError(f"a line of {len(line)} bytes")
                 row = parse(text)
-            except ValueError:
+            except (ValueError, OverflowError):
                 bad.append((number, text[:_MAX_LINE]))
                 continue
             if row is not None:
@@ -113,6 +122,14 @@ def blocks(path: Path) -> Iterator[tuple[int, list[bytes]]]:
         raise ValueError(f"{str(path)!r} is damaged or cut off after line {number - 1}; download it again.") from error
 
 
+def line_text(line: bytes, encoding: str = "utf-8") -> tuple[str, bool]:
+    """A line as text, and whether it is in this encoding; if not, the bytes that do not fit stand in it as escapes."""
+    try:
+        return line.decode(encoding), True
+    except UnicodeDecodeError:
+        return line.decode(encoding, "backslashreplace"), False
+
+
 def json_object(text: str) -> dict[str, Any]:
     """One JSON object.
 
@@ -128,14 +145,30 @@ def json_object(text: str) -> dict[str, Any]:
     return row
 
 
+def _check_encoding(encoding: str) -> None:
+    try:
+        fits = "a\n".encode(encoding).endswith(b"a\n")
+    except LookupError as error:
+        raise ValueError(
+            f"`encoding` {encoding!r} is no encoding of text that Python knows; give one such as 'utf-8' or 'latin-1'."
+        ) from error
+    if not fits:
+        raise ValueError(
+            f"`encoding` {encoding!r} ends lines otherwise than JSON lines do; write the file in 'utf-8' first."
+        )
+
+
 def _good_rows(
     first: int, lines: list[bytes], schema: pa.Schema, bad: list[tuple[int, str]]
 ) -> Iterator[dict[str, Any] | None]:
     for number, line in enumerate(lines, first):
-        text = line.decode("utf-8", "replace").strip()
+        text, fits = line_text(line)
+        text = text.strip()
         if not text:
             continue
         try:
+            if not fits:
+                raise ValueError("not UTF-8")
             row = json_object(text)
             yield {field.name: _cast(row.get(field.name), field.type) for field in schema}
         except (ValueError, TypeError, OverflowError):
@@ -150,7 +183,6 @@ def _cast(value: Any, kind: pa.DataType) -> Any:
             raise ValueError("a nested value where text is expected")
         return as_text(value)
     if pa.types.is_integer(kind):
-        if isinstance(value, str) or int(value) != value:
-            return int(str(value))
-        return int(value)
+        number = int(str(value)) if isinstance(value, str) or int(value) != value else int(value)
+        return pa.scalar(number, kind).as_py()  # OverflowError where the column has no room for it
     return float(value)

@@ -14,7 +14,7 @@ from ..interaction_log import POSITION
 from ..timestamps import is_calendar
 from .file_tables import read_csv_bytes
 from .image_folder import with_images
-from .jsonl import blocks, open_bytes
+from .jsonl import blocks, line_text, open_bytes
 
 _NAMES = {"user": USER_ID, "userID": USER_ID, "item": ITEM_ID, "itemID": ITEM_ID, "videoID": ITEM_ID}
 _HEADERS = (*(name for name, new in _NAMES.items() if new == ITEM_ID), ITEM_ID)
@@ -84,10 +84,11 @@ def _sequences(path: Path) -> tuple[pa.Table, pa.Table]:
     bad: list[tuple[int, str]] = []
     for first, lines in blocks(path):
         for number, line in enumerate(lines, first):
-            text = line.decode("utf-8", "replace").strip("\r\n")
+            text, fits = line_text(line)
+            text = text.strip("\r\n")
             user, tab, rest = text.partition("\t")
             sequence = rest.split()
-            if not user.strip() or not tab or not sequence:
+            if not fits or not user.strip() or not tab or not sequence:
                 bad += [(number, text)] if text.strip() else []
                 continue
             users += [user.strip()] * len(sequence)
@@ -103,11 +104,12 @@ def _titles(path: Path) -> tuple[pa.Table, pa.Table]:
     bad: list[tuple[int, str]] = []
     for first, lines in blocks(path):
         for number, line in enumerate(lines, first):
-            text = line.decode("utf-8", "replace").strip("\r\n")
+            text, fits = line_text(line)
+            text = text.strip("\r\n")
             item, comma, title = (part.strip() for part in text.partition(","))
             if number == 1 and item in _HEADERS:
                 continue
-            if not comma or not item.isdecimal():
+            if not fits or not comma or not item.isdecimal():
                 bad += [(number, text)] if text.strip() else []
                 continue
             inside = title[1:-1]

@@ -1,8 +1,7 @@
-"""A folder with the tables `interactions` and `items` as parquet, one file or a folder of shards each."""
+"""A folder with the table `interactions` as parquet, one file or a folder of shards, and `items` in any format."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,46 +9,51 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...columns import ITEM_ID, USER_ID
+from .. import quarantine as q
 from ..dataset import RecDataset
 from ..tables import concatenated, standard_names
+from .file_tables import id_columns, read_file, text_names
+from .table_files import candidates, find_table, shards
 
 
 def matches(folder: Path) -> bool:
     """Whether the folder looks like this format."""
-    return bool(_shards(folder, "interactions"))
+    return any(path.is_dir() or path.suffix == ".parquet" for path in candidates(folder, "interactions"))
 
 
-def read_parquet(folder: str | Path, **kwargs: Any) -> RecDataset:
+def read_parquet(
+    folder: str | Path, *, separator: str | None = None, encoding: str = "utf-8", **kwargs: Any
+) -> RecDataset:
     """Read `interactions.parquet` and, where there is one, `items.parquet` (or folders of parquet shards).
 
     Args:
-        folder: where they are.
+        folder: where they are. The items may be CSV, TSV or JSON lines as well.
+        separator: of such items, as in `RecDataset.from_files`.
+        encoding: likewise.
         **kwargs: passed to `RecDataset.from_tables`.
 
     Raises:
-        ValueError: no interactions, or tables that `RecDataset.from_tables` refuses.
+        ValueError: no interactions, several files that can be a table, or tables that `RecDataset.from_tables`
+            refuses.
     """
     folder = Path(folder)
-    shards = _shards(folder, "interactions")
-    if not shards:
+    source = find_table(folder, "interactions")
+    if source is None or not (source.is_dir() or source.suffix == ".parquet"):
         raise ValueError(
             f"`folder` {str(folder)!r} has no interactions.parquet (nor a folder interactions/ of shards)."
         )
-    items = _shards(folder, "items")
+    mapping = kwargs.get("column_mapping")
+    items = find_table(folder, "items")
+    catalogue = None
+    if items is not None:
+        texts = {*text_names(mapping), *(kwargs.get("text_columns") or ())}
+        catalogue, bad = read_file(items, separator, encoding, id_columns(mapping), texts=texts)
+        parts = [kwargs["quarantine"]] if kwargs.get("quarantine") is not None else []
+        kwargs["quarantine"] = q.concat([*parts, bad])
     kwargs.setdefault("name", folder.name)
-    ids = standard_names(kwargs.get("column_mapping"), (USER_ID, ITEM_ID))
-    catalogue = concatenated([pq.read_table(path) for path in items], ids) if items else None
-    return RecDataset.from_tables(concatenated(_read_interactions(shards), ids), catalogue, **kwargs)
-
-
-def _shards(folder: Path, table: str) -> list[Path]:
-    single = folder / f"{table}.parquet"
-    return [single] if single.is_file() else sorted((folder / table).glob("*.parquet"), key=_in_numbers)
-
-
-def _in_numbers(path: Path) -> list[tuple[int, str]]:
-    """Sorts `part-2` before `part-10`: the order of the rows counts where nothing else orders events."""
-    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", path.name)]
+    ids = standard_names(mapping, (USER_ID, ITEM_ID))
+    files = shards(source) if source.is_dir() else [source]
+    return RecDataset.from_tables(concatenated(_read_interactions(files), ids), catalogue, **kwargs)
 
 
 def _read_interactions(paths: list[Path]) -> list[pa.Table]:

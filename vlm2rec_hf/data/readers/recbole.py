@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from .. import quarantine as q
 from ..dataset import RecDataset
 from ..given_split import OWN_SPLIT
 from ..tables import ColumnMapping, rename, split_mapping
+from .csv_rows import numbered_rows
 from .file_tables import read_csv_bytes
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _read(path: Path, separator: str, encoding: str) -> tuple[pa.Table, dict[str
     if not path.is_file():
         raise ValueError(f"There is no file {str(path)!r}.")
     data = path.read_bytes()
-    first = next((line for line in io.BytesIO(data) if line.strip(b"\r\n")), b"").strip(b"\r\n")
+    _, first = next(numbered_rows(data, separator, quoted=False), (0, b""))
     header = first.removeprefix(b"\xef\xbb\xbf").decode(encoding, "replace")
     # Everything as text: one broken number must not make its whole column text.
     titles = header.split(separator)
@@ -140,10 +140,10 @@ def _numbers(column: pa.ChunkedArray) -> pl.Series:
 def _lines_of(data: bytes, rows: set[int], skipped: set[int], encoding: str) -> Iterator[tuple[int, str]]:
     """Number and text of the lines that became `rows` of the table; `skipped` and blank lines became none."""
     row = -1  # the header
-    for number, line in enumerate(io.BytesIO(data), 1):
-        if line.strip(b"\r\n") and number not in skipped:
+    for number, line in numbered_rows(data, "\t", quoted=False):
+        if number not in skipped:
             if row in rows:
-                yield number, line.decode(encoding, "replace").strip("\r\n")
+                yield number, line.decode(encoding, "replace")
             row += 1
 
 
