@@ -124,7 +124,7 @@ class SamplerEpochs(TrainerCallback):
         batches: Any = train_dataloader
         while (inner := getattr(batches, "batch_sampler", None)) is not None:
             batches = inner
-        sampler = getattr(batches, "sampler", None)
+        sampler: Any = getattr(batches, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(int(state.epoch or 0))
 
