@@ -78,7 +78,7 @@ def test_with_adapters_only_theirs_inside_the_tower_can_train(method, freeze):
     config = LoraConfig(r=2, target_modules=["q_proj", "qkv"], task_type="FEATURE_EXTRACTION")
     run = method(freeze_vision=freeze, peft_config=config)
     training = {name for name, p in run.model.named_parameters() if p.requires_grad}
-    assert training and all("lora_" in name for name in training)
+    assert_adapters_and_new_modules(run, training)
     assert any(".visual." in name for name in training) == (not freeze)
     assert run.catalogue.has_cached_features == freeze
 
@@ -153,6 +153,15 @@ def test_a_catalogue_of_another_processor_is_refused(method, demo_dataset):
         method(catalogue=PreparedCatalogue(demo_dataset.catalogue_items(), other))
 
 
+def assert_adapters_and_new_modules(run, names):
+    """What trains are adapters, and whole what is new in the model: PixRec's projections."""
+    new = getattr(run.trained, "trained_beside_adapters", ())
+    whole = {module for module in new if any(f".{module}.modules_to_save." in name for name in names)}
+    assert whole == set(new) and bool(new) == isinstance(run, PixRecTrainer)
+    rest = [name for name in names if not any(f".{module}.modules_to_save." in name for module in new)]
+    assert rest and all("lora_" in name for name in rest)
+
+
 def test_checkpointed_adapters_train_over_frozen_weights(method):
     config = LoraConfig(r=2, target_modules=["q_proj"], task_type="FEATURE_EXTRACTION")
     for reentrant in (True, False):
@@ -162,7 +171,7 @@ def test_checkpointed_adapters_train_over_frozen_weights(method):
         )  # fmt: skip
         before = snapshot(run.model)
         run.train()
-        assert moved(before, run.model) and all("lora_" in name for name in moved(before, run.model))
+        assert_adapters_and_new_modules(run, moved(before, run.model))
         run.model.unload()
 
 
