@@ -150,8 +150,11 @@ def load_with_processor(
     origin = origin_of(inner)
     if kind in ENCODING_METHODS and processor is None:
         place, at = inner.config.name_or_path, getattr(inner.config, "_commit_hash", None)
-        if not place:
-            raise ValueError("`processor` is required: `model` was made in this process, so none is saved beside it.")
+        if not place or model_type_of(place, at) not in METHODS:
+            raise ValueError(
+                "`processor` is required: `model` was made in this process, so none is saved beside it. Make one with "
+                "`VLM2RecProcessor.from_backbone` or `PixRecProcessor.from_backbone`."
+            )
         processor = load_processor(place, revision=at)
     facts = {} if origin is None else training_facts_or_nothing(*origin)
     where_from, at_commit = origin or (None, None)

@@ -56,6 +56,19 @@ def closed_form(user, item, count, options):
     return inner(user, item) / math.sqrt(lengths[0] * lengths[1]) + prior
 
 
+def test_where_no_item_has_an_image_only_priors_are_tried():
+    """The rest would change nothing but rounding, and internal fusion refuses it."""
+    text = views(40, 0)["text"]
+    same = {"text": text, "image": torch.zeros_like(text), "both": text}
+    sequences = Sequences(
+        np.array(["u", "v"]), np.arange(40).astype(str), np.array([0, 3, 6]), np.array([3, 4, 5, 6, 7, 8]),
+        np.array([TRAIN, VALIDATION, TEST] * 2, dtype=np.int8),
+    )  # fmt: skip
+    users = {name: value[[3, 6]] for name, value in same.items()}
+    trials = try_score_options(users, same, make_examples(sequences, "validation"))
+    assert len(trials) > 3 and not any(trial.options.needs_parts for trial in trials)
+
+
 @pytest.mark.parametrize("options", CHOICES, ids=str)
 def test_the_score_equals_its_closed_form(options):
     users, items = views(4, 0), views(5, 1)

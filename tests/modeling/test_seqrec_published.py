@@ -60,6 +60,14 @@ def test_a_stranger_without_the_package_gets_the_same_recommendations(encoder, t
         assert ours[1] == pytest.approx(theirs[1], abs=1e-5)
 
 
+def test_all_that_a_push_takes_is_handed_on(tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.setattr(SequentialRecommender, "push_to_hub", lambda self, name, **more: told.update(more, name=name))
+    options = {"token": "hf_x", "create_pr": True, "revision": "dev", "private": True, "commit_message": "m"}
+    make().save_pretrained(tmp_path / "head", push_to_hub=True, repo_id="org/head", **options)
+    assert told == {"name": "org/head", **options}
+
+
 def test_heads_travel_through_the_hub_by_revision(hub, hub_environment, tmp_path):
     first = make(representation="content")
     first.push_to_hub("org/head")

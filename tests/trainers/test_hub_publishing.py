@@ -7,8 +7,9 @@ import torch
 from huggingface_hub import HfApi
 from transformers import AutoModel
 
-from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor, default_lora_config
+from vlm2rec_hf import SeqRecTrainingArguments, VLM2RecEmbedder, VLM2RecProcessor, default_lora_config
 from vlm2rec_hf.hub_cards.card import is_ours
+from vlm2rec_hf.trainers.training_facts import resolved_arguments
 
 REPO = "org/trained"
 
@@ -72,3 +73,10 @@ def test_a_card_is_made_and_a_persons_card_is_kept(trainer, tmp_path):
     card.write_text("Mine.")
     run.create_model_card()
     assert card.read_text() == "Mine."
+
+
+def test_a_seed_of_zero_is_told_and_what_the_constructor_fills_in_is_not(tmp_path):
+    told = resolved_arguments(SeqRecTrainingArguments(str(tmp_path), use_cpu=True, data_seed=0, seed=7))
+    assert told["data_seed"] == 0 and told["seed"] == 7
+    plain = resolved_arguments(SeqRecTrainingArguments(str(tmp_path), use_cpu=True))
+    assert "data_seed" not in plain and all(value not in (None, [], False) for value in plain.values())

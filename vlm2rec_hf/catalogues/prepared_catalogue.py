@@ -53,7 +53,7 @@ class PreparedCatalogue(Sequence[PreparedItem]):
         self._features: FeaturesInMemory | StoredImages | None = None
         self._keys: dict[int, bytes | None] = {}
         self._tower: str | None = None
-        texts = [(i, text) for i, text in enumerate(_texts_of(items)) if text is not None]
+        texts = [(i, text) for i, text in enumerate(texts_of(items)) if text is not None]
         for (i, _), ids in zip(texts, processor.tokenize_texts([text for _, text in texts]), strict=True):
             self._texts[i] = ids or None
 
@@ -242,7 +242,7 @@ class FeaturesInMemory:
         return self.known[self.keys[index]] if index in self.keys else (None, None)
 
 
-def _texts_of(items: Sequence[Any]) -> Iterator[str | None]:
+def texts_of(items: Sequence[Any]) -> Iterator[str | None]:
     """Texts of the items, without decoding images if the sequence can give its texts alone."""
     source = items.texts() if hasattr(items, "texts") else (typed_or_empty(item)["text"] for item in items)
     return (text if text and text.strip() else None for text in source)

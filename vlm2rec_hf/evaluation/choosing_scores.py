@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .metrics import rank_metric
 from .score_options import ScoreOptions, average_count
-from .score_vectors import add_up, rank_scored
+from .score_vectors import add_up, has_both, rank_scored
 
 if TYPE_CHECKING:
     from ..data.sequences import Examples
@@ -90,7 +90,8 @@ def try_score_options(
 
     Three rounds (our choice): every prior with and without cross terms, at the first view weights; then every view
     weight at the best of these; then every prior at the best weights. With the defaults that is 12 + 6 + 5 rankings
-    instead of 84. Vectors of internal fusion do not add up: there only the priors are tried. `new_item_count` is the
+    instead of 84. Vectors of internal fusion do not add up, and where no item has an image, or none a text, the rest
+    changes nothing: there only the priors are tried. `new_item_count` is the
     average count throughout: mostly too few targets of validation are new for a choice.
 
     Args:
@@ -112,7 +113,7 @@ def try_score_options(
     if len(examples) == 0:
         raise ValueError("`examples` is empty: there is nobody to choose the options on.")
     weights = [{"text": text, "image": image} for text, image in view_weights]
-    if not add_up(items):
+    if not (add_up(items) and has_both(items)):
         cross_terms, weights = (True,), [{"text": 1.0, "image": 1.0}]
     new_item_count = average_count(examples.sequences.train_counts())
     trials: list[ScoreTrial] = []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..catalogues.image_reader import reads_images
 from ..catalogues.prepared_catalogue import PreparedCatalogue
 from ..data.described_items import DescribedItems
 from ..loading import ENCODING_METHODS, LoadedModel, load_with_processor, refuse_options, weight_files_fingerprint
@@ -115,10 +118,16 @@ def evaluate(
     refuse_options(kind, ("vlm2rec", "seqrec", "dmesr"), "embedders and heads", mix=mix)
     refuse_options(kind, ("vlm2rec",), "embedders", score_options=score_options, without=tuple(without) or None)
     check_without(without)
+    if loaded.processor is not None:  # what is set on it here is this call's alone
+        loaded = replace(loaded, processor=copy.copy(loaded.processor))
+        if use_images is not None:
+            loaded.processor.images = use_images
     warning = dataset_warning(loaded.training, dataset)
     if warning is not None:
         logger.warning(warning)
     history = loaded.model.config.max_length if kind not in ENCODING_METHODS else max_history or loaded.max_history
+    if catalogue is not None:
+        _check_given(catalogue, max_history, use_images)
     head = None if kind in ENCODING_METHODS else loaded.model
     examples = users_of(dataset, split, history, max_users, head)
     check_cut_offs(ks, dataset.n_items)
@@ -143,9 +152,9 @@ def evaluate(
         return report
     sharing: dict[str, Any] = {"show_progress": show_progress, "across_processes": across_processes}
     if kind == "vlm2rec":
-        catalogue = catalogue or encodable_items(
-            loaded, dataset, vision_cache=vision_cache, show_progress=show_progress
-        )
+        if catalogue is None:
+            catalogue = encodable_items(loaded, dataset, vision_cache=vision_cache, show_progress=show_progress)
+            catalogue.processor.max_history = history
         result = evaluate_embedder(
             loaded.model,
             catalogue,
@@ -167,10 +176,9 @@ def evaluate(
             scorer, of_validation = (score_by_embedder(result, counts, of) for of in (result.users, users))
             add_mix(report, name, mix, (scorer, of_validation), floors, examples, validation)
         return report
-    if use_images is not None:
-        loaded.processor.images = use_images
     if catalogue is None:
         catalogue = encodable_items(loaded, dataset, item_columns, show_progress=show_progress)
+        catalogue.processor.max_history = history
         columns: Any = catalogue.items
         given = {"item_columns": list(columns.columns) or None, "max_history": history, **given}
     return _report_pixrec(
@@ -277,6 +285,21 @@ def check_cut_offs(ks: Sequence[int], n_items: int) -> None:
     """
     if max(ks) > n_items:
         raise ValueError(f"`ks` goes to {max(ks)}, and the catalogue has {n_items} items; choose smaller cut-offs.")
+
+
+def _check_given(catalogue: PreparedCatalogue, max_history: int | None, use_images: bool | None) -> None:
+    """Refuse options that a catalogue's own processor would not follow."""
+    own = catalogue.processor
+    if max_history is not None and max_history > own.max_history:
+        raise ValueError(
+            f"`max_history` is {max_history}, and the processor of `catalogue` keeps {own.max_history} items; set its "
+            "`max_history`, or leave `catalogue` out."
+        )
+    if use_images is not None and use_images != reads_images(own):
+        raise ValueError(
+            f"`use_images` is {use_images}, and the processor of `catalogue` has {reads_images(own)}; make the "
+            "catalogue with another processor, or leave it out."
+        )
 
 
 def _weights(where: str) -> dict[str, Any]:

@@ -108,6 +108,11 @@ def add_up(views: Encoding | Mapping[str, Any]) -> bool:
     return bool(torch.allclose(text + image, both, atol=1e-4))
 
 
+def has_both(views: Encoding | Mapping[str, Any]) -> bool:
+    """Whether any text vector and any image vector is more than zeros."""
+    return all(bool(_view(views, name).any()) for name in ("text", "image"))
+
+
 def _content(views: Encoding | Mapping[str, Any], options: ScoreOptions) -> torch.Tensor:
     """`c`: rows of length 1, or of zeros, by the very steps by which an evaluation takes the cosine."""
     if not options.needs_parts:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..catalogues.prepared_catalogue import PreparedCatalogue
+from ..catalogues.image_reader import typed_or_empty
+from ..catalogues.prepared_catalogue import PreparedCatalogue, texts_of
 from ..columns import SCORED
 from ..data.items import Item
 from .embedder import EmbedderEvaluation, evaluate_embedder
@@ -35,7 +34,10 @@ class ItemsWithout(Sequence[Item]):
 
     def __init__(self, items: Any, modality: str) -> None:
         self._items, self._modality = items, modality
-        self._texts = [None] * len(items) if modality == "text" else list(items.texts())
+        self.item_ids = getattr(items, "item_ids", None)
+        self._texts = [None] * len(items) if modality == "text" else list(texts_of(items))
+        if modality == "text" and hasattr(items, "image_source"):  # else images are told apart by what they show
+            self.image_source = items.image_source
 
     def __len__(self) -> int:
         return len(self._items)
@@ -45,16 +47,7 @@ class ItemsWithout(Sequence[Item]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if self._modality == "image":
             return Item(text=self._texts[range(len(self))[index]], image=None)
-        return {**self._items[index], "text": None}
-
-    @property
-    def item_ids(self) -> np.ndarray:
-        """Raw ids in order: `(n,)`."""
-        return np.asarray(self._items.item_ids)
-
-    def image_source(self, index: int) -> bytes | None:
-        """Hash of an item's image file; `None` without one."""
-        return None if self._modality == "image" else self._items.image_source(index)
+        return {**typed_or_empty(self._items[index]), "text": None}
 
     def texts(self) -> Iterator[str | None]:
         """Every item's text."""
@@ -115,7 +108,8 @@ def rank_without(
     """Rank the examples of an evaluation again, with one modality removed from every item and every history.
 
     With external fusion a view does not see the other modality, so that nothing is encoded: the sum of both is the
-    view that is left, and the score is made of its vectors and zeros. With internal fusion everything is encoded anew.
+    view that is left, and the score is made of its vectors and zeros. With internal fusion, or histories with numbers
+    (which count items of either kind), everything is encoded anew.
 
     Args:
         model: the embedder.
@@ -133,13 +127,15 @@ def rank_without(
         `both`, and `scored` where `whole` has it.
     """
     options: dict[str, Any] = {"k": k, "exclude_seen": exclude_seen}
-    if model.config.fusion == "external":
+    numbered = "{number}" in catalogue.processor.history_template
+    if model.config.fusion == "external" and not numbered:
         rankings = {"both": whole.rankings[_OTHER[modality]]}
         if SCORED in whole.rankings:
             users, items = (_without(side, modality) for side in (whole.users, whole.items))
             rankings[SCORED] = rank_scored(users, items, examples, whole.score_options, **options)
         return rankings
-    left = PreparedCatalogue(ItemsWithout(catalogue.items, modality), catalogue.processor)
+    others = ItemsWithout(catalogue.items, modality)
+    left = PreparedCatalogue(others, catalogue.processor, item_ids=catalogue.item_ids)
     left.cache_features(model, vision_cache)
     result = evaluate_embedder(
         model, left, examples, batch_size=batch_size, score_options=whole.score_options, **options, **sharing

@@ -19,6 +19,10 @@ from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, repo_
 PADDING, MASK = -1, -2
 """Entries of `input_ids` that are no item: padding on the right, and (bert4rec) an item to be guessed."""
 
+PUSH_OPTIONS = (
+    "repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags",
+)  # fmt: skip
+
 
 @dataclass
 class SeqRecOutput(ModelOutput):
@@ -249,7 +253,7 @@ class HeadModel(SeqRecPreTrainedModel):
         """As in the library; `catalogue.parquet` is written beside the weights."""
         if self.catalogue is not None and kwargs.get("is_main_process", True):
             self.catalogue.save(save_directory)
-        hub = {name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private") if name in kwargs}
+        hub = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
         super().save_pretrained(save_directory, *args, **kwargs)
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", os.path.basename(os.fspath(save_directory))), **hub)

@@ -50,7 +50,9 @@ def resolved_arguments(arguments: TrainingArguments) -> dict[str, Any]:
             continue
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         value = getattr(arguments, field.name)
-        if value != default and (value or default):  # the constructor turns None into [] or False
+        # The constructor makes [] and False of None and "". A zero is a choice.
+        says_nothing = all(one in (None, "", []) or one is False for one in (value, default))
+        if value != default and not says_nothing:
             resolved[field.name] = values[field.name]
     resolved |= {"learning_rate": arguments.learning_rate, "train_batch_size": arguments.train_batch_size}
     return dict(json.loads(json.dumps(resolved, default=str, sort_keys=True)))
