@@ -19,9 +19,7 @@ from .hub_loading import hub_arguments, hub_commit, refuse_random_weights, repo_
 PADDING, MASK = -1, -2
 """Entries of `input_ids` that are no item: padding on the right, and (bert4rec) an item to be guessed."""
 
-PUSH_OPTIONS = (
-    "repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags",
-)  # fmt: skip
+PUSH_OPTIONS = "repo_id commit_message commit_description private token revision create_pr tags".split()
 
 
 @dataclass
