@@ -39,7 +39,7 @@ def check_output_dir(training: Any) -> None:
         training: the training arguments.
 
     Raises:
-        ValueError: no folder named, a file in its place, checkpoints that a fresh start would write over, or an option
+        ValueError: no folder named, a file in its place, checkpoints of which it is not said, or an option
             of the library that would have no effect.
     """
     from ..trainers.checkpoints import complete_checkpoints
@@ -57,7 +57,7 @@ def check_output_dir(training: Any) -> None:
     if checkpoints and training.resume_from_checkpoint is None:
         raise ValueError(
             f"`--output_dir` {str(folder)!r} holds {checkpoints[-1].name} of an earlier run; go on with it "
-            "(`--resume_from_checkpoint true`), start anew over it (`--resume_from_checkpoint false`), or name "
+            "(`--resume_from_checkpoint true`), start anew beside it (`--resume_from_checkpoint false`), or name "
             "another folder."
         )
 
