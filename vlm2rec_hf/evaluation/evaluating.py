@@ -153,8 +153,9 @@ def evaluate(
     sharing: dict[str, Any] = {"show_progress": show_progress, "across_processes": across_processes}
     if kind == "vlm2rec":
         if catalogue is None:
-            catalogue = encodable_items(loaded, dataset, vision_cache=vision_cache, show_progress=show_progress)
-            catalogue.processor.max_history = history
+            catalogue = encodable_items(
+                loaded, dataset, max_history=history, vision_cache=vision_cache, show_progress=show_progress
+            )
         result = evaluate_embedder(
             loaded.model,
             catalogue,
@@ -177,8 +178,7 @@ def evaluate(
             add_mix(report, name, mix, (scorer, of_validation), floors, examples, validation)
         return report
     if catalogue is None:
-        catalogue = encodable_items(loaded, dataset, item_columns, show_progress=show_progress)
-        catalogue.processor.max_history = history
+        catalogue = encodable_items(loaded, dataset, item_columns, max_history=history, show_progress=show_progress)
         columns: Any = catalogue.items
         given = {"item_columns": list(columns.columns) or None, "max_history": history, **given}
     return _report_pixrec(
@@ -217,6 +217,7 @@ def encodable_items(
     dataset: RecDataset,
     item_columns: Sequence[str] | None = None,
     *,
+    max_history: int | None = None,
     cache_features: bool = True,
     vision_cache: VisionCache | None = None,
     show_progress: bool = False,
@@ -224,14 +225,15 @@ def encodable_items(
     """A dataset's items, prepared as an encoder was trained to see them.
 
     Args:
-        loaded: an embedder or PixRec model. Its processor keeps `loaded.max_history` items from now on.
+        loaded: an embedder or PixRec model. Its processor keeps `max_history` items from now on.
         dataset: where the items live.
         item_columns: of PixRec; by default the columns it was trained on.
+        max_history: items of a history; by default `loaded.max_history`.
         cache_features: run every image through the vision tower now and keep its features.
         vision_cache: keeps them on disk.
         show_progress: draw progress bars.
     """
-    loaded.processor.max_history = loaded.max_history
+    loaded.processor.max_history = max_history or loaded.max_history
     items: Any = dataset.catalogue_items()
     if loaded.model_type == "pixrec":
         columns = item_columns or trained_columns(loaded.training, dataset)

@@ -241,7 +241,7 @@ def refuse_pixels(arguments: dict[str, Any]) -> None:
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FULL_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_PREFIX = "base_model.model."  # PEFT saves the names of its wrapper
+PEFT_PREFIX = "base_model.model."  # PEFT saves the names of its wrapper
 
 
 @dataclass(frozen=True)
@@ -319,13 +319,13 @@ def _put_in(model: Any, adapter: AdapterRepo) -> None:
     config_file = str(repo_file(adapter.where, ADAPTER_CONFIG, adapter.hub))
     config = peft.PeftConfig.from_pretrained(os.path.dirname(config_file))
     config.inference_mode = True
-    weights = load_file(str(repo_file(adapter.where, ADAPTER_WEIGHTS, adapter.hub)))
+    saved = load_file(str(repo_file(adapter.where, ADAPTER_WEIGHTS, adapter.hub)))
     peft.inject_adapter_in_model(config, model, "default")
-    loaded = peft.set_peft_model_state_dict(model, {k.removeprefix(_PREFIX): v for k, v in weights.items()}, "default")
+    keys = peft.set_peft_model_state_dict(model, {k.removeprefix(PEFT_PREFIX): v for k, v in saved.items()}, "default")
     places = {name for name, _ in model.named_parameters() if ".default." in name}
-    filled = len(places) - len(places & set(loaded.missing_keys))
-    lost = sorted({*(places & set(loaded.missing_keys)), *loaded.unexpected_keys})
-    if lost or filled != len(weights):
+    filled = len(places) - len(places & set(keys.missing_keys))
+    lost = sorted({*(places & set(keys.missing_keys)), *keys.unexpected_keys})
+    if lost or filled != len(saved):
         raise ValueError(
             f"`pretrained_model_name_or_path` {adapter.where!r} does not fit its base: {len(lost)} weights do not "
             f"match ({', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}). Its config.json must name the base it "

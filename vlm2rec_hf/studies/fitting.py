@@ -78,9 +78,8 @@ def fit(trainer: Any, run: Run, deadline: float | None) -> None:
 
 def drop_checkpoints(folder: Path) -> None:
     """Delete what only training needs, once the model is there."""
-    for pattern in ("checkpoint-*", "incomplete-checkpoint-*", "earlier-checkpoint-*"):
-        for path in folder.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("*checkpoint-*"):  # those set aside, too
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _validation(records: list[dict[str, Any]], step: int) -> dict[str, float]:

@@ -186,10 +186,10 @@ def write_config(run: Run, fingerprint: str) -> None:
     import yaml
 
     check_config(run, fingerprint)
-    path = run.folder / CONFIG_FILE
-    text = yaml.safe_dump(run.config(fingerprint), sort_keys=False, allow_unicode=True)
-    if not path.is_file() or yaml.safe_load(path.read_text(encoding="utf-8")) != run.config(fingerprint):
+    path, config = run.folder / CONFIG_FILE, run.config(fingerprint)
+    if not path.is_file() or yaml.safe_load(path.read_text(encoding="utf-8")) != config:
         with whole_file(path) as partial:
+            text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
             partial.write_text(text, encoding="utf-8")
 
 

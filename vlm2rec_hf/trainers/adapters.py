@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from ..modeling.backbone_vlm2rec import ADAPTER_WEIGHTS, BackboneModel
+from ..modeling.backbone_vlm2rec import ADAPTER_WEIGHTS, PEFT_PREFIX, BackboneModel
 from ..modeling.families_vlm2rec import families
 from ..modeling.modeling_pixrec import PixRecModel
 from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 Model = TypeVar("Model", bound=PreTrainedModel)
-PEFT_PREFIX = "base_model.model."
-"""In front of the names of weights that PEFT saves: those of its wrapper."""
 
 
 def default_lora_config(r: int = 16, alpha: int | None = None, dropout: float = 0.05) -> PeftConfig:

@@ -105,11 +105,11 @@ class CompleteCheckpoints:
             max_steps, steps_per_epoch, epochs, resume_from_checkpoint, trial
         )
         # The library restores the arguments of callbacks, too; what this run was given counts.
-        for restored, given in zip(_early_stopping(self.callback_handler.callbacks), patience, strict=False):
+        waiting = _early_stopping(self.callback_handler.callbacks)
+        for restored, given in zip(waiting, patience, strict=False):
             restored.early_stopping_patience = given.early_stopping_patience
             restored.early_stopping_threshold = given.early_stopping_threshold
         steps = self.state.global_step
-        waiting = _early_stopping(self.callback_handler.callbacks)
         impatient = any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in waiting)
         has_ended = steps >= max_steps or impatient
         if resume_from_checkpoint is None or not has_ended:

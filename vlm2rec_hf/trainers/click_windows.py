@@ -92,7 +92,9 @@ class ClickWindows(Dataset):
         # For every place the first one from there on whose item has something to show.
         places = np.where(filled, np.arange(len(items)), len(items))
         self._next_filled = np.append(np.minimum.accumulate(places[::-1])[::-1], len(items))
-        self._first_cut = self.cut(0)
+        first = self._every(0)
+        self._first_cut = _with_targets(first)
+        self._kept = len(self._first_cut) / max(len(first), 1)
 
     def __len__(self) -> int:
         """Windows of an epoch that hold a target; where they vary, about."""
@@ -102,8 +104,7 @@ class ClickWindows(Dataset):
         # The mean of ceil((n - r) / h) over r = 1..h is (n - 1) / h.
         rows = np.where(targets <= self.max_history, 1.0, 1 + (targets - 1) / self.max_history)
         # Of an epoch's windows as many are left out as of the first one's.
-        kept = len(self._first_cut) / max(len(self._all(0)[0]), 1)
-        return max(round(float(rows.sum()) * kept), min(len(self._first_cut), 1))
+        return max(round(float(rows.sum()) * self._kept), min(len(self._first_cut), 1))
 
     @property
     def n_targets(self) -> int:
@@ -137,18 +138,19 @@ class ClickWindows(Dataset):
 
     def cut(self, epoch: int) -> Cut:
         """The windows of an epoch; those without a target are left out."""
+        return _with_targets(self._every(epoch))
+
+    def _every(self, epoch: int) -> Cut:
         user, start, stop = self._last() if self.targets_per_row == "last" else self._all(epoch)
         first = np.minimum(self._next_filled[start] + 1, stop)
         first = np.maximum(first, stop - 1) if self.targets_per_row == "last" else first
-        cut = Cut(
+        return Cut(
             self._users[user],
             start,
             stop,
             self._filled[stop] - self._filled[first],
             self._tokens[stop - 1] - self._tokens[start],
         )
-        some = cut.targets > 0
-        return cut if some.all() else Cut(*(getattr(cut, name)[some] for name in Cut.__dataclass_fields__))
 
     def _all(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         targets, longest = self._stops - self._starts - 1, self.max_history
@@ -166,6 +168,11 @@ class ClickWindows(Dataset):
         user = np.repeat(np.arange(len(count)), count)
         target = self._starts[user] + 1 + np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
         return user, np.maximum(self._starts[user], target - self.max_history), target + 1
+
+
+def _with_targets(cut: Cut) -> Cut:
+    some = cut.targets > 0
+    return cut if some.all() else Cut(*(getattr(cut, name)[some] for name in Cut.__dataclass_fields__))
 
 
 class WindowBatches(LengthBatches):
