@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from vlm2rec_hf import HistoryState
+from vlm2rec_hf import HistoryState, PreparedCatalogue, VisionCache
 from vlm2rec_hf.columns import VIEWS
 
 from ..conftest import FAMILIES
@@ -65,6 +65,30 @@ def test_an_empty_state_is_saved_too(tiny, items, tmp_path):
     again = HistoryState.load(tmp_path, model, processor)
     again.append([None, items[0]])
     assert again.embedding().both[1].any() and again.users == [0, 1]
+
+
+def test_a_state_whose_users_all_went_is_saved_too(tiny, items, tmp_path):
+    model, processor = tiny()
+    state = started(model, processor, items)
+    state.drop(state.users)
+    again = HistoryState.load(state.save(tmp_path), model, processor)
+    assert again.users == [] and len(again.embedding()) == 0
+    again.add(["new"])
+    again.append(items[0])
+    assert torch.allclose(again.embedding().both, model.encode_histories([items[:1]], processor).both, atol=1e-5)
+
+
+def test_an_image_that_a_cache_maps_twice_is_saved_once(tiny, items, tmp_path):
+    model, processor = tiny("qwen3_vl")
+    catalogue = PreparedCatalogue(items, processor).cache_features(model, VisionCache(tmp_path / "cache"))
+    state = HistoryState(model, processor, users=["ann", "bob"])
+    state.extend([[catalogue[0], catalogue[2]], [catalogue[3], catalogue[0]]])
+    expected = state.embedding()
+    path = state.save(tmp_path / "state")
+    with safe_open(path, "pt") as file:
+        images = {name.split(".")[1] for name in file.keys() if name.startswith("image.")}  # noqa: SIM118 - not a dict
+    assert len(images) == 3
+    assert torch.equal(HistoryState.load(path, model, processor).embedding().both, expected.both)
 
 
 def test_another_model_or_processor_is_refused(tiny, items, tmp_path):
@@ -141,7 +165,7 @@ def test_what_is_no_whole_state_is_refused(tiny, items, tmp_path):
 WRITER = """
 import sys
 import torch
-from vlm2rec_hf import HistoryState
+from vlm2rec_hf import HistoryState, PreparedCatalogue, VisionCache
 from vlm2rec_hf import tiny_vlm
 torch.set_num_threads(1)
 model, processor = tiny_vlm(processor_options={"max_history": 40})

@@ -315,6 +315,26 @@ def test_changed_weights_are_refused(tiny, items, change):
         model.to(torch.bfloat16)
     with pytest.raises(ValueError, match="weights, adapters or dtype have changed"):
         state.embedding()
+    with pytest.raises(ValueError, match="weights, adapters or dtype have changed"):
+        state.append(items[1])  # or its image would pass other weights than those before
+    assert state.lengths == [1]
+
+
+@pytest.mark.parametrize("fusion", ["external", "internal"])
+def test_moving_a_state_moves_no_features_of_others(tiny, items, fusion):
+    model, processor = tiny("qwen2_vl", fusion)
+    catalogue = PreparedCatalogue(items[:3], processor).cache_features(model)
+    state = HistoryState(model, processor, users=["a", "b"], views=VIEWS)
+    state.extend([list(catalogue), list(catalogue)])
+    other = state.select(["b"])
+    state.to("meta")
+    shown = [item for history in state._histories for _, item in history.window]
+    shown += [p.image for h in state._histories for row in h.rows.values() for p in row.pieces if p.image is not None]
+    moved = [item.features for item in shown if item.features is not None]
+    assert moved and all(features.tokens.device.type == "meta" for features in moved)
+    assert len({id(features) for features in moved}) == sum(item.features is not None for item in catalogue)
+    assert all(item.features.tokens.device.type == "cpu" for item in catalogue if item.features is not None)
+    assert difference(other.embedding(), model.encode_histories([items[:3]], processor)) < 1e-5
 
 
 def test_wrong_use_is_refused_and_changes_nothing(tiny, items):
@@ -330,10 +350,12 @@ def test_wrong_use_is_refused_and_changes_nothing(tiny, items):
         (lambda: state.append({"a": items[0], "b": {"text": " "}}), ValueError, "needs a text or an image"),
         (lambda: state.append([items[0]] * 2, users=["a", "a"]), ValueError, "names a user twice"),
         (lambda: state.append({"a": items[0]}, users=["a"]), ValueError, "a mapping names its users itself"),
+        (lambda: state.extend({"a": items[:1]}, users=["b"]), ValueError, "a mapping names its users itself"),
         (lambda: state.extend([items[0], items[1]]), TypeError, "pass a list of items per user"),
         (lambda: state.append([PreparedItem(grid=(1, 4, 4)), None]), ValueError, "neither `pixel_values` nor"),
         (lambda: state.embedding(["zoe"]), ValueError, "'zoe'"),
         (lambda: state.add(["b"]), ValueError, "twice"),
+        (lambda: state.add("cid"), ValueError, "`users` must be a list of ids, got the text 'cid'"),
         (lambda: state.add(["text"]), ValueError, "other than 'text' and 'image', got 'text'"),
         (lambda: HistoryState(model, processor, views=["both"]), ValueError, "needs both rows"),
         (lambda: HistoryState(model, processor, views=["title"]), ValueError, "`views` must be a list of some"),

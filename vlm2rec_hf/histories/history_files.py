@@ -39,11 +39,13 @@ def save_history(state: Any, path: Any) -> Path:
     for user, history in zip(state.users, state._histories, strict=True):
         items = []
         for _, item in history.window:
-            if item.features is not None and id(item.features) not in images:
-                index = images[id(item.features)] = len(images)
+            # By where they lie: a cache on disk maps the same features anew each time it is asked for them.
+            place = None if item.features is None else item.features.tokens.data_ptr()
+            if place is not None and place not in images:
+                index = images[place] = len(images)
                 for layer, part in enumerate((item.features.tokens, *item.features.layers)):
                     tensors[f"image.{index}.{layer}"] = part.cpu().contiguous()
-            image = None if item.features is None else images[id(item.features)]
+            image = None if place is None else images[place]
             items.append({"text": item.text, "grid": item.grid and list(item.grid), "picture": image})
         rows = {view: row.done for view, row in history.rows.items()}
         users.append({"user": user, "items": items, "rows": rows})

@@ -11,6 +11,7 @@ import torch
 from ..columns import VIEWS
 from ..modeling.encoding_vlm2rec import Encoding
 from ..modeling.family_vlm2rec import ImageFeatures, RowPrefix
+from ..modeling.items_vlm2rec import PreparedItem
 from ..modeling.passes_vlm2rec import fuse, last_token_pool, unit
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from .history_checks import check_fit, checked_views, weights_stamp
@@ -118,8 +119,8 @@ class HistoryState:
             users: whose items the list holds; all users in order by default.
 
         Raises:
-            ValueError: unknown users, another number of items than of users, or an item without content. Nothing has
-                been appended then.
+            ValueError: unknown users, another number of items than of users, an item without content, or weights that
+                are not those that the state was started with. Nothing has been appended then.
             TypeError: something that is no item.
         """
         if isinstance(items, Mapping) and not {"text", "image"} & set(items):
@@ -139,9 +140,12 @@ class HistoryState:
     def extend(self, histories: Any, users: Sequence[User] | None = None) -> None:
         """Note several new items each: lists of items, oldest first, otherwise as `append`."""
         if isinstance(histories, Mapping):
+            if users is not None:
+                raise ValueError("`users` goes with lists of items; a mapping names its users itself.")
             users, histories = list(histories), list(histories.values())
         named = self.users if users is None else list(users)
         places = self._places_of(named)
+        self._check_weights()  # the vision tower is about to run
         if len(histories) != len(named):
             raise ValueError(f"`items` has {len(histories)} entries for {len(named)} users; pass one (or None) each.")
         recent = []
@@ -223,6 +227,8 @@ class HistoryState:
         Raises:
             ValueError: ids that are there already or reserved.
         """
+        if isinstance(users, str):
+            raise ValueError(f"`users` must be a list of ids, got the text {users!r}; wrap it in a list.")
         new = list(users)
         for user in new:
             if isinstance(user, bool) or not isinstance(user, (int, str)) or user in ("text", "image"):
@@ -278,8 +284,23 @@ class HistoryState:
         device = torch.device(device)
         for bank in self._banks.values():
             bank.to(device)
-        for one in self._features():
-            one.tokens, one.layers = one.tokens.to(device), tuple(layer.to(device) for layer in one.layers)
+        moved: dict[int, tuple[ImageFeatures, ImageFeatures]] = {}  # with the old ones, so that no id comes again
+
+        def placed(item: PreparedItem) -> PreparedItem:
+            """A new object: a catalogue, or another state, may hold the old ones."""
+            old = item.features
+            if old is None:
+                return item
+            if id(old) not in moved:
+                moved[id(old)] = old, old.to(device)
+            return replace(item, features=moved[id(old)][1])
+
+        for history in self._histories:
+            history.window = [(number, placed(item)) for number, item in history.window]
+            for row in history.rows.values():
+                row.pieces = [
+                    piece if piece.image is None else replace(piece, image=placed(piece.image)) for piece in row.pieces
+                ]
         return self
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -98,7 +98,7 @@ class KeyValueBank:
         """Fill an empty bank with what `packed` gave."""
         if not packed:
             return
-        self._reserve(max(lengths))
+        self._reserve(max(lengths, default=0))
         filled = _filled(lengths, self.capacity)
         for index, pair in enumerate(packed):
             made = []
