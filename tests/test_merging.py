@@ -54,6 +54,24 @@ def test_refused_by_how_much_and_exactly_as_before(tiny, items):
     assert merged.difference == pytest.approx(said, rel=1e-2)
 
 
+@pytest.mark.parametrize("view", ["both", "image"])
+def test_vectors_that_are_no_numbers_after_a_merge_are_no_small_difference(tiny, items, view, monkeypatch):
+    wrapped, processor = adapted(tiny)
+    embedder = wrapped.get_base_model()
+    real, calls = embedder.encode_histories, []
+
+    def encode(*args, **options):
+        encoded = real(*args, **options)
+        calls.append(1)
+        if len(calls) > 1:  # after the merge
+            encoded.view(view)[0] = torch.nan
+        return encoded
+
+    monkeypatch.setattr(embedder, "encode_histories", encode)
+    with pytest.raises(ValueError, match="changes the vectors by up to nan"):
+        merge_adapters(wrapped, processor, items, [items[:2]])
+
+
 def test_bad_input(tiny, items):
     model, processor = tiny()
     with pytest.raises(ValueError, match="`model` has no adapters"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .columns import VIEWS
@@ -89,7 +90,8 @@ def merge_adapters(
     try:
         for layer in layers.values():
             layer.merge(safe_merge=True)
-        difference = max(_difference(old, new) for old, new in zip(before, vectors(), strict=True))
+        differences = [_difference(old, new) for old, new in zip(before, vectors(), strict=True)]
+        difference = float(torch.stack(differences).max())
         if not difference <= tolerance:
             raise ValueError(
                 f"`model`: merging changes the vectors by up to {difference:.3g}, more than `tolerance` {tolerance:g} "
@@ -134,10 +136,11 @@ def _restore(layer: Any, kept: dict[str, Tensor]) -> None:
     layer.merged_adapters.clear()
 
 
-def _difference(before: Encoding, after: Encoding) -> float:
+def _difference(before: Encoding, after: Encoding) -> Tensor:
+    """NaN wherever one is among them, unlike Python's `max`: a broken vector is no small difference."""
     if len(before) == 0:
-        return 0.0
-    return max(float((before.view(name) - after.view(name)).abs().max()) for name in VIEWS)
+        return torch.zeros(())
+    return torch.stack([(before.view(name) - after.view(name)).abs().max() for name in VIEWS]).max()
 
 
 def _forget_adapters(embedder: VLM2RecEmbedder) -> None:
