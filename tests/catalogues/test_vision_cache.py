@@ -199,6 +199,10 @@ def test_the_tower_is_left_as_it_was_and_autocast_does_not_reach_the_cache(tiny,
         inside = VisionCache(tmp_path / "a").prepare(model, processor, [make_image(0)])[0].features.tokens
     outside = VisionCache(tmp_path / "b").prepare(model, processor, [make_image(0)])[0].features.tokens
     assert torch.equal(inside, outside) and model.training and model.vlm.visual.training
+    model.vlm.visual.eval()
+    part = model.vlm.visual.merger.train()  # some parts train and others do not, as with adapters
+    PreparedCatalogue([make_image(1)], processor).cache_features(model)
+    assert part.training and not model.vlm.visual.training and not model.vlm.visual.blocks.training
     state = torch.get_rng_state()
     PreparedCatalogue([make_image(1)], processor).cache_features(model, VisionCache(tmp_path / "c"))
     assert torch.equal(torch.get_rng_state(), state)

@@ -79,7 +79,7 @@ def ready_to_encode(model: VLM2RecEmbedder, device: torch.device | str | None = 
     Autocast is off meanwhile: features are kept, so they must not depend on which caller came first.
     """
     tower = _tower(model)
-    training, home = tower[0].training, next(tower.parameters()).device
+    training, home = [module for module in tower.modules() if module.training], next(tower.parameters()).device
     place = torch.device(device) if device is not None else home
     tower.eval()
     try:
@@ -90,7 +90,8 @@ def ready_to_encode(model: VLM2RecEmbedder, device: torch.device | str | None = 
     finally:
         if place != home:
             tower.to(home)
-        tower.train(training)
+        for module in training:
+            module.training = True
 
 
 def run_vision_tower(
