@@ -138,6 +138,14 @@ def test_a_model_that_never_works_is_an_error_and_leaves_nothing(describer, tmp_
     assert (tmp_path / "work" / "chunks.jsonl").read_bytes() == b""
 
 
+def test_why_a_model_never_works_is_said_whatever_images_are_broken(describer, tmp_path):
+    items = [{"item_id": "a", "title": "lamp", "image": encode_png(make_image(0))[:60]}]
+    dataset = RecDataset.from_tables([{"user_id": "u", "item_id": "a", "timestamp": 0}], items)
+    broken = Describer(describer.model, Choking(describer.layout, ""), describer.prompts, describer.writing)
+    with pytest.raises(RuntimeError, match="the first reason: ValueError: cannot read that"):
+        describe_items(dataset, broken, tmp_path / "work", **MODEL)
+
+
 def test_a_model_that_stops_working_is_tried_again(describer, tmp_path, monkeypatch):
     import vlm2rec_hf.descriptions.describe as module
 

@@ -22,6 +22,8 @@ PATIENCE = 100
 """Failed attempts in a row (descriptions, not items) after which describing stops; our choice."""
 FIRST_PATIENCE = 8
 """The same while nothing has worked yet."""
+BROKEN = "image: "
+"""Begins the problem of an image that does not decode, and that no model was shown."""
 COLUMNS = {"text": DESCRIPTION_TEXT, "image": DESCRIPTION_IMAGE, "both": DESCRIPTION_BOTH}
 
 
@@ -92,7 +94,7 @@ def _describe_chunk(dataset: RecDataset, describer: Describer, rows: range) -> t
     records: list[dict[str, Any]] = [{"index": index, "problems": {}} for index in rows]
     for index, record in zip(rows, records, strict=True):
         if index in dataset.image_problems:
-            record["problems"]["image"] = f"image: {dataset.image_problems[index]}"
+            record["problems"]["image"] = f"{BROKEN}{dataset.image_problems[index]}"
     attempts = 0
     for kind in VIEWS:
         needs = [name for name in ("text", "image") if kind in (name, "both")]
@@ -169,7 +171,8 @@ class _Failing:
         self.waiting, self.attempts = [], 0
 
     def _stop(self) -> None:
-        reason = next(problem for _, records in self.waiting for r in records for problem in r["problems"].values())
+        tried = (r["problems"] for _, records in self.waiting for r in records)
+        reason = next(problem for problems in tried for problem in problems.values() if not problem.startswith(BROKEN))
         raise RuntimeError(
             f"The last {self.attempts} descriptions could not be written; the first reason: {reason} What was written "
             f"before is kept in {str(self.journal.folder)!r}; the same call resumes there."
