@@ -16,10 +16,13 @@ from vlm2rec_hf import (
     embed,
     make_demo_shop,
     recommender,
+    tiny_vlm,
 )
 from vlm2rec_hf.loading import load_with_processor
 from vlm2rec_hf.recommending.index_building import _EncoderWork, _HeadWork
 from vlm2rec_hf.recommending.list_rules import best_of_groups, diversified
+from vlm2rec_hf.recommending.shop_lists import ListOptions
+from vlm2rec_hf.recommending.together import Question, answer_together
 
 from ..conftest import make_image
 
@@ -284,6 +287,14 @@ def test_what_does_not_fit_is_refused(shop, histories, ready, made, tiny, tmp_pa
             ready.recommend(histories[:2], **{"k": 3, **options})
     with pytest.raises(ValueError, match="exactly one of `histories` and `users`"):
         ready.recommend()
+    assert ready.similar([]) == ready.recommend([]) == []
+    with pytest.raises(ValueError, match="`group_by` is 'colour'"):
+        ready.similar(histories[0][:1], group_by="colour")
+    textless = str(shop.item_ids[shop.item_texts().index(None)])
+    with pytest.raises(ValueError, match="`items` holds one that does not have a text or an image"):
+        ready.similar([textless], view_weights={"text": 1})
+    with pytest.raises(ValueError, match="`item_ids` must be a list of ids, got the text"):
+        ready.delete(textless)
     other, processor = tiny("qwen2_vl", max_history=4)
     other.vlm.get_input_embeddings().weight.data += 0.1
     with pytest.raises(ValueError, match="`index` holds vectors of version"):
@@ -343,6 +354,57 @@ def test_content_heads_take_new_items_of_their_embedders_index(shop, histories, 
     head.config.embedder_revision = "another"
     with pytest.raises(ValueError, match="embedder_revision"):
         recommender(head, shop, index=ready.index.path)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_heads_see_changes_of_an_index_object_that_they_share(on_disk, shop, histories, ready, made):
+    embedder = ready if on_disk else recommender(made[0], shop, processor=made[1], vectors=embed_of(ready))
+    head = head_of(shop, item_representation="content", content_dims={"both": embedder.index.facts.views["both"]})
+    content = {"both": torch.from_numpy(np.array(embedder.index.vectors(list(shop.item_ids))["both"]))}
+    head.set_content(content, embedder_revision=embedder.index.facts.revision)
+    ours = recommender(head, shop, index=embedder.index)
+    assert ours.recommend(histories[:1], 100, exclude_seen=False)[0].item_ids
+    embedder.upsert([{"item_id": "new", "text": "red tent"}])
+    embedder.delete([histories[1][0]])
+    (found,) = ours.recommend(histories[:1], 100, exclude_seen=False)
+    assert "new" in found.item_ids and histories[1][0] not in found.item_ids
+
+
+def test_a_head_lists_items_that_the_dataset_does_not_hold(shop, histories, tmp_path):
+    head = head_of(shop)
+    head.catalogue.titles[:] = [f"title {item}" for item in head.catalogue.ids]
+    log = shop.interactions.to_pandas()[["user_id", "item_id", "timestamp"]]
+    kept = set(head.catalogue.ids[:40])
+    rows = [{"item_id": item, "title": "of the dataset", "price": 1.0} for item in sorted(kept)]
+    part = RecDataset.from_tables(log[log.item_id.isin(kept)], rows).leave_one_out()
+    ours = recommender(head, part)
+    plain = ours.recommend(histories[:2], 60)
+    for index in (None, build_index(head, part, tmp_path / "own")):
+        lists = recommender(head, part, index=index).recommend(histories[:2], 60, explain=True)
+        same_lists(lists, plain)
+        titles = {item["item_id"]: (item["title"], item["price"]) for one in lists for item in one.metadata}
+        assert len(titles) > 40
+        for item, said in titles.items():
+            assert said == (("of the dataset", 1.0) if item in kept else (f"title {item}", None))
+
+
+def test_new_items_given_as_features_are_told_apart():
+    rng = np.random.default_rng(0)
+    model, processor = tiny_vlm("parts", ["mug"], feature_size=8, hidden_size=32)
+    rows = [{"item_id": f"i{i}", "text": "mug", "image_features": rng.normal(size=(4, 8)).tolist()} for i in range(9)]
+    log = [{"user_id": f"u{i % 3}", "item_id": f"i{i}", "timestamp": i} for i in range(9)]
+    ours = recommender(model, RecDataset.from_tables(log, rows), processor=processor)
+    new = [{"text": "mug", "image_features": 4 * rng.normal(size=(4, 8)).astype(np.float32)} for _ in range(2)]
+    for similar, ask in ((True, ours.similar), (False, lambda rows: ours.recommend([[row] for row in rows]))):
+        alone = ask(new)
+        assert alone[0].scores != pytest.approx(alone[1].scores, abs=1e-4)
+        questions = [Question([one], ListOptions(k=10), similar=similar) for one in new]
+        same_lists(answer_together(ours, questions), alone)
+    vectors = model.encode_items(new[:1], processor).both[0].numpy()
+    items = ours.index.vectors(ours.index.item_ids())["both"]
+    cosines = items @ vectors / np.linalg.norm(items, axis=1) / np.linalg.norm(vectors)
+    assert ours.similar(new[:1], 9)[0].scores == pytest.approx(sorted(cosines, reverse=True), abs=1e-5)
+    assert ours.similar([{"image_features": new[0]["image_features"]}], 3)[0].item_ids  # features alone
 
 
 def test_pixrec_recommends_from_an_index(shop, histories, tiny_pix, tmp_path):

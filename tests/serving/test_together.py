@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlm2rec_hf import open_recommender
+from vlm2rec_hf import RecDataset, ScoreOptions, open_recommender
 from vlm2rec_hf.recommending.shop_lists import ListOptions
 from vlm2rec_hf.recommending.together import Question, answer_together
 from vlm2rec_hf.serving.engine import Delete, Engine, Put
@@ -72,6 +72,20 @@ def test_a_job_that_fails_unexpectedly_fails_alone(open_copy):
     put, failed, answer, *_ = engine.work([*jobs, Delete([other])])
     assert put is True and "new" in engine.index and other not in engine.index
     assert type(failed) is OSError and answer.item_ids == [item for item in wanted.item_ids if item != other]
+
+
+def test_a_folder_without_its_index_is_opened_by_the_options_given(run_folder, tmp_path):
+    for name in ("embedder", "shop"):
+        (tmp_path / name).symlink_to(run_folder / name)
+    shop = RecDataset.load(run_folder / "shop")
+    plain = open_recommender(tmp_path, dataset=shop)  # the index would be the folder's own dataset's
+    assert plain.index.path is None and not (tmp_path / "index").exists()
+    history = [[str(item) for item in shop.item_ids[:2]]]
+    assert plain.recommend(history)[0].item_ids == open_recommender(run_folder).recommend(history)[0].item_ids
+    options = ScoreOptions(popularity_prior=0.5)
+    scored = open_recommender(tmp_path, score_options=options)
+    assert scored.index.path == tmp_path / "index" and scored.index.facts.scoring == options.to_dict()
+    assert scored.recommend(history)[0].item_ids != plain.recommend(history)[0].item_ids
 
 
 def test_what_a_folder_holds_is_opened(run_folder, tmp_path):

@@ -297,7 +297,12 @@ class ItemIndex:
 
         Returns:
             How many of them were there.
+
+        Raises:
+            ValueError: a text in place of a list.
         """
+        if isinstance(item_ids, str):
+            raise ValueError(f"`item_ids` must be a list of ids, got the text {item_ids!r}; wrap it in a list.")
         with self.changing():
             there = self.has(list(map(str, item_ids)))
             gone = [item for item in dict.fromkeys(map(str, item_ids)) if item in there]

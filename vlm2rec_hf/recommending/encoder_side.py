@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..evaluation.score_options import ScoreOptions
 
 logger = logging.getLogger(__name__)
+_IMAGES = ("image", "image_features")
 ENCODED_VIEWS = {"vlm2rec": ("both", "text", "image"), "pixrec": ("both",)}
 
 
@@ -173,17 +174,17 @@ class EncoderSide:
     def item_views(
         self, sources: Sequence[Mapping[str, Any]], popularity: Sequence[int] | None = None
     ) -> dict[str, np.ndarray]:
-        """View -> `(n, dim)` float32 of items `{"text", "image"}`; zero where there is neither.
+        """View -> `(n, dim)` float32 of items as `as_item` types them; zero where there is neither text nor image.
 
         Args:
             sources: the items.
             popularity: how often each was seen in training, for the prior of `scored`; 0 (new items) by default.
         """
-        known = [i for i, source in enumerate(sources) if source.get("text") or source.get("image") is not None]
+        known = [i for i, one in enumerate(sources) if one.get("text") or any(one.get(n) is not None for n in _IMAGES)]
         options = {} if self._batch_size is None else {"batch_size": self._batch_size}
         encoded = None
         if known:
-            items = [{name: sources[i].get(name) for name in ("text", "image")} for i in known]
+            items = [dict(sources[i]) for i in known]
             encoded = self.loaded.model.encode_items(items, self.loaded.processor, **options)
         counts = [0] * len(sources) if popularity is None else popularity
         return with_scored_items(self._spread(encoded, known, len(sources)), self.scoring, counts)

@@ -12,11 +12,13 @@ import torch
 
 from ..evaluation.evaluating import head_items
 from ..indexing.item_index import ItemIndex
-from ..indexing.rows import rows_table
+from ..indexing.rows import IndexFacts, rows_table
 from ..loading import LoadedModel
 from .index_rows import dataset_table, facts_of, fingerprint_of, head_table
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ..data.dataset import RecDataset
 
 
@@ -40,6 +42,7 @@ class HeadSide:
         self.loaded, self.dataset, self.head = loaded, dataset, loaded.model
         self._source: ItemIndex | None = None
         self._own: ItemIndex | None = None
+        self._made_from: tuple[str | None, int] | None = None
         head_items(self.head)
         if index is None:
             return
@@ -84,8 +87,12 @@ class HeadSide:
         """
         if self._source is None:
             self.index.refresh()
-        elif self._source.refresh() or self._own is None:
-            self._own = self._made()
+            return
+        self._source.refresh()
+        # Whoever shares the index object may have refreshed or changed it: then its `refresh` finds nothing new.
+        now = self._source.version, self._source.edit_number
+        if self._own is None or now != self._made_from:
+            self._own, self._made_from = self._made(), now
 
     @property
     def changed(self) -> bool:
@@ -136,11 +143,7 @@ class HeadSide:
             facts = facts_of(self.loaded, vectors, self.dataset)
             if self.dataset is None:
                 return ItemIndex.in_memory(head_table(facts, self.head, vectors), facts)
-            known = {str(item): i for i, item in enumerate(self.dataset.item_ids)}
-            ids = [item for item in self.head.catalogue.ids if item in known]
-            places = [self.head.catalogue.index[item] for item in ids]
-            chosen = {"both": vectors["both"][places]}
-            return ItemIndex.in_memory(dataset_table(facts, self.dataset, chosen, [known[i] for i in ids]), facts)
+            return ItemIndex.in_memory(self._table(facts, vectors["both"], self.dataset), facts)
         facts = facts_of(self.loaded, vectors, None)
         facts = replace(facts, columns=dict(source.facts.columns))
         ids = [item for item in source.item_ids() if item in self.head.catalogue.index]
@@ -149,6 +152,18 @@ class HeadSide:
         values: dict[str, Any] = {name: table[name].to_pylist() for name in ("item_id", *names)}
         places = [self.head.catalogue.index[item] for item in values["item_id"]]
         return ItemIndex.in_memory(rows_table(facts, values, {"both": vectors["both"][places]}), facts)
+
+    def _table(self, facts: IndexFacts, vectors: np.ndarray, dataset: RecDataset) -> pa.Table:
+        """All the head's items: with the dataset's metadata; those that it does not hold with the head's titles."""
+        import pyarrow as pa
+
+        known = {str(item): i for i, item in enumerate(dataset.item_ids)}
+        here = [place for place, item in enumerate(self.head.catalogue.ids) if item in known]
+        rows = [known[self.head.catalogue.ids[place]] for place in here]
+        tables = [dataset_table(facts, dataset, {"both": vectors[here]}, rows)]
+        if len(here) < len(self.head.catalogue):
+            tables.append(head_table(facts, self.head, {"both": vectors}, sorted({*range(len(vectors))} - {*here})))
+        return pa.concat_tables(tables)
 
     def _vectors(self) -> np.ndarray:
         with torch.no_grad():

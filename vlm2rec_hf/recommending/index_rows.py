@@ -135,13 +135,24 @@ def dataset_table(
     return rows_table(facts, values, {view: vectors[view] for view in facts.views})
 
 
-def head_table(facts: IndexFacts, head: Any, vectors: Mapping[str, Any]) -> pa.Table:
-    """A head's catalogue as rows of an index."""
+def head_table(
+    facts: IndexFacts, head: Any, vectors: Mapping[str, Any], places: Sequence[int] | None = None
+) -> pa.Table:
+    """A head's catalogue as rows of an index.
+
+    Args:
+        facts: of the index; `title` is the only one of its columns that a head knows.
+        head: the head.
+        vectors: view -> `(n, dim)` of all its items.
+        places: which items; all by default.
+    """
     catalogue = head.catalogue
-    values = {
-        "item_id": catalogue.ids, "title": catalogue.titles, "_popularity": catalogue.popularity.tolist(),
-    }  # fmt: skip
-    return rows_table(facts, values, vectors)
+    chosen = range(len(catalogue)) if places is None else places
+    known = {"item_id": catalogue.ids, "_popularity": catalogue.popularity.tolist()}
+    if facts.columns.get("title") == "string":
+        known["title"] = catalogue.titles
+    values = {name: [column[i] for i in chosen] for name, column in known.items()}
+    return rows_table(facts, values, {view: matrix[list(chosen)] for view, matrix in vectors.items()})
 
 
 def _weights_digest(model: Any) -> str:

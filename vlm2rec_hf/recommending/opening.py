@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 EMBEDDER, SHOP, INDEX = "embedder", "shop", "index"
 """Names inside the folder that `vlm2rec quickstart` writes."""
+_OF_ITEMS = (
+    "revision", "processor", "vectors", "score_options", "item_columns", "batch_size", "show_progress"
+)  # fmt: skip
+"""Options of `recommender` that also decide how an index is made."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def open_recommender(
     """A recommender over the folder of a quickstart or of a model, or over parts that are named.
 
     Args:
-        folder: that `vlm2rec quickstart` or `vlm2rec train` wrote. A quickstart's index is made if it is not there.
+        folder: that `vlm2rec quickstart` or `vlm2rec train` wrote. A quickstart's index is made if it is not there, by
+            the options given; over another dataset, items are encoded with the first question instead.
         model: folder or Hub id, or a model; instead of the folder's.
         dataset: a dataset, or its folder or Hub id; instead of the folder's. Leave-one-out if it has no split.
         dataset_revision: tag, branch or commit of a dataset's Hub id.
@@ -91,9 +96,12 @@ def open_recommender(
         dataset = load_recsys(str(dataset), revision=dataset_revision)
         if dataset.split_spec["kind"] == "none":
             dataset = dataset.leave_one_out()
-    if whole and not (Path(str(there.index)) / "index.json").is_file():
+    is_made = there.index is not None and (Path(there.index) / "index.json").is_file()
+    if whole and not is_made:
         logger.info(f"The items are encoded into {there.index}.")
-        build_index(there.model, dataset, str(there.index))
-    if index is None and model is None and there.index is not None:
+        named = {name: options[name] for name in _OF_ITEMS if name in options}
+        build_index(there.model, dataset, str(there.index), **named)
+        is_made = True
+    if index is None and model is None and is_made:
         index = there.index
     return recommender(there.model if model is None else model, dataset, index=index, **options)

@@ -71,8 +71,7 @@ def shop_lists(side: Any, histories: Sequence[Sequence[Any]], options: ListOptio
     """
     side.follow()
     index = side.index
-    if options.group_by is not None and options.group_by not in index.facts.columns:
-        raise ValueError(f"`group_by` is {options.group_by!r}, and the index has {sorted(index.facts.columns)}.")
+    _check_group(index, options)
     weights = checked_weights(options.view_weights, index.facts, side.view)
     known, unknown = known_entries(side, histories, options.on_unknown)
     within = _candidates(index, options, len(known))
@@ -127,6 +126,11 @@ def known_entries(side: Any, histories: Sequence[Sequence[Any]], on_unknown: str
 def _entry(entry: Any) -> Any:
     """An id as text, a new item checked."""
     return as_item(entry) if isinstance(entry, Mapping) else str(entry)
+
+
+def _check_group(index: Any, options: ListOptions) -> None:
+    if options.group_by is not None and options.group_by not in index.facts.columns:
+        raise ValueError(f"`group_by` is {options.group_by!r}, and the index has {sorted(index.facts.columns)}.")
 
 
 def _candidates(index: Any, options: ListOptions, count: int) -> list[list[str]] | None:
@@ -230,6 +234,9 @@ def similar_lists(side: Any, items: Sequence[Any], options: ListOptions) -> list
     index = side.index
     if isinstance(items, (str, Mapping)):
         raise ValueError(f"`items` must be a list of ids or new items, got {items!r:.100}; wrap it in a list.")
+    _check_group(index, options)
+    if not len(items):
+        return []
     weights = checked_weights(options.view_weights, index.facts, "both" if side.view == SCORED else side.view)
     entries = [_entry(entry) for entry in items]
     ids = [entry for entry in entries if isinstance(entry, str)]
@@ -241,7 +248,7 @@ def similar_lists(side: Any, items: Sequence[Any], options: ListOptions) -> list
         view: np.stack([next(parts[not isinstance(entry, str)]) for entry in entries]) for view, parts in rows.items()
     }
     cosine = replace(index.facts, metric="cosine")
-    query = make_query(vectors, weights, cosine)
+    query = make_query(vectors, weights, cosine, "items")
     limits = {
         "candidates": _candidates(index, options, len(entries)),
         "exclude": [[entry] if isinstance(entry, str) else [] for entry in entries],

@@ -142,7 +142,8 @@ def _found(rows: Mapping[Any, Any], keys: Sequence[Any]) -> dict[str, np.ndarray
 
 def _key(entries: Entries) -> tuple[Any, ...]:
     """The same for the same entries, whatever mapping a new item stands in."""
-    return tuple(e if isinstance(e, str) else (e.get("text"), id(e.get("image"))) for e in entries)
+    shown = ("image", "image_features")
+    return tuple(e if isinstance(e, str) else (e.get("text"), *(id(e.get(name)) for name in shown)) for e in entries)
 
 
 def _key_of_options(one: Question) -> str:

@@ -71,45 +71,49 @@ def bare_weights(weights: Mapping[str, float], facts: IndexFacts) -> dict[str, f
     return checked_weights(None, facts, "both") if SCORED in weights else dict(weights)
 
 
-def make_query(users: Mapping[str, np.ndarray], weights: Mapping[str, float], facts: IndexFacts) -> Query:
+def make_query(
+    users: Mapping[str, np.ndarray], weights: Mapping[str, float], facts: IndexFacts, argument: str = "histories"
+) -> Query:
     """The question of some users: the cosine of weighted sums, or the inner product, as the view is compared.
 
     Args:
         users: view -> `(n, dim)`.
         weights: as `checked_weights` gives them.
         facts: of the index.
+        argument: what the vectors are of, for errors.
 
     Raises:
         ValueError: vectors with NaN or infinite values, or of an encoder one that is zero.
     """
     if facts.metric_of(next(iter(weights))) == "inner":
         vectors: dict[str, Any] = {view: users[view] for view in weights}
-        _check_finite(vectors)
+        _check_finite(vectors, argument)
         if SCORED in vectors:
-            _check_says_something(vectors[SCORED].any(axis=1))
+            _check_says_something(vectors[SCORED].any(axis=1), argument)
         return Query(vectors, None)
     total = np.asarray(sum(weight * users[view].astype(np.float64) for view, weight in weights.items()))
-    _check_finite({"users": total})
+    _check_finite({"users": total}, argument)
     norms = np.linalg.norm(total, axis=1, keepdims=True)
-    _check_says_something(norms > 0)
+    _check_says_something(norms > 0, argument)
     return Query(
         {view: (weight * total / norms).astype(np.float32) for view, weight in weights.items()}, dict(weights)
     )
 
 
-def _check_says_something(rows: np.ndarray) -> None:
+def _check_says_something(rows: np.ndarray, argument: str) -> None:
     if not rows.all():
+        lacks = "of which no item that is read has" if argument == "histories" else "that does not have"
         raise ValueError(
-            "`histories` holds one of which no item that is read has a text or an image of the views that count; name "
-            "another item, or other `view_weights`."
+            f"`{argument}` holds one {lacks} a text or an image of the views that count; name another item, or other "
+            "`view_weights`."
         )
 
 
-def _check_finite(vectors: Mapping[str, np.ndarray]) -> None:
+def _check_finite(vectors: Mapping[str, np.ndarray], argument: str) -> None:
     for matrix in vectors.values():
         bad = (~np.isfinite(matrix).all(axis=1)).nonzero()[0]
         if len(bad):
             raise ValueError(
-                f"`histories` gives {len(bad)} vectors with NaN or infinite values, first in row {bad[0]}; the "
+                f"`{argument}` gives {len(bad)} vectors with NaN or infinite values, first in row {bad[0]}; the "
                 "weights are damaged, or too large for their type."
             )
