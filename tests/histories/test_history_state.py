@@ -321,6 +321,19 @@ def test_changed_weights_are_refused(tiny, items, change):
 
 
 @pytest.mark.parametrize("fusion", ["external", "internal"])
+def test_numbers_in_a_row_count_what_its_view_shows(tiny, items, fusion):
+    model, processor = tiny("qwen2_vl", fusion, max_history=4, history_template="{number}. {text}\n")
+    shown = [items[1], PreparedItem(), items[2], items[0], items[5], items[4], items[3]]  # the second says nothing
+    state = HistoryState(model, processor, views=VIEWS)
+    for count, item in enumerate(shown, 1):  # beyond four the window slides
+        state.append(item)
+        assert difference(state.embedding(), model.encode_histories([shown[:count]], processor)) < 1e-5
+    whole = HistoryState(model, processor, views=VIEWS)
+    whole.extend([shown])
+    assert difference(whole.embedding(), state.embedding()) < 1e-5
+
+
+@pytest.mark.parametrize("fusion", ["external", "internal"])
 def test_moving_a_state_moves_no_features_of_others(tiny, items, fusion):
     model, processor = tiny("qwen2_vl", fusion)
     catalogue = PreparedCatalogue(items[:3], processor).cache_features(model)

@@ -128,7 +128,7 @@ def _restored(
             history.appended += 1
         for view, layout in state._layouts.items():
             row = history.rows[view]
-            layout.extend(row, history.window, 0)
+            layout.extend(row, history.window)
             row.keep(user["rows"][view])
     for view, bank in state._banks.items():
         state._vectors[view] = tensors[f"vectors.{view}"]

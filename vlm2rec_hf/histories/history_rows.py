@@ -78,10 +78,15 @@ class RowLayout:
         self.view = view
         self.is_internal = processor.fusion == "internal"
 
-    def extend(self, row: HistoryRow, appended: Sequence[NumberedItem], before: int) -> None:
-        """Put items behind a row of which nothing was dropped; `before` is how many items the history had."""
-        for place, (number, item) in enumerate(appended, before + 1):
-            piece = self._piece(number, item, place)
+    def extend(self, row: HistoryRow, appended: Sequence[NumberedItem], earlier: Sequence[NumberedItem] = ()) -> None:
+        """Put items behind a row of which nothing was dropped; `earlier` are those that the history had.
+
+        As everywhere, only items that say something in this view take a number.
+        """
+        place = sum(map(self._says_something, earlier))
+        for number, item in filter(self._says_something, appended):
+            place += 1
+            piece = self._piece(number, self._shown(item), place)
             if piece is not None:
                 if not row.pieces:
                     row.pieces.append(self._instruction())
@@ -90,7 +95,7 @@ class RowLayout:
     def rebuild(self, row: HistoryRow, window: Sequence[NumberedItem]) -> None:
         """Lay a row out again; pieces that were run stay valid up to the first one that changed."""
         new = HistoryRow()
-        self.extend(new, window, 0)
+        self.extend(new, window)
         same = 0
         for old_piece, new_piece in zip(row.pieces[: row.done], new.pieces, strict=False):
             if not old_piece.is_same(new_piece):
@@ -103,12 +108,18 @@ class RowLayout:
         ids = tuple(self.processor.instruction_tokens(self.processor.user_instruction))
         return Piece(-1, ids, None, self.family.positions_taken(self.config, len(ids), None))
 
-    def _piece(self, number: int, item: PreparedItem, place: int) -> Piece | None:
-        """What an item puts into the row as the `place`th of the history."""
+    def _shown(self, item: PreparedItem) -> PreparedItem:
+        """An item as the view sees it: with internal fusion without what the other view is of."""
         if self.is_internal and self.view == "text":
-            item = replace(item, grid=None, features=None)
-        elif self.is_internal and self.view == "image":
-            item = replace(item, text=None)
+            return replace(item, grid=None, features=None)
+        return replace(item, text=None) if self.is_internal and self.view == "image" else item
+
+    def _says_something(self, numbered: NumberedItem) -> bool:
+        shown = self._shown(numbered[1])
+        return bool(shown.text) or shown.grid is not None
+
+    def _piece(self, number: int, item: PreparedItem, place: int) -> Piece | None:
+        """What an item, as it is shown, puts into the row as the `place`th of the history."""
         text, image = self.processor.item_tokens(item, "user", place)
         ids = tuple(image if self.view == "image" and not self.is_internal else text)
         if not ids:
@@ -144,15 +155,15 @@ class UserHistory:
 
     def extend(self, items: Sequence[PreparedItem], layouts: dict[str, RowLayout], max_history: int) -> None:
         """Add items, oldest first, and lay the rows out for the window that results."""
-        before = len(self.window)
+        earlier = self.window
         numbered = [(self.appended + i, item) for i, item in enumerate(items)]
         self.appended += len(items)
         self.window = [*self.window, *numbered][-max_history:]
         for view, layout in layouts.items():
-            if before + len(items) > max_history:
+            if len(earlier) + len(items) > max_history:
                 layout.rebuild(self.rows[view], self.window)
             else:
-                layout.extend(self.rows[view], numbered, before)
+                layout.extend(self.rows[view], numbered, earlier)
 
 
 def groups_of_like_length(lengths: dict[int, int], max_tokens: int) -> list[list[int]]:
