@@ -117,6 +117,8 @@ def test_a_folder_without_a_catalogue_is_refused(hub, trained, tmp_path):
         (["encode-descriptions", "--dataset", "DATA", "--output", "x"], "describe"),
         (["encode-descriptions", "--dataset", "DATA", "--output", "x", *COLUMNS], "`--text_encoder`"),
         (["encode-descriptions", "--dataset", "DATA", *COLUMNS], "`--output`"),
+        (["encode-descriptions", "--dataset", "absent", "--output", "x", "--max_fine_tokens", "0"], "`--max_fine_t"),
+        (["encode-descriptions", "--dataset", "absent", "--output", "x", "--encode_batch_size", "0"], "`--encode_b"),
         (
             ["encode-descriptions", "--dataset", "DATA", "--output", "x", "--text_encoder", "no/such", *COLUMNS],
             "no/such",

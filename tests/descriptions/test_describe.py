@@ -297,6 +297,7 @@ def test_the_command_says_what_is_missing(tmp_path, raw, capsys):
         (["--model", raw], "--output"),
         (["--model", raw, "--output", str(tmp_path / "x"), "--prompts", "absent.yaml"], "absent.yaml"),
         (["--model", raw, "--output", str(tmp_path / "x"), "--top_p", "0"], "top_p"),
+        (["--model", "absent", "--output", str(tmp_path / "x"), "--describe_batch_size", "0"], "`--describe_batch_si"),
     ):
         assert main(["describe", "--dataset", str(tmp_path), *options]) == 2
         assert message in capsys.readouterr().err

@@ -30,6 +30,10 @@ class DescribeArguments:
     top_p: float = field(default=0.95, metadata={"help": "Share of the probability that is sampled from."})
     seed: int = field(default=0, metadata={"help": "Of the sampling."})
 
+    def __post_init__(self) -> None:
+        if self.describe_batch_size < 1:
+            raise ValueError(f"`--describe_batch_size` must be at least 1, got {self.describe_batch_size}.")
+
 
 def main(argv: Sequence[str]) -> None:
     """Run the command.

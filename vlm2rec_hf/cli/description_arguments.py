@@ -33,6 +33,11 @@ class DescriptionArguments(TextEncoderArguments):
     )
     max_fine_tokens: int = field(default=64, metadata={"help": "Tokens kept of each original text."})
 
+    def __post_init__(self) -> None:
+        for name in ("max_fine_tokens", "encode_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`--{name}` must be at least 1, got {getattr(self, name)}.")
+
     def columns(self) -> DescriptionColumns:
         """The item columns."""
         from ..descriptions.encoding import DescriptionColumns
