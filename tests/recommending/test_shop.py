@@ -266,6 +266,7 @@ def test_a_column_that_is_new_comes_from_the_dataset_for_changed_items_too(shop,
         ([{"item_id": "a", "image": "/etc/passwd"}], "image of 'a' cannot be read"),
         ([{"item_id": "a", "text": "x"}, {"item_id": "a", "text": "y"}], "'a' twice"),
         ([{"item_id": "a", "text": "x", "price": "cheap"}], "'price' takes values"),
+        ([{"item_id": "a\ud800", "text": "x"}], "half a character"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -274,6 +275,15 @@ def test_items_that_cannot_go_in_are_named(rows, match, ready):
     with pytest.raises(ValueError, match=match):
         ready.upsert(rows)
     assert len(ready.index) == before
+
+
+def test_half_a_character_is_kept_as_it_is_encoded_and_nothing_is_put_in_for_nothing(ready):
+    assert ready.upsert([]) == 0
+    ready.upsert([{"item_id": "half", "text": "red \ud83d tent", "model": "\ud83d"}])
+    (known,) = ready.index.metadata(["half"])
+    assert known["text"] == "red \ufffd tent" and known["model"] == "\ufffd"
+    again = ready.side.item_views([{"text": known["text"], "image": None}])["text"]
+    assert np.allclose(ready.index.vectors(["half"])["text"], again, atol=1e-6)
 
 
 def test_what_does_not_fit_is_refused(shop, histories, ready, made, tiny, tmp_path):

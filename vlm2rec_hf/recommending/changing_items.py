@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..data.images import encode_png
+from ..data.text import sound
 from ..indexing.item_index import ItemIndex
 from ..indexing.rows import EDITED, FROM_DATASET, OWN
 from .encoder_side import EncoderSide
@@ -26,6 +27,8 @@ def upsert_items(side: EncoderSide, index: ItemIndex, items: Sequence[Mapping[st
         How many items were encoded.
     """
     index.refresh()
+    if not len(items):
+        return 0
     rows = [_checked(row, index) for row in items]
     known = _known(rows, index)
     encoded = [row for row in rows if "text" in row or "image" in row or row["item_id"] not in known]
@@ -85,4 +88,9 @@ def _checked(row: Any, index: ItemIndex) -> dict[str, Any]:
             f"`items`: {row['item_id']!r:.80} holds {unknown[0]!r:.80}, which is no column of this index: "
             f"{list(index.facts.columns)}."
         )
-    return {**row, "item_id": str(row["item_id"])}
+    item = str(row["item_id"])
+    if sound(item) != item:
+        raise ValueError(f"`items`: the `item_id` {item!r:.80} holds half a character; give it another one.")
+    # Half a character cannot be kept; what is encoded in its place is what is kept.
+    texts = {name: sound(value) for name, value in row.items() if isinstance(value, str)}
+    return {**row, **texts, "item_id": item}
