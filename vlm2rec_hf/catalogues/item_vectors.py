@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,13 @@ class ItemVectors:
     """Vectors of items, the items' ids and where the vectors came from.
 
     Attributes:
-        item_ids: raw ids, in the order of the rows.
+        item_ids: raw ids, each once, in the order of the rows; numbers are taken as their text.
         views: view -> `(n_items, dim)` float32; zero where an item has nothing in that view.
         model: repo id or folder of the model, `None` where it is not known.
         revision: its commit, or `sha256:...` of a folder's weights; `None` where it is not known.
 
     Raises:
-        ValueError: a view with another number of rows than there are ids.
+        ValueError: ids that repeat, or a view with another number of rows than there are ids.
     """
 
     item_ids: list[str]
@@ -35,6 +36,10 @@ class ItemVectors:
     revision: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "item_ids", [str(item) for item in self.item_ids])
+        if len(set(self.item_ids)) != len(self.item_ids):
+            twice = next(item for item, count in Counter(self.item_ids).items() if count > 1)
+            raise ValueError(f"`item_ids` must be unique, got {twice!r} twice; keep one row per item.")
         for view, matrix in self.views.items():
             if matrix.ndim != 2 or len(matrix) != len(self.item_ids):
                 raise ValueError(
@@ -85,7 +90,7 @@ class ItemVectors:
             raise ValueError(f"`path` {str(path)!r} exists; name a new file or move the old one away.")
         columns = {"item_id": pa.array(self.item_ids, pa.string())}
         for view, matrix in self.views.items():
-            flat = matrix.float().contiguous().numpy().reshape(-1)
+            flat = matrix.detach().float().cpu().contiguous().numpy().reshape(-1)
             columns[view] = pa.FixedSizeListArray.from_arrays(pa.array(flat), matrix.shape[1])
         facts = {name: value for name, value in (("model", self.model), ("revision", self.revision)) if value}
         with whole_file(path) as partial:
@@ -180,7 +185,7 @@ def read_item_vectors(path: str | Path, item_ids: Sequence[str], views: tuple[st
         column = table[view].combine_chunks()
         if not pa.types.is_fixed_size_list(column.type) or column.null_count:
             raise ValueError(f"`vectors` {str(path)!r}: column {view!r} must hold lists of one length, none missing.")
-        matrix = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+        matrix = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
         matrices[view] = torch.from_numpy(matrix.astype(np.float32))
     stored = ItemVectors(ids, matrices, facts.get("model") or None, facts.get("revision") or None)
     return stored.for_items(item_ids, repr(str(path)))
