@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vlm2rec_hf import PreparedCatalogue, make_demo_shop, recommender
+from vlm2rec_hf import PreparedCatalogue, RecDataset, make_demo_shop, recommender
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.data.described_items import DescribedItems
 from vlm2rec_hf.evaluation import evaluate_embedder, evaluate_pixrec
@@ -72,6 +72,16 @@ def test_pixrec_recommends_what_its_evaluation_ranks_first(tiny_pix, dataset, sh
     asked_for = asked(capsys, "--model", tmp_path, "--dataset", shop, "--history", history, "-k", 5,
                       "--item_columns", "title,description")  # fmt: skip
     assert [item for item, _ in asked_for] == dataset.item_ids[found.ranking.top_items[3]].tolist()
+
+
+def test_reasons_cannot_move_the_cursor(embedder, tmp_path, capsys):
+    ids = ["a\u202e", "b\x1b[2J", "c", "d"]
+    log = [{"user_id": f"u{i % 3}", "item_id": ids[i % 4], "timestamp": i} for i in range(9)]
+    RecDataset.from_tables(log, [{"item_id": item, "title": f"mug {item[0]}"} for item in ids]).save(tmp_path / "shop")
+    command = ["recommend", "--model", str(embedder[0]), "--dataset", str(tmp_path / "shop"), "--user", "u0"]
+    assert main([*command, "--explain", "true", "--include_seen", "true"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 9 and all(line.isprintable() for line in lines)
 
 
 def test_somebody_without_history_gets_what_is_popular(embedder, dataset, shop, capsys):

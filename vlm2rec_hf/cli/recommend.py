@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError("`--user` needs `--dataset`, the data that the user is in.")
     from ..recommending.page import check_new
     from ..recommending.recommender import recommender, user_history
-    from ..recommending.shown_items import ShownItems, note_of, table, write_recommendations
+    from ..recommending.shown_items import ShownItems, note_of, printable, table, write_recommendations
     from ..recommending.view_weights import parse_weights
 
     names = {"where": "--model", "model": "--model", "histories": "--history", "user": "--user", "view": "--view"}
@@ -119,7 +119,7 @@ def main(argv: Sequence[str]) -> None:
         shown = ShownItems(ready.catalogue, dataset, best)
         print(table(shown.recommended(best)))
         for reason in (best.reasons or ()) if options.explain else ():
-            print(f"{reason.item_id}: {reason.reason}")
+            print(printable(f"{reason.item_id}: {reason.reason}"))
         note = note_of(best, len(history))
         say(note)
         if options.html is not None:

@@ -62,17 +62,17 @@ class ShownItems:
 
 def table(items: Sequence[ShownItem]) -> str:
     """Place, id, score and title, one item a line; control characters and line breaks in titles become spaces."""
-    ids = [_printable(item.item_id) for item in items]
+    ids = [printable(item.item_id) for item in items]
     width = max([len("item"), *map(len, ids)])
     lines = [f"{'#':>3}  {'item':<{width}}  {'score':>10}  title"]
     for number, (item, item_id) in enumerate(zip(items, ids, strict=True), start=1):
-        title = _printable(item.title or "-")
+        title = printable(item.title or "-")
         title = title if len(title) <= TITLE_WIDTH else title[: TITLE_WIDTH - 3] + "..."
         lines.append(f"{number:>3}  {item_id:<{width}}  {item.score:>10.4g}  {title}")
     return "\n".join(lines)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """One line without control characters: a title must not move the cursor of a terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
