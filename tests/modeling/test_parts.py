@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vlm2rec_hf import PreparedCatalogue, RecDataset, VisionCache, VLM2RecEmbedder, VLM2RecProcessor
-from vlm2rec_hf.tiny.backbones import tiny_vlm
+from vlm2rec_hf.tiny.backbones import save_tiny_backbone, tiny_vlm
 
 from ..conftest import make_image
 
@@ -130,3 +130,11 @@ def test_of_a_dataset_with_both_each_model_reads_its_own(parts, tiny):
 def test_what_features_may_be(features, says, parts):
     with pytest.raises(ValueError, match=f"`image_features` of an item must be .*{says}"):
         parts[1].prepare_items([{"text": "x", "image_features": features}])
+
+
+def test_tiny_backbones_take_no_option_that_does_nothing(tmp_path):
+    with pytest.raises(ValueError, match="`feature_size` is an option of the family 'parts', got 3 for 'qwen2_vl'"):
+        tiny_vlm("qwen2_vl", feature_size=3)
+    with pytest.raises(ValueError, match="`family` 'parts' is put together of two checkpoints"):
+        save_tiny_backbone(tmp_path / "raw", "parts")
+    assert not (tmp_path / "raw").exists()

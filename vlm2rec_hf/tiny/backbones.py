@@ -86,13 +86,16 @@ def tiny_backbone_config(
     `feature_size` it has no tower.
 
     Raises:
-        ValueError: an unknown `family`, or `hidden_size` not divisible by `2 * heads`.
+        ValueError: an unknown `family`, `hidden_size` not divisible by `2 * heads`, or a `feature_size` of a family
+            that reads images.
     """
     makers = dict.fromkeys(QWEN, _qwen_config) | dict.fromkeys(IDEFICS3, _idefics3_config)
     makers |= dict.fromkeys(PALIGEMMA, _paligemma_config) | dict.fromkeys(LLAVA, _llava_config)
     makers |= dict.fromkeys(GEMMA3, _gemma3_config) | dict.fromkeys(PARTS, _parts_config)
     if family not in makers:
         raise ValueError(f"`family` must be one of {sorted(makers)}, got {family!r}.")
+    if feature_size is not None and family not in PARTS:
+        raise ValueError(f"`feature_size` is an option of the family 'parts', got {feature_size} for {family!r}.")
     if hidden_size % (2 * heads):
         raise ValueError(f"`hidden_size` must be divisible by 2 * heads = {2 * heads}, got {hidden_size}.")
     text: dict[str, Any] = {
@@ -379,14 +382,19 @@ def save_tiny_backbone(
 
     Args:
         folder: where.
-        family: see `tiny_vlm`.
+        family: see `tiny_vlm`; all but `parts`.
         texts: what the tokenizer is trained on.
         seed: of the random weights; the global random state is left as it was.
         options: further ones of `tiny_vlm`.
+
+    Raises:
+        ValueError: `parts`, which nobody publishes as one checkpoint.
     """
     import torch
     from transformers import AutoModelForImageTextToText
 
+    if family in PARTS:
+        raise ValueError("`family` 'parts' is put together of two checkpoints and is none itself; use `tiny_vlm`.")
     model, processor = tiny_vlm(family, texts, **options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
