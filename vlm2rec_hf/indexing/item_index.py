@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .changed_items import ChangedItems
 from .conditions import parse_condition
 from .edit_log import EditLog, last_edits
-from .exact_items import ExactItems, Found
-from .items_files import fold_items, open_items
-from .rows import OWN, IndexFacts, edit_schema, kept_rows, rows_table, schema_of, take_rows, vectors_of, with_deleted
+from .exact_items import ExactItems
+from .items_files import fold_items
+from .rows import OWN, IndexFacts, rows_table, take_rows, vectors_of, with_deleted
 from .scoring import Query, ordered
+from .snapshot import Snapshot, open_snapshot, retried, with_edits
 from .versions import IndexFolder
 
 if TYPE_CHECKING:
@@ -26,38 +26,6 @@ if TYPE_CHECKING:
 
 FOLD_AFTER_FILES, FOLD_AFTER_ITEMS, FOLD_AFTER_BYTES = 1000, 20_000, 256 * 2**20
 """Changes are folded into the items when there are so many, or so large; until then they are in memory beside them."""
-
-
-class ItemStore(Protocol):
-    """Where the bulk of an index's items is: `ExactItems` or `LanceItems`."""
-
-    def __len__(self) -> int: ...
-
-    def has(self, item_ids: Sequence[str]) -> set[str]:
-        """Which of some items are here."""
-        ...
-
-    def all_ids(self) -> list[str]:
-        """Every id."""
-        ...
-
-    def rows(self, item_ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of some items, in their order; unknown ones are left out."""
-        ...
-
-    def search(
-        self,
-        query: Query | None,
-        k: int,
-        *,
-        condition: Any = None,
-        within: Sequence[Sequence[str]] | None = None,
-        without: Sequence[Sequence[str]] | None = None,
-        hidden: frozenset[str] | set[str] = frozenset(),
-        n_questions: int = 1,
-    ) -> list[Found]:
-        """The best items of every question, with exact scores."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -73,21 +41,6 @@ class Hits:
     scores: list[float]
 
 
-@dataclass(frozen=True)
-class _Snapshot:
-    """One consistent state; replaced, never changed, so that searches need no lock."""
-
-    version: str | None
-    facts: IndexFacts
-    base: Any
-    folded: int
-    seen: int
-    edits: Any
-    overlay: ChangedItems
-    hidden: frozenset[str]
-    deleted: frozenset[str]
-
-
 class ItemIndex:
     """Items of one model's vectors, with metadata.
 
@@ -95,7 +48,7 @@ class ItemIndex:
     may share one; processes each open their own and see each other's changes after `refresh`.
     """
 
-    def __init__(self, snapshot: _Snapshot, folder: IndexFolder | None) -> None:
+    def __init__(self, snapshot: Snapshot, folder: IndexFolder | None) -> None:
         self._snapshot, self._folder = snapshot, folder
         self._change, self._changing = threading.RLock(), False
         self.superseded = False
@@ -109,12 +62,12 @@ class ItemIndex:
             ValueError: there is none, or one of a newer format.
         """
         folder = IndexFolder(path)
-        return cls(_retried(lambda: _opened(folder, folder.required())), folder)
+        return cls(retried(lambda: open_snapshot(folder, folder.required())), folder)
 
     @classmethod
     def open_version(cls, folder: IndexFolder, version: str) -> ItemIndex:
         """Open a version by name, one that is not in use yet among others."""
-        return cls(_retried(lambda: _opened(folder, version)), folder)
+        return cls(retried(lambda: open_snapshot(folder, version)), folder)
 
     @classmethod
     def in_memory(cls, table: pa.Table, facts: IndexFacts) -> ItemIndex:
@@ -124,7 +77,7 @@ class ItemIndex:
             table: rows as `schema_of(facts)` has them.
             facts: what they are.
         """
-        return cls(_with_edits(None, facts, ExactItems(table, facts), 0, 0, [], frozenset()), None)
+        return cls(with_edits(None, facts, ExactItems(table, facts), 0, 0, [], frozenset()), None)
 
     def __len__(self) -> int:
         one = self._snapshot
@@ -361,7 +314,7 @@ class ItemIndex:
             one = self._snapshot
             if self._folder is None:
                 edits = [one.edits, edit]
-                self._snapshot = _with_edits(None, one.facts, one.base, 0, one.seen + 1, edits, one.deleted)
+                self._snapshot = with_edits(None, one.facts, one.base, 0, one.seen + 1, edits, one.deleted)
             else:
                 EditLog(self._folder.path / str(one.version) / "edits").append(edit, one.folded)
                 self.refresh()
@@ -391,72 +344,25 @@ class ItemIndex:
             return False
         with self._change:
             before = self._snapshot
-            self._snapshot = _retried(self._refreshed)
+            self._snapshot = retried(self._refreshed)
             return self._snapshot is not before
 
-    def _refreshed(self) -> _Snapshot:
+    def _refreshed(self) -> Snapshot:
         one, folder = self._snapshot, self._folder
         assert folder is not None
         current = folder.required()
         if current != one.version:
             self.superseded = folder.facts(current).fingerprint != one.facts.fingerprint
             if not self.superseded:
-                return _opened(folder, current)
+                return open_snapshot(folder, current)
         version = str(one.version)
         if not (folder.path / version / "state.json").exists():
             return one  # a version that was cleared away is served from memory to the end
         if folder.state(version).folded != one.folded:
-            return _opened(folder, version)
+            return open_snapshot(folder, version)
         log = EditLog(folder.path / version / "edits")
         new = [number for number in log.numbers() if number > one.seen]
         if not new:
             return one
         edits = [one.edits, *map(log.read, new)]
-        return _with_edits(version, one.facts, one.base, one.folded, new[-1], edits, one.deleted)
-
-
-def _opened(folder: IndexFolder, version: str) -> _Snapshot:
-    """A version as it is on the disk now.
-
-    Raises:
-        FileNotFoundError: files were folded together or cleared away while they were read; try again.
-    """
-    facts, state = folder.facts(version), folder.state(version)
-    base = open_items(folder.path / version, facts, state)
-    log = EditLog(folder.path / version / "edits")
-    numbers = [number for number in log.numbers() if number > state.folded]
-    edits = [log.read(number) for number in numbers]
-    if folder.state(version) != state:
-        raise FileNotFoundError(version)
-    seen = max([state.folded, *numbers])
-    return _with_edits(version, facts, base, state.folded, seen, edits, frozenset(state.deleted))
-
-
-def _with_edits(
-    version: str | None,
-    facts: IndexFacts,
-    base: Any,
-    folded: int,
-    seen: int,
-    tables: list[pa.Table],
-    deleted: frozenset[str],
-) -> _Snapshot:
-    edits = last_edits([edit_schema(facts).empty_table(), *tables])
-    ids, gone = edits["item_id"].to_pylist(), edits["_deleted"].to_pylist()
-    overlay = kept_rows(edits, ~np.array(gone, bool)).select(schema_of(facts).names)
-    now = {item for item, out in zip(ids, gone, strict=True) if out}
-    return _Snapshot(
-        version, facts, base, folded, seen, edits, ChangedItems(overlay, facts),
-        frozenset(base.has(ids)), frozenset((deleted - set(ids)) | now),
-    )  # fmt: skip
-
-
-def _retried(read: Any, tries: int = 100) -> Any:
-    """Read what another process may be replacing."""
-    for attempt in range(tries):
-        try:
-            return read()
-        except FileNotFoundError:
-            if attempt == tries - 1:
-                raise
-    raise AssertionError("unreachable")
+        return with_edits(version, one.facts, one.base, one.folded, new[-1], edits, one.deleted)
