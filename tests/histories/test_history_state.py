@@ -251,6 +251,14 @@ def test_cached_features_and_prepared_items_are_taken(tiny, items, monkeypatch):
     assert vision == [1] and two.nbytes < 2 * state.nbytes
 
 
+def test_a_bare_item_of_features_is_an_item():
+    model, processor = tiny_vlm("parts", ["mug"], feature_size=8, hidden_size=32)
+    bare = {"image_features": torch.randn(4, 8).numpy()}
+    state = HistoryState(model, processor)
+    state.append(bare)
+    assert difference(state.embedding(), model.encode_histories([[bare]], processor)) < 1e-5
+
+
 def test_texts_are_kept_as_far_as_they_are_shown(tiny):
     model, processor = tiny()
     state = HistoryState(model, processor)
@@ -369,7 +377,7 @@ def test_wrong_use_is_refused_and_changes_nothing(tiny, items):
         (lambda: state.embedding(["zoe"]), ValueError, "'zoe'"),
         (lambda: state.add(["b"]), ValueError, "twice"),
         (lambda: state.add("cid"), ValueError, "`users` must be a list of ids, got the text 'cid'"),
-        (lambda: state.add(["text"]), ValueError, "other than 'text' and 'image', got 'text'"),
+        (lambda: state.add(["text"]), ValueError, "other than .*'image_features', 'text'.*, got 'text'"),
         (lambda: HistoryState(model, processor, views=["both"]), ValueError, "needs both rows"),
         (lambda: HistoryState(model, processor, views=["title"]), ValueError, "`views` must be a list of some"),
         (lambda: HistoryState(model, tiny(fusion="internal")[1]), ValueError, "fusion 'internal', the model 'ext"),

@@ -11,7 +11,7 @@ import torch
 from ..columns import VIEWS
 from ..modeling.encoding_vlm2rec import Encoding
 from ..modeling.family_vlm2rec import ImageFeatures, RowPrefix
-from ..modeling.items_vlm2rec import PreparedItem
+from ..modeling.items_vlm2rec import ITEM_KEYS, PreparedItem
 from ..modeling.passes_vlm2rec import fuse, last_token_pool, unit
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from .history_checks import check_fit, checked_views, weights_stamp
@@ -115,7 +115,8 @@ class HistoryState:
 
         Args:
             items: a list with one item (`as_item`, or a `PreparedItem`) or `None` per user, or a mapping from user ids
-                to items; for a single user also the bare item. A mapping that holds "text" or "image" is an item.
+                to items; for a single user also the bare item. A mapping that holds "text", "image" or
+                "image_features" is an item.
             users: whose items the list holds; all users in order by default.
 
         Raises:
@@ -123,7 +124,7 @@ class HistoryState:
                 are not those that the state was started with. Nothing has been appended then.
             TypeError: something that is no item.
         """
-        if isinstance(items, Mapping) and not {"text", "image"} & set(items):
+        if isinstance(items, Mapping) and not ITEM_KEYS & set(items):
             if users is not None:
                 raise ValueError("`users` goes with a list of items; a mapping names its users itself.")
             users, items = list(items), list(items.values())
@@ -231,8 +232,8 @@ class HistoryState:
             raise ValueError(f"`users` must be a list of ids, got the text {users!r}; wrap it in a list.")
         new = list(users)
         for user in new:
-            if isinstance(user, bool) or not isinstance(user, (int, str)) or user in ("text", "image"):
-                raise ValueError(f"`users` must be integers or strings other than 'text' and 'image', got {user!r}.")
+            if isinstance(user, bool) or not isinstance(user, (int, str)) or user in ITEM_KEYS:
+                raise ValueError(f"`users` must be integers or strings other than {sorted(ITEM_KEYS)}, got {user!r}.")
         if len({*new, *self._places}) != len(new) + len(self):
             raise ValueError("`users` names a user twice, or one that is there already; ids must differ.")
         for user in new:
