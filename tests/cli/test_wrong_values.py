@@ -25,6 +25,9 @@ EVALUATE = ["evaluate", "--model", "m", "--output", "out"]
         ([*TINY, "--model_revision", "v1"], "`--model_revision` 'v1' goes with `--model`; leave it out."),
         ([*TINY[:1], "--model", "m", "--image_size", "28"], "`--image_size` 28 is of a tiny backbone (`--tiny`)"),
         ([*TINY, "--image_encoder_revision", "v1"], "`--image_encoder_revision` 'v1' goes with `--image_encoder`"),
+        ([*TINY, "--warm_up_backbone", "5", "--warm_up_batch_size", "1"], "`--warm_up_batch_size` must be at least 2"),
+        ([*TINY, "--warm_up_target", "encoder:"], "`--warm_up_target` must be semantic, identity or encoder:MODEL"),
+        ([*TINY, "--method", "pixrec", "--lora", "true"], "`--lora` needs weights that lie somewhere"),
         ([*HEAD, "--lsa_dim", "64"], "`--lsa_dim` goes with `--text_encoder`, which is not named"),
     ],
 )
@@ -43,6 +46,7 @@ def test_errors_name_the_options(tmp_path, monkeypatch, capsys):
             ["train", "--tiny", "qwen9", "--output_dir", "out", "--dataset", "data", "--ks", "5"],
             "`--tiny` must be one of",
         ),
+        (["quickstart", "--items", "5"], "`--items` must lie between 60 and 100000, got 5."),
         (["compare", "a=nowhere"], "`NAME=FOLDER` must hold a saved report"),
         (
             ["prepare", "--dataset", "data", "--output", "out", "--text_columns", "t"],

@@ -220,6 +220,18 @@ class WarmUpArguments:
         metadata={"help": "semantic, identity, or encoder:MODEL (any SentenceTransformer's vector of an item)."},
     )
 
+    def __post_init__(self) -> None:
+        for name, least in (("warm_up_backbone", 0), ("warm_up_batch_size", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`--{name}` must be at least {least}, got {getattr(self, name)}.")
+        if not self.warm_up_learning_rate > 0:
+            raise ValueError(f"`--warm_up_learning_rate` must be above 0, got {self.warm_up_learning_rate}.")
+        kind, colon, encoder = self.warm_up_target.partition(":")
+        if self.warm_up_target not in ("semantic", "identity") and (kind != "encoder" or not (colon and encoder)):
+            raise ValueError(
+                f"`--warm_up_target` must be semantic, identity or encoder:MODEL, got {self.warm_up_target!r}."
+            )
+
     def facts(self) -> dict[str, Any]:
         """What a model's card and `training.json` tell of the warm-up."""
         facts = {name.removeprefix("warm_up_"): value for name, value in vars(self).items()}

@@ -63,7 +63,8 @@ class EncoderTrainingArguments(TrainingArguments):
         default="float32", metadata={"help": "What they are kept in: float32, bfloat16 or float16."}
     )
     validation_users: int | None = field(
-        default=None, metadata={"help": "Rank this many validation users while training, evenly spread; in Python all by default."}
+        default=None,
+        metadata={"help": "Rank this many validation users while training, evenly spread; in Python all by default."},
     )
     early_stopping_patience: int | None = field(
         default=None,
