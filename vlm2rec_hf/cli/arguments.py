@@ -426,10 +426,8 @@ class VisionCacheArguments:
         if not self.vision_cache_dir:
             return None
         from ..catalogues.vision_cache import VisionCache
-        from .common import named_as_options
 
-        with named_as_options(folder="--vision_cache_dir", dtype="--vision_cache_dtype"):
-            return VisionCache(self.vision_cache_dir, dtype=self.vision_cache_dtype)
+        return VisionCache(self.vision_cache_dir, dtype=self.vision_cache_dtype)
 
 
 def given_options(arguments: Any) -> list[str]:
