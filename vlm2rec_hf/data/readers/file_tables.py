@@ -60,7 +60,11 @@ def read_tables(
     events = None if events is None else rename(events, for_events, "interactions")
     catalogue = None if catalogue is None else rename(catalogue, for_items, "items")
     named = None if text_columns is None else [for_items.get(name, name) for name in text_columns]
-    images: dict[str, Any] = {"image_folder": image_folder, "image_column": image_column, "image_pattern": image_pattern}
+    images: dict[str, Any] = {
+        "image_folder": image_folder,
+        "image_column": image_column,
+        "image_pattern": image_pattern,
+    }
     catalogue = with_named_images(catalogue, for_items, beside, **images)
     return events, catalogue, q.concat([bad_events, bad_items]), named
 

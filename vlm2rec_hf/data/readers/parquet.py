@@ -71,7 +71,11 @@ def read_parquet(
     catalogue = None if catalogue is None else rename(catalogue, for_items, "items")
     if kwargs.get("text_columns") is not None:
         kwargs["text_columns"] = [for_items.get(name, name) for name in kwargs["text_columns"]]
-    images: dict[str, Any] = {"image_folder": image_folder, "image_column": image_column, "image_pattern": image_pattern}
+    images: dict[str, Any] = {
+        "image_folder": image_folder,
+        "image_column": image_column,
+        "image_pattern": image_pattern,
+    }
     catalogue = with_named_images(catalogue, for_items, folder, **images)
     return RecDataset.from_tables(events, catalogue, **kwargs)
 
