@@ -374,11 +374,13 @@ def _commit(where: str, revision: str | None) -> str | None:
     """The commit of a Hub id; `None` for a folder.
 
     Raises:
-        ValueError: the Hub has no such model.
+        ValueError: the Hub has no such model, or a revision is named of a folder, which has one version only.
     """
     from .modeling.hub_loading import hub_commit
 
     if Path(where).exists():
+        if revision is not None:
+            raise ValueError(f"`where` {where!r} is a folder, which has no revisions; leave {revision!r} out.")
         return None
     try:
         return hub_commit(where, revision=revision or "main") or revision

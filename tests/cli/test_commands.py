@@ -160,13 +160,13 @@ def test_recipes_parse(recipe, tmp_path):
     [
         (["train", "--dataset", "no-such-folder", "--tiny", "qwen2_vl", "--output_dir", "x"], "no-such-folder"),
         (["prepare", "--output", "x"], "--dataset"),
-        (["quickstart", "--items", "5"], "n_items"),
+        (["quickstart", "--items", "5"], "`--items`"),
         (["quickstart", "--steps", "0"], "--steps"),
         (["prepare", "--config", "absent.yaml"], "absent.yaml"),
         (["evaluate", "--dataset", "DATA", "--model", "DATA", "--output", "x"], "config.json"),
         (["evaluate", "--dataset", "DATA", "--model", "m", "--output", "x", "--ks", "ten"], "`--ks`"),
         (["train", "--dataset", "DATA", "--output_dir", "x"], "--model"),
-        (["train", "--dataset", "DATA", "--tiny", "bert", "--output_dir", "x"], "family"),
+        (["train", "--dataset", "DATA", "--tiny", "bert", "--output_dir", "x"], "`--tiny` must be one of"),
         (
             ["train", "--dataset", "DATA", "--tiny", "qwen2_vl", "--objective", "magic", "--output_dir", "x"],
             "objective",

@@ -599,7 +599,7 @@ def test_a_repo_without_the_configs_is_refused(tmp_path, monkeypatch):
 def test_a_saved_dataset_is_found_first(tmp_path):
     RecDataset.from_tables([{"user_id": 1, "item_id": 2, "timestamp": 3}]).save(tmp_path / "d")
     assert load_recsys(tmp_path / "d").n_interactions == 1
-    with pytest.raises(ValueError, match="no further arguments"):
+    with pytest.raises(ValueError, match="`name`: .* is a saved dataset, which is read as it was"):
         load_recsys(tmp_path / "d", name="x")
 
 

@@ -33,6 +33,13 @@ def test_a_longer_history_than_in_training_is_shown(tiny, tiny_pix, demo_dataset
         evaluate(loaded, demo_dataset, max_users=20, max_history=4, catalogue=catalogue)
 
 
+@pytest.mark.parametrize("method", ["vlm2rec", "pixrec"])
+def test_a_history_of_nothing_is_refused(tiny, tiny_pix, demo_dataset, method):
+    loaded = LoadedModel(*(tiny() if method == "vlm2rec" else tiny_pix()))
+    with pytest.raises(ValueError, match="`max_history` must be at least 1, got 0"):
+        evaluate(loaded, demo_dataset, max_users=5, max_history=0)
+
+
 def test_a_model_made_here_needs_its_processor(tiny, demo_dataset, tmp_path):
     model, processor = tiny()
     model.vlm.save_pretrained(tmp_path / "raw")

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""What `--model_dtype` takes."""
+TINY_SIZES = ("hidden_size", "num_layers", "vision_hidden_size", "vision_layers", "image_size", "vocab_size")
+"""Sizes of a backbone that is built from config."""
 
 
 @dataclass
@@ -45,6 +51,8 @@ class DataArguments:
     def __post_init__(self) -> None:
         if self.k_core < 0:
             raise ValueError(f"`--k_core` must be 0 or more, got {self.k_core}.")
+        if not 0 <= self.cold_items < 1:
+            raise ValueError(f"`--cold_items` must be at least 0 and below 1, got {self.cold_items}.")
 
 
 @dataclass
@@ -57,6 +65,10 @@ class ModelArguments:
     model_revision: str | None = field(default=None, metadata={"help": "Tag, branch or commit of the model."})
     model_dtype: str = field(default="auto", metadata={"help": "Weights' dtype: auto, float32, bfloat16, float16."})
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
+
+    def __post_init__(self) -> None:
+        if self.model_dtype not in DTYPES:
+            raise ValueError(f"`--model_dtype` must be one of {', '.join(DTYPES)}, got {self.model_dtype!r}.")
 
     def loading(self) -> dict[str, Any]:
         """Options of `load_model` and its siblings."""
@@ -137,10 +149,17 @@ class TrainModelArguments(EncoderModelArguments):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def __post_init__(self) -> None:
-        for name in ("max_item_tokens", "max_history_item_tokens", "min_pixels", "max_pixels"):
+        super().__post_init__()
+        for name in (*TINY_SIZES, "max_item_tokens", "max_history_item_tokens", "min_pixels", "max_pixels"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"`--{name}` must be at least 1, got {number}.")
+        if self.tiny is None and (self.model or self.language_model) is not None:
+            self._refuse(TINY_SIZES, "is of a tiny backbone (`--tiny`)")
+        if self.tiny is not None:
+            self._refuse(("model_revision", "model_dtype", "attn_implementation"), "goes with `--model`")
+        if self.image_encoder is None:
+            self._refuse(("image_encoder_revision",), "goes with `--image_encoder`")
         if self.language_model is None and self.image_encoder is not None:
             raise ValueError(f"`--image_encoder` {self.image_encoder!r} needs a `--language_model` beside it.")
         if self.feature_size is not None and self.language_model is None and self.tiny != "parts":
@@ -149,6 +168,16 @@ class TrainModelArguments(EncoderModelArguments):
             raise ValueError("`--tokens_per_image` and `--feature_size` must be at least 1.")
         if (self.min_pixels or 1) > (self.max_pixels or math.inf):
             raise ValueError(f"`--min_pixels` must not be above `--max_pixels`, got {self.min_pixels}.")
+
+    def _refuse(self, names: Sequence[str], why: str) -> None:
+        """Refuse options that were set and would not act.
+
+        Raises:
+            ValueError: there is one.
+        """
+        for name in names:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"`--{name}` {getattr(self, name)!r} {why}; leave it out.")
 
     def pixels(self) -> dict[str, int]:
         """Bounds of the images' sizes that were set."""
@@ -190,6 +219,18 @@ class WarmUpArguments:
         default="semantic",
         metadata={"help": "semantic, identity, or encoder:MODEL (any SentenceTransformer's vector of an item)."},
     )
+
+    def __post_init__(self) -> None:
+        for name, least in (("warm_up_backbone", 0), ("warm_up_batch_size", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`--{name}` must be at least {least}, got {getattr(self, name)}.")
+        if not self.warm_up_learning_rate > 0:
+            raise ValueError(f"`--warm_up_learning_rate` must be above 0, got {self.warm_up_learning_rate}.")
+        kind, colon, encoder = self.warm_up_target.partition(":")
+        if self.warm_up_target not in ("semantic", "identity") and (kind != "encoder" or not (colon and encoder)):
+            raise ValueError(
+                f"`--warm_up_target` must be semantic, identity or encoder:MODEL, got {self.warm_up_target!r}."
+            )
 
     def facts(self) -> dict[str, Any]:
         """What a model's card and `training.json` tell of the warm-up."""
@@ -294,6 +335,10 @@ class HeadEncoderArguments:
     num_heads: int = field(default=2, metadata={"help": "Attention heads."})
     max_length: int = field(default=50, metadata={"help": "Most recent items that are read."})
     dropout: float = field(default=0.2, metadata={"help": "During training."})
+
+    def __post_init__(self) -> None:
+        if self.max_length < 1:
+            raise ValueError(f"`--max_length` must be at least 1, got {self.max_length}.")
 
     def sizes(self) -> dict[str, Any]:
         """What of these a head's configuration takes."""

@@ -101,6 +101,8 @@ def check_split(split: str) -> tuple[float, float] | None:
             first, second = (float(part) for part in shares.split(","))
         except ValueError:
             raise ValueError(f"`--split` {split!r} must look like temporal:0.8,0.9.") from None
+        if not 0 < first <= second < 1:
+            raise ValueError(f"`--split` {split!r} must name two rising shares between 0 and 1, as temporal:0.8,0.9.")
         return first, second
     if split not in ("leave_one_out", "none"):
         raise ValueError(f"`--split` must be leave_one_out, temporal:A,B or none, got {split!r}.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import say
+from .common import named_as_options, say
 from .parsing import with_underscores
 from .places import check_folder
 
@@ -52,7 +52,8 @@ def main(argv: Sequence[str]) -> None:
         name, folder = _named(given)
         if name in reports:
             raise ValueError(f"`NAME=FOLDER` names {name!r} twice; give each report a name of its own.")
-        reports[name] = Report.load(folder)
+        with named_as_options(folder="NAME=FOLDER"):
+            reports[name] = Report.load(folder)
     joined = join_reports(reports, view=options.view)
     if options.slice is not None:
         joined = joined.within(options.slice)

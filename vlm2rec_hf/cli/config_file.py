@@ -113,6 +113,13 @@ def without_config(argv: Sequence[str]) -> list[str]:
     return parser.parse_known_args(list(argv))[1]
 
 
+def without_option(argv: Sequence[str], name: str) -> list[str]:
+    """A command line without one of its options and that option's value, written in one word or in two."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}", nargs="?")
+    return parser.parse_known_args(list(argv))[1]
+
+
 def value_of(argv: Sequence[str], name: str) -> str | None:
     """One option of a command line, else `None`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

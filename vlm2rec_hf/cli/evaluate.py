@@ -36,6 +36,8 @@ def main(argv: Sequence[str]) -> None:
     kind = model_type_of(where, models.model_revision)
     refuse_given(kind, ("pixrec",), "PixRec models", given_options(pixrec))
     refuse_for_trained(kind, models)
+    with named_as_options(folder="--vision_cache_dir", dtype="--vision_cache_dtype"):
+        vision_cache = cached.cache()
     dataset = open_dataset(data)
     options: dict[str, Any] = {**ranking.ranking(), "max_history": ranking.eval_max_history}
     options |= {"mix": ranking.mix, "without": ranking.removed()}
@@ -52,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         report = evaluate(
             load(models),
             dataset,
-            vision_cache=cached.cache(),
+            vision_cache=vision_cache,
             show_progress=True,
             **options,
         )

@@ -60,7 +60,12 @@ class FileArguments:
         from ..data.readers.file_tables import read_tables
 
         if data.dataset:
-            raise ValueError("Name `--dataset` or files of your own (`--interactions`, ...), not both.")
+            others = [name for name in given_options(self) if name not in ("interactions", "items", "append")]
+            raise ValueError(
+                "Name `--dataset` or files of your own (`--interactions`, ...), not both."
+                + (f" `--{others[0]}` goes with files of your own; of a folder of tables" if others else "")
+                + (" the folder `images` is read by itself." if others else "")
+            )
         fixed = ["format", "revision"] + ([] if self.append is None else ["split", "k_core", "cold_items"])
         for name in set(fixed) & set(given_options(data)):
             owner = "goes with `--dataset`" if self.append is None else "is as the dataset of `--append` has it"

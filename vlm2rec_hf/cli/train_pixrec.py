@@ -69,6 +69,11 @@ def main(argv: Sequence[str]) -> None:
     generation = own.generation()  # says now, and not after hours of training, that a library is missing
     if models.model is not None and warm.warm_up_backbone:
         raise ValueError("`--warm_up_backbone` is for backbones built from config (`--tiny`); `--model` has learnt.")
+    if models.lora and models.tiny is not None:
+        raise ValueError(
+            "`--lora` needs weights that lie somewhere (`--model`): nobody could load an adapter on a tiny model made "
+            "from config, whose weights are saved nowhere."
+        )
     start = time.perf_counter()
     dataset = open_dataset(data)
     say(repr(dataset))
@@ -97,11 +102,6 @@ def main(argv: Sequence[str]) -> None:
         for name, value in options.items():
             setattr(processor, name, value)
     lora = wants_lora(models, model, from_config)
-    if lora and from_config:
-        raise ValueError(
-            "`--lora` needs weights that lie somewhere (`--model`): nobody could load an adapter on a tiny model made "
-            "from config, whose weights are saved nowhere."
-        )
     items = DescribedItems(dataset, own.columns(), images=processor.images)
     catalogue = PreparedCatalogue(items, processor)
     trainer = PixRecTrainer(

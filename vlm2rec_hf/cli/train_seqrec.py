@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import DataArguments, HeadEncoderArguments, RankingArguments, TextEncoderArguments
+from .arguments import DataArguments, HeadEncoderArguments, RankingArguments, TextEncoderArguments, given_options
 from .common import named_as_options, open_dataset, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
@@ -40,6 +40,7 @@ class HeadArguments(HeadEncoderArguments):
     embed_batch_size: int = field(default=64, metadata={"help": "Items per forward pass of the embedder."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.embed_batch_size < 1:
             raise ValueError(f"`--embed_batch_size` must be at least 1, got {self.embed_batch_size}.")
 
@@ -86,6 +87,14 @@ def check_vectors(head: HeadArguments, texts: TextEncoderArguments) -> None:
         raise ValueError(
             "Name at most one of `--embedder` and `--text_encoder` (encode now) and `--vectors` (encoded before)."
         )
+    given = {"embedder": given_options(head), "text_encoder": given_options(texts)}
+    for owner, names in (
+        ("embedder", ("embedder_revision", "embed_batch_size")),
+        ("text_encoder", ("text_encoder_revision", "lsa_dim", "encode_batch_size")),
+    ):
+        for name in names:
+            if name in given[owner] and owner not in given[owner]:
+                raise ValueError(f"`--{name}` goes with `--{owner}`, which is not named; leave it out.")
     if texts.text_encoder and head.views not in ("both", "text"):
         raise ValueError(f"`--views` must be left out with `--text_encoder`, got {head.views!r}: it makes texts only.")
     if not any(sources) and (head.item_representation not in (None, "id") or head.init_ids):

@@ -139,7 +139,7 @@ def starting_model(
     named = {name: f"--{name}" for name in (*options, *pixels)}
     if models.tiny is not None:
         texts = [text for text in dataset.item_texts() if text]
-        with named_as_options(**named, template="--template"):
+        with named_as_options(**named, family="--tiny", template="--template"):
             sizes = models.tiny_options()
             model, processor = tiny_vlm(
                 models.tiny, texts, seed=seed, processor_options={**options, **template}, **sizes

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .common import named_as_options, require, say
+from .config_file import without_option
 from .parsing import option_of
 from .places import check_folder
 
@@ -96,7 +97,7 @@ def run(trainer: Any, argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         checkpoints = complete_checkpoints(training.output_dir)
         if checkpoints and training.should_save:
-            words = [word for word in argv if not word.startswith("--resume_from_checkpoint")]
+            words = without_option(argv, "resume_from_checkpoint")
             again = shlex.join(["vlm2rec", "train", *words, "--resume_from_checkpoint=true"])
             say(f"\nStopped; the newest checkpoint is {checkpoints[-1]}. To go on:\n    {again}")
         raise

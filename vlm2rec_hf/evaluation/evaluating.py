@@ -125,7 +125,10 @@ def evaluate(
     warning = dataset_warning(loaded.training, dataset)
     if warning is not None:
         logger.warning(warning)
-    history = loaded.model.config.max_length if kind not in ENCODING_METHODS else max_history or loaded.max_history
+    if kind not in ENCODING_METHODS:
+        history = loaded.model.config.max_length
+    else:
+        history = loaded.max_history if max_history is None else max_history
     if catalogue is not None:
         _check_given(catalogue, max_history, use_images)
     head = None if kind in ENCODING_METHODS else loaded.model
@@ -233,7 +236,7 @@ def encodable_items(
         vision_cache: keeps them on disk.
         show_progress: draw progress bars.
     """
-    loaded.processor.max_history = max_history or loaded.max_history
+    loaded.processor.max_history = loaded.max_history if max_history is None else max_history
     items: Any = dataset.catalogue_items()
     if loaded.model_type == "pixrec":
         columns = item_columns or trained_columns(loaded.training, dataset)

@@ -26,7 +26,9 @@ class EncoderTrainingArguments(TrainingArguments):
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Users per batch = in-batch candidates."})
+    per_device_train_batch_size: int = field(
+        default=64, metadata={"help": "Rows per batch, on average; the targets of all of them are the candidates."}
+    )
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop the last, shorter batch."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Batches are nested: keep False."})
     logging_steps: float = field(default=10, metadata={"help": "Log every this many steps."})
@@ -61,7 +63,8 @@ class EncoderTrainingArguments(TrainingArguments):
         default="float32", metadata={"help": "What they are kept in: float32, bfloat16 or float16."}
     )
     validation_users: int | None = field(
-        default=None, metadata={"help": "Evaluate on this many validation users (evenly spread); all by default."}
+        default=None,
+        metadata={"help": "Rank this many validation users while training, evenly spread; in Python all by default."},
     )
     early_stopping_patience: int | None = field(
         default=None,

@@ -56,7 +56,10 @@ def semantic_targets(descriptions: Sequence[str | None], dimension: int = 64, se
 
     rows = [i for i, text in enumerate(descriptions) if text and text.strip()]
     if len(rows) < 2:
-        raise ValueError(f"`descriptions` must describe at least 2 items, got {len(rows)} with text.")
+        raise ValueError(
+            f"`descriptions` must describe at least 2 items, got {len(rows)} with text; a warm-up towards the target "
+            "'identity' needs none."
+        )
     words = TfidfVectorizer(sublinear_tf=True)
     analyse = words.build_analyzer()
     if not any(analyse(str(descriptions[i])) for i in rows):

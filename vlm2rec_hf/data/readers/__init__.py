@@ -44,7 +44,11 @@ __all__ = [
 
 def _load_saved(folder: str | Path, **kwargs: Any) -> RecDataset:
     if kwargs:
-        raise ValueError(f"A saved dataset takes no further arguments, got {sorted(kwargs)}.")
+        names = ", ".join(f"`{name}`" for name in sorted(kwargs))
+        raise ValueError(
+            f"{names}: {str(folder)!r} is a saved dataset, which is read as it was saved; leave it out, or name the "
+            "raw data."
+        )
     return RecDataset.load(folder)
 
 

@@ -45,7 +45,8 @@ def read_amazon_2014(
     Args:
         reviews: the review file (`.json.gz` or `.json`), or a folder with one, and `meta_*.json.gz` beside it.
         meta: the metadata file, if it lies elsewhere. Without one, items have ids only.
-        image_folder: local folder with images named `<asin>.jpg`.
+        image_folder: local folder with images named `<asin>.jpg`; by default `images` in the
+            folder of the reviews, where a folder is named and it is there.
         all_items: keep products nobody reviewed (most of the metadata).
         **kwargs: passed to `RecDataset.from_tables`.
 

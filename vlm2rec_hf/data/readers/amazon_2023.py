@@ -41,7 +41,8 @@ def read_amazon_2023(
     Args:
         reviews: the review file (`.jsonl.gz` or `.jsonl`), or a folder with one, and `meta_*` beside it.
         meta: the metadata file, if it lies elsewhere. Without one, items have ids only.
-        image_folder: local folder with images named `<parent_asin>.jpg`.
+        image_folder: local folder with images named `<parent_asin>.jpg`; by default `images` in the
+            folder of the reviews, where a folder is named and it is there.
         all_items: keep products nobody reviewed.
         **kwargs: passed to `RecDataset.from_tables`.
 

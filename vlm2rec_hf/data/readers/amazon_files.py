@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from ...columns import ITEM_ID, RATING, TEXT, TIMESTAMP, TITLE, USER_ID
 from .. import quarantine as q
 from ..dataset import RecDataset
-from .image_folder import with_images
+from .image_folder import IMAGES, with_images, with_images_beside
 from .jsonl import parse_lines, read_json_lines
 
 _ITEM = pa.schema([(name, pa.string()) for name in (ITEM_ID, TITLE, "brand", "category", TEXT)])
@@ -52,6 +52,7 @@ class Vintage:
     ) -> RecDataset:
         """Read reviews and metadata; arguments and errors as in the readers."""
         source = Path(reviews)
+        beside = source if source.is_dir() else None
         if source.is_dir():
             file = self.review_file(source)
             if file is None:
@@ -76,6 +77,8 @@ class Vintage:
             items, bad_meta = pa.Table.from_pylist(rows, schema=_ITEM), q.of_lines(lines, table=Path(meta).name)
         if image_folder is not None:
             items = with_images(_with_bare_rows(items, reviewed), image_folder)
+        elif beside is not None and (beside / IMAGES).is_dir():
+            items = with_images_beside(_with_bare_rows(items, reviewed), beside)
         options = {"timestamp_unit": self.timestamp_unit, "unknown_items": "keep", "noted": +counts, **options}
         return RecDataset.from_tables(events, items, quarantine=q.concat([bad, bad_meta]), **options)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset import RecDataset
+from .file_tables import READING, read_tables
 from .table_files import ENDINGS, TEXT_ENDINGS, candidates, find_table
 
 
@@ -27,7 +28,8 @@ def read_delimited(
 
     Args:
         interactions: a file, or a folder with `interactions.csv` (`.tsv`, `.jsonl`, `.ndjson`, `.json`, each also
-            `.gz`) and `items.*`: such a file, `items.parquet`, or a folder `items/` of parquet shards.
+            `.gz`) and `items.*`: such a file, `items.parquet`, or a folder `items/` of parquet shards. Its folder
+            `images`, if there is one, is the `image_folder` where none is named.
         items: the file of the items, if they lie elsewhere.
         **kwargs: passed to `RecDataset.from_files`: how the files are read, where the images are, and arguments of
             `from_tables`.
@@ -42,5 +44,7 @@ def read_delimited(
             raise ValueError(f"`interactions` {str(source)!r} has no file interactions with {', '.join(ENDINGS)}.")
         items = items if items is not None else find_table(source, "items")
         kwargs.setdefault("name", source.name)
-        source = file
+        reading = {name: kwargs.pop(name) for name in READING if name in kwargs}
+        events, catalogue, bad, texts = read_tables(file, items, beside=source, **reading)
+        return RecDataset.from_tables(events, catalogue, quarantine=bad, text_columns=texts, **kwargs)
     return RecDataset.from_files(source, items, **kwargs)

@@ -17,16 +17,18 @@ import pyarrow.parquet as pq
 
 from ...columns import DESCRIPTION, ITEM_ID, TEXT, TIMESTAMP, TITLE, USER_ID
 from .. import quarantine as q
-from ..ids import id_strings
 from ..tables import ColumnMapping, concatenated, rename, split_mapping, standard_names, to_arrow
 from ..text_tables import with_numbers
 from .csv_rows import numbered_rows, with_stray_quotes_escaped
-from .image_folder import with_images
-from .image_pattern import with_images_by_pattern
 from .jsonl import json_object, open_bytes, parse_lines
+from .named_images import with_named_images
 from .table_files import shards
 
 logger = logging.getLogger(__name__)
+READING = (
+    "column_mapping", "separator", "encoding", "image_folder", "image_column", "image_pattern", "text_columns",
+)  # fmt: skip
+"""Options of `read_tables`; all others are `RecDataset.from_tables`'s."""
 
 
 def read_tables(
@@ -40,10 +42,12 @@ def read_tables(
     image_column: str | None = None,
     image_pattern: str | None = None,
     text_columns: Sequence[str] | None = None,
+    beside: Path | None = None,
 ) -> tuple[pa.Table | None, pa.Table | None, pa.Table, list[str] | None]:
     """The two files as tables under standard names, their bad lines, and `text_columns` under standard names.
 
-    Images are in. Either file may be None. See `RecDataset.from_files` for the arguments and errors.
+    Images are in. Either file may be None. See `RecDataset.from_files` and `with_named_images` for the arguments and
+    errors.
     """
     for argument, file in (("interactions", interactions), ("items", items)):
         if file is not None and not Path(file).is_file() and not shards(Path(file)):
@@ -56,22 +60,12 @@ def read_tables(
     events = None if events is None else rename(events, for_events, "interactions")
     catalogue = None if catalogue is None else rename(catalogue, for_items, "items")
     named = None if text_columns is None else [for_items.get(name, name) for name in text_columns]
-    if image_folder is None:
-        for option, value in (("image_pattern", image_pattern), ("image_column", image_column)):
-            if value is not None:
-                raise ValueError(f"`{option}` needs `image_folder`, the folder of the images.")
-        return events, catalogue, q.concat([bad_events, bad_items]), named
-    if catalogue is None or ITEM_ID not in catalogue.column_names:
-        raise ValueError(f"`image_folder` needs `items` with a column `{ITEM_ID}`.")
-    item_ids = id_strings(catalogue[ITEM_ID], ITEM_ID)
-    catalogue = catalogue.set_column(catalogue.column_names.index(ITEM_ID), ITEM_ID, item_ids)
-    if image_pattern is not None and image_column is not None:
-        raise ValueError("Name at most one of `image_pattern` and `image_column`.")
-    if image_pattern is not None:
-        catalogue = with_images_by_pattern(catalogue, image_folder, image_pattern, names=for_items)
-    else:
-        column = None if image_column is None else for_items.get(image_column, image_column)
-        catalogue = with_images(catalogue, image_folder, file_column=column)
+    images: dict[str, Any] = {
+        "image_folder": image_folder,
+        "image_column": image_column,
+        "image_pattern": image_pattern,
+    }
+    catalogue = with_named_images(catalogue, for_items, beside, **images)
     return events, catalogue, q.concat([bad_events, bad_items]), named
 
 

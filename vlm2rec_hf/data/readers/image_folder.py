@@ -23,9 +23,27 @@ EXTENSIONS = (
 """Endings of image files, in small or capital letters."""
 MUCH = 0.2
 """The share of images that may be missing before a warning says so (our choice)."""
+IMAGES = "images"
+"""The folder of images beside tables that is read though nobody names it."""
 
 
-def with_images(items: pa.Table, folder: str | Path, *, file_column: str | None = None) -> pa.Table:
+def with_images_beside(items: pa.Table, folder: Path) -> pa.Table:
+    """The items with the images of the folder `images` beside their table, where it is there and they have none.
+
+    Nobody named that folder: if it has none of the images, that is a warning, and the items stay as they are.
+
+    Args:
+        items: rows with a string `item_id`.
+        folder: of the tables.
+    """
+    if not (folder / IMAGES).is_dir() or _holds_images(items, None):
+        return items
+    return with_images(items, folder / IMAGES, required=False)
+
+
+def with_images(
+    items: pa.Table, folder: str | Path, *, file_column: str | None = None, required: bool = True
+) -> pa.Table:
     """Add a column `image` with the encoded images of a folder.
 
     Subfolders are searched, and symbolic links followed, as the snapshots of the Hub's cache consist of links.
@@ -36,6 +54,7 @@ def with_images(items: pa.Table, folder: str | Path, *, file_column: str | None 
         file_column: take the file names of this column instead; of a list the first that is there. Of a longer path
             (or address) as much of its end counts as the folder holds, so that a table cannot make other files be
             read.
+        required: whether it is an error that the folder has none of the images, else a warning.
 
     Returns:
         `items` with images where a file was found, else as they were; unreadable files leave their name only, and are
@@ -58,7 +77,10 @@ def with_images(items: pa.Table, folder: str | Path, *, file_column: str | None 
     else:
         wanted = [_names(value) for value in items[file_column].to_pylist()]
         paths = [next(filter(None, map(files.named, names)), None) for names in wanted]
-    files.tell_missing([(names[0], path) for names, path in zip(wanted, paths, strict=True) if names], file_column)
+    looked_for = [(names[0], path) for names, path in zip(wanted, paths, strict=True) if names]
+    files.tell_missing(looked_for, file_column, required)
+    if not required and not any(paths):
+        return items
     column = _column(paths, normalise_images(items[IMAGE]) if _holds_images(items, file_column) else None)
     if IMAGE in items.column_names:
         return items.set_column(items.column_names.index(IMAGE), IMAGE, column)
@@ -109,12 +131,15 @@ class ImageFiles:
         # Two formats of one image lie in one folder; files in several folders are several images.
         return several[0] if len({os.path.dirname(path) for path in several}) == 1 else None
 
-    def tell_missing(self, looked_for: list[tuple[str, str | None]], file_column: str | None) -> None:
+    def tell_missing(
+        self, looked_for: list[tuple[str, str | None]], file_column: str | None, required: bool = True
+    ) -> None:
         """Say how many images are missing where it is much.
 
         Args:
             looked_for: name or id of each wanted image, and its file.
             file_column: where the names come from; None: they are item ids.
+            required: whether it is an error that all are missing.
 
         Raises:
             ValueError: all of them are missing.
@@ -135,9 +160,10 @@ class ImageFiles:
             + (self._without_zeros(missing) if file_column is None else "")
         )
         if len(missing) == len(looked_for):
-            raise ValueError(
-                f"{message} Name the folder of the images, or the items' column of file names with `image_column`."
-            )
+            message += " Name the folder of the images, or the items' column of file names with `image_column`."
+            if required:
+                raise ValueError(message)
+            message += " The items stay without images."
         logger.warning(message)
 
     def _without_zeros(self, missing: list[str]) -> str:

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 from ...columns import ITEM_ID, USER_ID
 from .. import quarantine as q
 from ..dataset import RecDataset
-from ..tables import concatenated, standard_names
+from ..tables import concatenated, rename, split_mapping, standard_names
 from .file_tables import id_columns, read_file, text_names
+from .named_images import with_named_images
 from .table_files import candidates, find_table, shards
 
 
@@ -22,7 +23,14 @@ def matches(folder: Path) -> bool:
 
 
 def read_parquet(
-    folder: str | Path, *, separator: str | None = None, encoding: str = "utf-8", **kwargs: Any
+    folder: str | Path,
+    *,
+    separator: str | None = None,
+    encoding: str = "utf-8",
+    image_folder: str | Path | None = None,
+    image_column: str | None = None,
+    image_pattern: str | None = None,
+    **kwargs: Any,
 ) -> RecDataset:
     """Read `interactions.parquet` and, where there is one, `items.parquet` (or folders of parquet shards).
 
@@ -30,6 +38,10 @@ def read_parquet(
         folder: where they are. The items may be CSV, TSV or JSON lines as well.
         separator: of such items, as in `RecDataset.from_files`.
         encoding: likewise.
+        image_folder: where the images lie, named by item id; by default `images` in the folder, where it is there and
+            the items hold no images.
+        image_column: as in `RecDataset.from_files`.
+        image_pattern: likewise.
         **kwargs: passed to `RecDataset.from_tables`.
 
     Raises:
@@ -42,7 +54,7 @@ def read_parquet(
         raise ValueError(
             f"`folder` {str(folder)!r} has no interactions.parquet (nor a folder interactions/ of shards)."
         )
-    mapping = kwargs.get("column_mapping")
+    mapping = kwargs.pop("column_mapping", None)
     items = find_table(folder, "items")
     catalogue = None
     if items is not None:
@@ -53,7 +65,19 @@ def read_parquet(
     kwargs.setdefault("name", folder.name)
     ids = standard_names(mapping, (USER_ID, ITEM_ID))
     files = shards(source) if source.is_dir() else [source]
-    return RecDataset.from_tables(concatenated(_read_interactions(files), ids), catalogue, **kwargs)
+    events = concatenated(_read_interactions(files), ids)
+    for_events, for_items = split_mapping(mapping, events, catalogue)
+    events = rename(events, for_events, "interactions")
+    catalogue = None if catalogue is None else rename(catalogue, for_items, "items")
+    if kwargs.get("text_columns") is not None:
+        kwargs["text_columns"] = [for_items.get(name, name) for name in kwargs["text_columns"]]
+    images: dict[str, Any] = {
+        "image_folder": image_folder,
+        "image_column": image_column,
+        "image_pattern": image_pattern,
+    }
+    catalogue = with_named_images(catalogue, for_items, folder, **images)
+    return RecDataset.from_tables(events, catalogue, **kwargs)
 
 
 def _read_interactions(paths: list[Path]) -> list[pa.Table]:
