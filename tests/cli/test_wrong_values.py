@@ -28,6 +28,11 @@ EVALUATE = ["evaluate", "--model", "m", "--output", "out"]
         ([*TINY, "--warm_up_backbone", "5", "--warm_up_batch_size", "1"], "`--warm_up_batch_size` must be at least 2"),
         ([*TINY, "--warm_up_target", "encoder:"], "`--warm_up_target` must be semantic, identity or encoder:MODEL"),
         ([*TINY, "--method", "pixrec", "--lora", "true"], "`--lora` needs weights that lie somewhere"),
+        (
+            [*HEAD, "--metric_for_best_model", "zzz"],
+            "`--metric_for_best_model` 'zzz' is not measured when training is",
+        ),
+        ([*TINY, "--metric_for_best_model", "ndcg@10"], "`--metric_for_best_model` 'ndcg@10' is not measured when"),
         ([*HEAD, "--lsa_dim", "64"], "`--lsa_dim` goes with `--text_encoder`, which is not named"),
     ],
 )

@@ -63,6 +63,16 @@ def test_their_names_defaults_and_words_are_one():
         assert one.default == other.default, name
 
 
+def test_the_metric_of_the_best_checkpoint_is_known_before_the_first_step(method):
+    measured = method(eval_strategy="steps").evaluate()
+    names = set(method(eval_strategy="steps").validation_names(method.model))
+    assert {f"eval_{name}" for name in names} == set(measured) - {"eval_runtime"}
+    with pytest.raises(ValueError, match=r"`metric_for_best_model` 'scored_ndcg@10' is not measured when .*ndcg@10"):
+        method(eval_strategy="steps", metric_for_best_model="scored_ndcg@10")
+    method(metric_for_best_model="anything")  # nothing is validated
+    method(eval_strategy="steps", metric_for_best_model="sold", evaluator=lambda model: {"sold": 1.0})
+
+
 def test_freeze_vision_false_trains_a_tower_that_was_frozen(method):
     method.model.freeze_vision()
     run = method(freeze_vision=False, learning_rate=1e-2)

@@ -13,7 +13,7 @@ from .description_arguments import DescriptionArguments
 from .parsing import check_options_early, parse
 from .train import MethodArguments
 from .train_seqrec import train_head
-from .training_run import check_output_dir, check_ranking
+from .training_run import check_ranking, check_training
 
 
 @dataclass
@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command. `output_dir` holds the model, checkpoints and, under `evaluation/`, the test report."""
     check_options_early(argv, CHEAP, TRAINING_MODULES)
     from ..descriptions.encoded_items import EncodedItems
+    from ..evaluation.metrics import ranking_metric_names
     from ..trainers.dmesr_args import DMESRTrainingArguments
     from ..trainers.dmesr_trainer import DMESRTrainer
     from ..trainers.head_models import build_dmesr
@@ -55,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     _, data, options, described, ranking, training = parse(
         "train", __doc__ or "", (*CHEAP, DMESRTrainingArguments), argv, USAGE
     )
-    check_output_dir(training)
+    check_training(training, ranking_metric_names())
     if bool(options.inputs) == bool(described.text_encoder):
         raise ValueError("Name exactly one of `--inputs` (encoded before) and `--text_encoder` (encode now).")
     start = time.perf_counter()

@@ -18,7 +18,7 @@ from .common import open_dataset, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
 from .train_vlm2rec import finish, starting_model, wants_lora, warm_up_options
-from .training_run import best_by_validation, check_output_dir, check_ranking, run
+from .training_run import best_by_validation, check_ranking, check_training, run
 
 DIMENSIONS = 128
 """Length of vectors in the paper."""
@@ -54,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
     from ..catalogues.prepared_catalogue import PreparedCatalogue
     from ..data.described_items import DescribedItems
     from ..evaluation.evaluating import evaluate
+    from ..evaluation.metrics import ranking_metric_names
     from ..evaluation.pixrec import method_name
     from ..loading import weight_files_fingerprint
     from ..tiny.pixrec import pixrec_from_embedder
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
     _, data, models, own, warm, ranking, training = parse(
         "train", __doc__ or "", (*CHEAP, PixRecTrainingArguments), argv, USAGE, best_by_validation(argv)
     )
-    check_output_dir(training)
+    check_training(training, ranking_metric_names())
     generation = own.generation()  # says now, and not after hours of training, that a library is missing
     if models.model is not None and warm.warm_up_backbone:
         raise ValueError("`--warm_up_backbone` is for backbones built from config (`--tiny`); `--model` has learnt.")

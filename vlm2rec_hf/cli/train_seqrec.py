@@ -13,7 +13,7 @@ from .common import named_as_options, open_dataset, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
 from .train_vlm2rec import finish
-from .training_run import check_output_dir, check_ranking, run
+from .training_run import check_ranking, check_training, run
 
 if TYPE_CHECKING:
     from ..catalogues.item_vectors import ItemVectors
@@ -53,6 +53,7 @@ USAGE = "--method seqrec --dataset DATA [--vectors FILE | --embedder MODEL] --ou
 def main(argv: Sequence[str]) -> None:
     """Run the command. `output_dir` holds the head, checkpoints and, under `evaluation/`, the test report."""
     check_options_early(argv, CHEAP, TRAINING_MODULES)
+    from ..evaluation.metrics import ranking_metric_names
     from ..trainers.head_models import build_head
     from ..trainers.seqrec_args import SeqRecTrainingArguments
     from ..trainers.seqrec_trainer import SeqRecTrainer
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     _, data, head, texts, ranking, training = parse(
         "train", __doc__ or "", (*CHEAP, SeqRecTrainingArguments), argv, USAGE
     )
-    check_output_dir(training)
+    check_training(training, ranking_metric_names())
     check_vectors(head, texts)
     start = time.perf_counter()
     dataset = open_dataset(data)

@@ -17,7 +17,7 @@ from .arguments import (
 from .common import named_as_options, open_dataset, print_report, refuse_for_trained, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
-from .training_run import best_by_validation, check_output_dir, check_ranking, run
+from .training_run import best_by_validation, check_ranking, check_training, run
 
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset
@@ -37,6 +37,7 @@ def main(argv: Sequence[str]) -> None:
     from ..evaluation.evaluating import evaluate
     from ..loading import weight_files_fingerprint
     from ..trainers.adapters import default_lora_config
+    from ..trainers.best_metric import embedder_metric_names
     from ..trainers.vlm2rec_args import VLM2RecTrainingArguments
     from ..trainers.vlm2rec_trainer import VLM2RecTrainer
     from ..trainers.warm_up import captions_of, warm_up_backbone
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     _, data, models, warm, ranking, training = parse(
         "train", __doc__ or "", (*CHEAP, VLM2RecTrainingArguments), argv, USAGE, best_by_validation(argv)
     )
-    check_output_dir(training)
+    check_training(training, embedder_metric_names())
     start = time.perf_counter()
     dataset = open_dataset(data)
     say(repr(dataset))

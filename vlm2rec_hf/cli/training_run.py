@@ -33,17 +33,22 @@ def best_by_validation(argv: Sequence[str]) -> dict[str, Any]:
     return {**BEST_BY_VALIDATION, "validation_users": 2000}
 
 
-def check_output_dir(training: Any) -> None:
+def check_training(training: Any, metric_names: Sequence[str]) -> None:
     """Refuse an output folder that holds checkpoints of an earlier run, unless it is said what becomes of them.
 
     Args:
         training: the training arguments.
+        metric_names: what validation may measure.
 
     Raises:
-        ValueError: no folder named, a file in its place, checkpoints of which it is not said, or an option
-            of the library that would have no effect.
+        ValueError: no folder named, a file in its place, checkpoints of which it is not said, an option
+            of the library that would have no effect, or a metric that validation does not measure.
     """
+    from ..trainers.best_metric import check_best_metric
     from ..trainers.checkpoints import complete_checkpoints
+
+    with named_as_options(metric_for_best_model="--metric_for_best_model"):
+        check_best_metric(training, metric_names)
 
     folder = check_folder(
         require(training.output_dir, "--output_dir", "the folder of the trained model"), "--output_dir"

@@ -100,8 +100,12 @@ RANK_METRICS: dict[str, Callable[[ArrayLike, int], np.ndarray]] = {
 
 def ranking_metrics(ranks: ArrayLike, ks: Sequence[int] = (10, 20)) -> dict[str, float]:
     """Means over examples of `hit@k`, `ndcg@k` and `mrr@k` for each of `ks`; `ranks` as in `rank_metric`."""
-    names = [f"{metric}@{k}" for metric in ("hit", "ndcg", "mrr") for k in ks]
-    return {name: float(rank_metric(name, ranks).mean()) for name in names}
+    return {name: float(rank_metric(name, ranks).mean()) for name in ranking_metric_names(ks)}
+
+
+def ranking_metric_names(ks: Sequence[int] = (10, 20)) -> list[str]:
+    """What `ranking_metrics` gives."""
+    return [f"{metric}@{k}" for metric in ("hit", "ndcg", "mrr") for k in ks]
 
 
 def rank_metric(name: str, ranks: ArrayLike) -> np.ndarray:

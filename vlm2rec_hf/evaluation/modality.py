@@ -14,6 +14,12 @@ from .seen import SeenItems, resolve_targets
 if TYPE_CHECKING:
     from .ranking import Ranking
 
+DIAGNOSTICS = (
+    "margin_text", "margin_image", "weak_text_share", "weak_image_share",
+    "effective_rank_text", "effective_rank_image", "effective_rank_both", "modality_gap",
+)  # fmt: skip
+"""Names of what `evaluate_embedder` measures of both modalities."""
+
 
 def _matrix(name: str, vectors: ArrayLike) -> np.ndarray:
     if hasattr(vectors, "detach"):  # a torch tensor, possibly on another device or in half precision

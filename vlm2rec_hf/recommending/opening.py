@@ -82,7 +82,7 @@ def open_recommender(
         from vlm2rec_hf import open_recommender
 
         shop = open_recommender("runs/quickstart")  # doctest: +SKIP
-        print(shop.recommend(users=["u0000"], k=5)[0].titles)  # doctest: +SKIP
+        print(shop.recommend(users=["u000003"], k=5)[0].titles)  # doctest: +SKIP
         ```
     """
     from ..data.readers import load_recsys

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from .adapters import inner_model
+from .best_metric import check_best_metric
 from .checkpoints import CompleteCheckpoints
 from .hub_publishing import PublishesToHub
 from .step_metrics import StepMetrics
@@ -50,6 +52,9 @@ class RecommendationTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # ty
     ) -> None:
         self.step_metrics = StepMetrics()
         self._dataset_facts = dataset_facts(dataset)
+        names = self.validation_names(inner_model(model, self._model_class))
+        if names is not None:
+            check_best_metric(args, names)
         callbacks = list(callbacks or [])
         if early_stopping_patience:
             callbacks.append(EarlyStoppingCallback(early_stopping_patience))
@@ -78,6 +83,14 @@ class RecommendationTrainer(PublishesToHub, CompleteCheckpoints, Trainer):  # ty
             Metrics by name, without a prefix.
         """
         raise NotImplementedError
+
+    def validation_names(self, model: Any) -> Sequence[str] | None:
+        """Names of what `validation_metrics` measures, to check `metric_for_best_model` by; None: not known before.
+
+        Args:
+            model: the model before it is trained, without PEFT's wrapper.
+        """
+        return None
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -148,6 +148,10 @@ class EncoderTrainer(RecommendationTrainer):
         """
         raise NotImplementedError
 
+    def rank_names(self, model: Any) -> Sequence[str]:
+        """Names of what `rank` measures of a model."""
+        raise NotImplementedError
+
     def items_of(self, dataset: RecDataset, processor: Any, like: Any = None) -> Any:
         """The items of a dataset, as a catalogue is prepared from them.
 
@@ -157,6 +161,10 @@ class EncoderTrainer(RecommendationTrainer):
             like: items of the training dataset, to describe these alike; `None` for that dataset itself.
         """
         return dataset.catalogue_items()
+
+    def validation_names(self, model: Any) -> Sequence[str] | None:
+        """Names of what `rank` measures; None where an `evaluator` measures what it likes."""
+        return self.rank_names(model) if self.evaluator is None else None
 
     def validation_metrics(self, eval_dataset: Any = None) -> dict[str, float]:
         """Rank the validation split over the full catalogue, or call the `evaluator`.

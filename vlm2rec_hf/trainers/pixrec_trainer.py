@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..evaluation.metrics import ranking_metric_names
 from ..evaluation.pixrec import evaluate_pixrec, method_name
 from ..losses.gather import gather_pairs
 from ..modeling.modeling_pixrec import PixRecModel
@@ -114,6 +115,10 @@ class PixRecTrainer(EncoderTrainer):
             `hit@10`, `ndcg@10`, `mrr@20`, ...
         """
         return evaluate_pixrec(self.pixrec, catalogue, examples, **options).metrics()
+
+    def rank_names(self, model: Any) -> list[str]:
+        """Names of what `rank` measures."""
+        return ranking_metric_names()
 
     def items_of(self, dataset: RecDataset, processor: Any, like: Any = None) -> Any:
         """The items of a dataset, described by the same columns as `like`; without images where none is read."""

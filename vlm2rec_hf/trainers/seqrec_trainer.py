@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from ..columns import TITLE
 from ..data.training_part import choose_users, with_validation_trained
 from ..evaluation.heads import rank_head
-from ..evaluation.metrics import ranking_metrics
+from ..evaluation.metrics import ranking_metric_names, ranking_metrics
 from ..modeling.modeling_seqrec import MASK, PADDING, HeadModel, SequentialRecommender
 from .base_trainer import RecommendationTrainer, require_dataset
 from .seqrec_args import SeqRecTrainingArguments
@@ -159,6 +159,10 @@ class SeqRecTrainer(RecommendationTrainer):
         states = output.last_hidden_state.flatten(0, 1)[places]
         loss = self.loss(states, output.item_vectors, labels.flatten()[places])
         return (loss, output) if return_outputs else loss
+
+    def validation_names(self, model: Any) -> list[str]:
+        """`hit@10`, `ndcg@10`, `mrr@10` and the same at 20."""
+        return ranking_metric_names()
 
     def validation_metrics(self, eval_dataset: Any = None) -> dict[str, float]:
         """Rank the validation users' held-out items over the full catalogue, seen items left out.

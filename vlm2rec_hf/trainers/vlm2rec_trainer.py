@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..catalogues.vision_tower import is_sharded
+from ..evaluation.score_options import ScoreOptions
 from ..losses.gather import (
     average_over_processes,
     distinct_candidates,
@@ -23,6 +24,7 @@ from ..modeling.modeling_vlm2rec import VLM2RecEmbedder
 from ..modeling.passes_vlm2rec import USEFUL_TOKENS, USEFUL_TOKENS_OF_ACCELERATORS, free_memory
 from ..modeling.processing_vlm2rec import VLM2RecProcessor
 from ..sentence_transformers.model_files import suits_sentence_transformers, write_sentence_transformer_files
+from .best_metric import embedder_metric_names
 from .candidate_draws import candidate_log_q
 from .click_windows import ClickWindows, WindowBatches, WindowLoader
 from .collator import ROW_VIEWS, ContrastiveCollator, Example, tokens_per_item
@@ -182,6 +184,10 @@ class VLM2RecTrainer(EncoderTrainer):
 
         evaluation = evaluate_embedder(self.embedder, catalogue, examples, **options)
         return {**evaluation.metrics(), **evaluation.modality}
+
+    def rank_names(self, model: Any) -> list[str]:
+        """Names of what `rank` measures of a model."""
+        return embedder_metric_names(has_scored=not ScoreOptions.of(model.config).is_bare)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; then, with the best checkpoint loaded, choose the score options (`args.choose_score_options`).
