@@ -13,7 +13,7 @@ from ..hub.card_marks import CARD_FILE, check_readme, licence_in, may_write_card
 from ..hub.commits import commit_files, open_repo, read_head
 from ..hub.errors import check_repo_id
 from ..hub.files import file_if_there
-from ..hub.tokens import holds_token
+from ..hub.tokens import holds_token, logged_in
 from ..version import __version__
 from .card import render_space_card
 from .facts import SpaceFacts
@@ -105,7 +105,8 @@ def push_space(
     title = one_line(title or repo_id.split("/")[-1])
     if verify:
         say(f"Opening {model} at {model_commit[:8]} and {dataset} at {dataset_commit[:8]} ...")
-        _open(model, model_commit, dataset, dataset_commit)
+        with logged_in(token):
+            _open(model, model_commit, dataset, dataset_commit)
     license = license or licence_in(read_card(api, repo_id, "space"))
     facts = SpaceFacts(
         repo_id,
@@ -180,8 +181,10 @@ def _open(model: str, model_commit: str, dataset: str, dataset_commit: str) -> N
     recommender = open_recommender(
         model=model, revision=model_commit, dataset=dataset, dataset_revision=dataset_commit
     )
-    item = str(recommender.catalogue.ids[0])
-    recommender.recommend([[item]], k=1)
+    ids, items = recommender.catalogue.ids, getattr(recommender.side, "catalogue", None)
+    # An encoder reads nothing of an item without text and image; a catalogue may begin with some.
+    readable = (i for i in range(len(ids)) if items is None or not items.is_empty(i))
+    recommender.recommend([[str(ids[next(readable, 0)])]], k=1)
 
 
 def _gradio_version() -> str:
