@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 
 import pytest
@@ -10,7 +11,8 @@ from PIL import Image
 
 from vlm2rec_hf import SeqRecConfig, SequentialRecommender, recommender
 from vlm2rec_hf.page import look
-from vlm2rec_hf.page.shop_window import HISTORY, LARGEST_IMAGE, ShopWindow
+from vlm2rec_hf.page.blocks import DELETE_UPLOADS_S
+from vlm2rec_hf.page.shop_window import HISTORY, LARGEST_IMAGE, ShopWindow, _details
 from vlm2rec_hf.recommending.cards import IMAGE_PIXELS, ShownItem, card
 
 from ..conftest import make_image
@@ -85,6 +87,25 @@ def test_a_new_item_is_found_and_ranked_at_once(window, open_shop):
     assert "click an item" in said
 
 
+def test_an_item_that_is_in_the_shop_is_never_said_not_to_be(window, open_shop, page_shop):
+    gone, _ = window.put("gone tomorrow", None)
+    open_shop.delete([gone.item_id])
+    item, said = window.put("put in beside it", None, [gone.item_id])
+    assert "is in the shop, one of 61 items; click an item" in said  # what left the shop left the history, too
+    by_images = ShopWindow(recommender(open_shop.side.loaded, page_shop, index=open_shop.side.index, view="image"))
+    _, said = by_images.put("words alone", None, [item.item_id])
+    assert "one of 62 items; your history says nothing" in said
+    with pytest.raises(ValueError, match="compares items by their images alone; search by an image"):
+        by_images.search("words alone")
+    assert ids(by_images.search("words", png()))
+
+
+def test_numbers_below_a_title_are_written_out():
+    row = {"item_id": "a", "brand": "", "price": 1299000.0, "colour": math.nan}
+    assert _details(row) == "1299000" and _details(row | {"price": 12345.67}) == "12345.67"
+    assert _details(row | {"price": None}) == "a"
+
+
 def test_search_by_text_and_by_image(window):
     by_text, _ = window.put("striped hammock", None)
     by_image, _ = window.put(None, png(9))
@@ -110,6 +131,10 @@ def test_what_cannot_be_put_in_changes_nothing(window, text, image, message):
     with pytest.raises(ValueError, match=message if text.strip() else "Write what you look for"):
         window.search(text, image)
     assert len(window.side.index) == 60
+
+
+def test_no_upload_gets_older_than_an_hour():
+    assert sum(DELETE_UPLOADS_S) <= 3600  # they are looked through every so often, and go at an age
 
 
 def test_a_page_may_take_no_items(open_shop):

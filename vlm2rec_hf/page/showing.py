@@ -66,7 +66,8 @@ def show_page(
     """
     require_demo()
     os.environ.update(SETTINGS)
-    os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="vlm2rec-page-"))
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="vlm2rec-page-")
     import gradio as gr
 
     from . import look
