@@ -58,6 +58,8 @@ def test_one_commit_whose_app_shows_the_model(published, monkeypatch, capsys):
 
     again = push_space(SPACE, MODEL, DATASET, verify=False)  # the licence stays
     assert not again.new and again.oid == done.oid
+    assert main([*command[:6], "--license", "gpl", "--card", "keep", "--no_verify"]) == 0
+    assert "`license` 'gpl' changed nothing" in capsys.readouterr().err
 
 
 def test_what_cannot_be_shown_is_not_published(hub, published, monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import gradio
 
 DELETE_UPLOADS_S = (600, 3000)
-"""How often uploaded files are looked through, and how old one is that is deleted then: none gets older than an hour."""
+"""How often uploaded files are looked through, and from which age they go then: none gets older than an hour."""
 
 
 def make_page(window: ShopWindow, title: str = "The shop") -> "gradio.Blocks":
