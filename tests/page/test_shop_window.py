@@ -159,6 +159,20 @@ def test_a_head_is_searched_by_words_and_takes_no_items(page_shop):
     assert len(window.recommend(ids(found)[:2]).items) == 12
 
 
+def test_a_head_shows_the_images_of_items_that_its_embedders_index_keeps(open_shop, page_shop):
+    index = open_shop.side.index
+    vectors = torch.from_numpy(index.vectors(list(page_shop.item_ids))["both"])
+    options = {"item_representation": "content", "content_dims": {"both": vectors.shape[1]}}
+    head = SequentialRecommender(SeqRecConfig(n_items=page_shop.n_items, hidden_size=16, **options)).eval()
+    head.set_content({"both": vectors}, embedder_revision=index.facts.revision)
+    head.set_catalogue(list(page_shop.item_ids), torch.arange(page_shop.n_items))
+    window = ShopWindow(recommender(head, page_shop, index=index))
+    open_shop.upsert([{"item_id": "new", "title": "a parasol", "image": png()}])
+    assert len(window.browse().items) == 24  # which follows the index
+    new, old = window.shown(["new", str(page_shop.item_ids[0])])
+    assert new.image.startswith("data:image/jpeg") and old.image.startswith("data:image/jpeg")
+
+
 def test_titles_cannot_break_out_of_a_card():
     evil = '"></button><script>alert(1)</script>${1+1}{{value}}'
     text = card(ShownItem('"><i>', evil, note="<u>"), action=("add", "Add"))

@@ -40,6 +40,7 @@ class HeadSide:
         self.loaded, self.dataset, self.head = loaded, dataset, loaded.model
         self._source: ItemIndex | None = None
         self._own: ItemIndex | None = None
+        self._made_of: tuple[str | None, int] | None = None
         head_items(self.head)
         if index is None:
             return
@@ -84,7 +85,10 @@ class HeadSide:
         """
         if self._source is None:
             self.index.refresh()
-        elif self._source.refresh() or self._own is None:
+            return
+        self._source.refresh()
+        # Not whether that found anything: what this process changed through the same object is known to it already.
+        if self._own is None or self._made_of != (self._source.version, self._source.edit_number):
             self._own = self._made()
 
     @property
@@ -130,6 +134,7 @@ class HeadSide:
     def _made(self) -> ItemIndex:
         source = self._source
         if source is not None:
+            self._made_of = source.version, source.edit_number
             self._take_new(source)
         vectors = {"both": self._vectors()}
         if source is None:
