@@ -1,6 +1,7 @@
 """What the page shows is what the model recommends, for every button of it, and nothing breaks out of it."""
 
 import base64
+import importlib.util
 import io
 import math
 import re
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vlm2rec_hf import SeqRecConfig, SequentialRecommender, recommender
+from vlm2rec_hf import SeqRecConfig, SequentialRecommender, recommender, show_page
 from vlm2rec_hf.page import look
 from vlm2rec_hf.page.blocks import DELETE_UPLOADS_S
 from vlm2rec_hf.page.shop_window import HISTORY, LARGEST_IMAGE, ShopWindow, _details
@@ -131,6 +132,14 @@ def test_what_cannot_be_put_in_changes_nothing(window, text, image, message):
     with pytest.raises(ValueError, match=message if text.strip() else "Write what you look for"):
         window.search(text, image)
     assert len(window.side.index) == 60
+
+
+@pytest.mark.parametrize("where", [{"port": 65536}, {"port": "7860"}, {"port": 0, "host": "no host"}])
+def test_where_nobody_can_listen_is_said(open_shop, where):
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("the extra `demo` is not installed")
+    with pytest.raises(ValueError, match="`port`"):
+        show_page(open_shop, block=False, **where)
 
 
 def test_no_upload_gets_older_than_an_hour():
