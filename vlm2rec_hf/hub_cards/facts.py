@@ -108,6 +108,9 @@ class EmbedderFacts:
             raise ValueError(
                 f"`folder` {str(folder)!r} holds neither config.json nor adapter_config.json; save a model there."
             )
+        base = (adapter or {}).get("base_model_name_or_path")
+        if adapter and base and Path(base).is_dir():  # `runs/base` reads like a Hub id of somebody else
+            adapter["base_model_name_or_path"] = Path(base).resolve().name
         training, evaluation = _training_and_evaluation(folder, report_name)
         return cls(
             repo_id=repo_id or folder.resolve().name,
