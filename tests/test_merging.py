@@ -1,5 +1,8 @@
 """Merging adapters: the same vectors afterwards, or nothing merged."""
 
+import dataclasses
+import math
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -52,6 +55,16 @@ def test_refused_by_how_much_and_exactly_as_before(tiny, items):
     assert torch.equal(embedder.encode_items(items, processor).both, before)
     merged = merge_adapters(wrapped, processor, items, tolerance=said * 1.01)  # whoever accepts that much gets it
     assert merged.difference == pytest.approx(said, rel=1e-2)
+
+
+def test_histories_that_become_nan_are_no_small_change(tiny, items, monkeypatch):
+    wrapped, processor = adapted(tiny)
+    embedder = wrapped.get_base_model()
+    first = embedder.encode_histories([items[:1]], processor)
+    answers = iter([first, dataclasses.replace(first, both=first.both * math.nan)])
+    monkeypatch.setattr(embedder, "encode_histories", lambda *_, **__: next(answers))
+    with pytest.raises(ValueError, match="changes the vectors by up to nan"):
+        merge_adapters(wrapped, processor, items[:1], [items[:1]])
 
 
 def test_bad_input(tiny, items):

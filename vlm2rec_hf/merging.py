@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .columns import VIEWS
@@ -89,7 +90,7 @@ def merge_adapters(
     try:
         for layer in layers.values():
             layer.merge(safe_merge=True)
-        difference = max(_difference(old, new) for old, new in zip(before, vectors(), strict=True))
+        difference = _largest(_difference(old, new) for old, new in zip(before, vectors(), strict=True))
         if not difference <= tolerance:
             raise ValueError(
                 f"`model`: merging changes the vectors by up to {difference:.3g}, more than `tolerance` {tolerance:g} "
@@ -137,7 +138,12 @@ def _restore(layer: Any, kept: dict[str, Tensor]) -> None:
 def _difference(before: Encoding, after: Encoding) -> float:
     if len(before) == 0:
         return 0.0
-    return max(float((before.view(name) - after.view(name)).abs().max()) for name in VIEWS)
+    return _largest(float((before.view(name) - after.view(name)).abs().max()) for name in VIEWS)
+
+
+def _largest(values: Iterable[float]) -> float:
+    """The largest, and NaN where there is one, which Python's `max` would pass over."""
+    return float(torch.tensor([*values], dtype=torch.float64).max())
 
 
 def _forget_adapters(embedder: VLM2RecEmbedder) -> None:
