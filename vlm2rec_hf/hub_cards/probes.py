@@ -26,7 +26,7 @@ def probe_items() -> list[Any]:
 
 
 def largest_difference(before: Answers, after: Answers) -> float:
-    """Largest absolute difference of two sets of answers; infinite where shapes differ, NaN where any answer is NaN."""
+    """Largest absolute difference of two sets of answers; infinite where shapes differ, NaN where one is NaN."""
     import torch
 
     if {name: tuple(value.shape) for name, value in before.items()} != {

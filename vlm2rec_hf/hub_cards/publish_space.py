@@ -103,7 +103,7 @@ def push_space(
     api = HfApi(token=token)
     model_commit = read_head(api, model, "model", model_revision).commit
     dataset_commit = read_head(api, dataset, "dataset", dataset_revision).commit
-    title = one_line(title or repo_id.split("/")[-1])
+    title = one_line(title or "") or repo_id.split("/")[-1]
     if verify:
         say(f"Opening {model} at {model_commit[:8]} and {dataset} at {dataset_commit[:8]} ...")
         with logged_in(token):
