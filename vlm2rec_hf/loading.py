@@ -77,7 +77,7 @@ def load_model(where: str | Path, *, revision: str | None = None, **options: Any
         A `VLM2RecEmbedder`, `PixRecModel`, `SequentialRecommender` or `DMESRModel`, as `config.json` says.
 
     Raises:
-        ValueError: there is no model, or one of another kind.
+        ValueError: there is no model, or one of another kind; a `revision` of a folder.
 
     Example:
         ```python
@@ -289,9 +289,8 @@ def model_version(where: str | Path, revision: str | None = None) -> str:
 
     A branch or a folder's name would say something else tomorrow.
     """
-    if Path(where).is_dir():
-        return f"sha256:{weight_files_fingerprint(Path(where))}"
-    return _commit(str(where), revision) or ""
+    commit = _commit(str(where), revision)
+    return f"sha256:{weight_files_fingerprint(Path(where))}" if Path(where).is_dir() else commit or ""
 
 
 def weight_files_fingerprint(folder: Path) -> str:
@@ -380,11 +379,16 @@ def _commit(where: str, revision: str | None, token: str | None = None) -> str |
     """The commit of a Hub id; `None` for a folder.
 
     Raises:
-        ValueError: the Hub has no such model.
+        ValueError: the Hub has no such model, or a version of a folder is asked for.
     """
     from .modeling.hub_loading import hub_commit
 
     if Path(where).exists():
+        if revision not in (None, "main"):
+            raise ValueError(
+                f"`revision` {revision!r} names a version on the Hub, but {where!r} is a folder here, which would be "
+                "loaded whatever it holds; leave it out, or run this where no folder has that name."
+            )
         return None
     try:
         return hub_commit(where, revision=revision or "main", token=token) or revision
