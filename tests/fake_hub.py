@@ -20,6 +20,18 @@ OWNER = "org"
 LARGE = 10_000  # bytes from which a file goes through LFS
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".png", ".model")
 TYPES = ("models", "datasets", "spaces")
+NEW_SPACE = """---
+title: {}
+emoji: 🦀
+colorFrom: red
+colorTo: gray
+sdk: {}
+app_file: app.py
+pinned: false
+---
+
+Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference
+"""
 
 
 @dataclass
@@ -321,8 +333,10 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refused(409, "You already created this model repo", url=url)
             private = asked.get("private") is True or asked.get("visibility") == "private"
             repo = self.hub.repos[kind, name] = Repo(kind, name, private)
-            attributes = self.hub.store(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
-            repo.branches["main"] = repo.commit("initial commit", {".gitattributes": attributes}, None)
+            files = {".gitattributes": self.hub.store(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n")}
+            if kind == "spaces":  # which is made with a card
+                files["README.md"] = self.hub.store(NEW_SPACE.format(asked["name"], asked["sdk"]).encode())
+            repo.branches["main"] = repo.commit("initial commit", files, None)
         return self.answer({"url": url, "name": name, "id": name})
 
     def delete(self):

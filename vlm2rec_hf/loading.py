@@ -77,7 +77,7 @@ def load_model(where: str | Path, *, revision: str | None = None, **options: Any
         A `VLM2RecEmbedder`, `PixRecModel`, `SequentialRecommender` or `DMESRModel`, as `config.json` says.
 
     Raises:
-        ValueError: there is no model, or one of another kind.
+        ValueError: there is no model, or one of another kind; a `revision` of a folder.
 
     Example:
         ```python
@@ -88,8 +88,9 @@ def load_model(where: str | Path, *, revision: str | None = None, **options: Any
     """
     from .modeling.backbone_vlm2rec import Origin
 
-    where, commit = str(where), _commit(str(where), revision)
-    model_class = _model_class(where, _required_type(where, commit))
+    token = options.get("token")
+    where, commit = str(where), _commit(str(where), revision, token)
+    model_class = _model_class(where, _required_type(where, commit, token))
     with quiet_libraries():
         model = model_class.from_pretrained(where, revision=commit or "main", **options).eval()
     _origins[model] = Origin(where, commit, model), _weight_count(model)
@@ -97,24 +98,25 @@ def load_model(where: str | Path, *, revision: str | None = None, **options: Any
 
 
 @asked_once
-def load_processor(where: str | Path, *, revision: str | None = None) -> Any:
+def load_processor(where: str | Path, *, revision: str | None = None, token: str | None = None) -> Any:
     """Load the processor saved beside a model; `None` for heads, which have none.
 
     Args:
         where: folder or Hub id.
         revision: tag, branch or commit.
+        token: that may read the repo; by default the one of `hf auth login`.
 
     Raises:
         ValueError: there is no model, or one of another kind.
     """
     from .modeling import PROCESSORS
 
-    where, commit = str(where), _commit(str(where), revision)
-    processor_class = PROCESSORS.get(_model_class(where, _required_type(where, commit)))
+    where, commit = str(where), _commit(str(where), revision, token)
+    processor_class = PROCESSORS.get(_model_class(where, _required_type(where, commit, token)))
     if processor_class is None:
         return None
     with quiet_libraries():
-        return processor_class.from_pretrained(where, revision=commit or "main")
+        return processor_class.from_pretrained(where, revision=commit or "main", token=token)
 
 
 @asked_once
@@ -137,10 +139,11 @@ def load_with_processor(
         return model
     if isinstance(model, (str, Path)):
         where = str(model)
-        commit = _commit(where, revision)
+        token = options.get("token")
+        commit = _commit(where, revision, token)
         loaded = load_model(where, revision=commit, **options)
-        processor = load_processor(where, revision=commit) if processor is None else processor
-        return LoadedModel(loaded, processor, where, commit, training_facts_or_nothing(where, commit))
+        processor = load_processor(where, revision=commit, token=token) if processor is None else processor
+        return LoadedModel(loaded, processor, where, commit, training_facts_or_nothing(where, commit, token))
     if revision is not None or options:
         raise ValueError("`revision` and loading options apply where `model` is a folder or Hub id.")
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -267,14 +270,14 @@ def processor_option_names() -> list[str]:
 
 
 @asked_once
-def model_type_of(where: str | Path, revision: str | None = None) -> str | None:
+def model_type_of(where: str | Path, revision: str | None = None, token: str | None = None) -> str | None:
     """`model_type` in the `config.json` of a folder or Hub repo; `None` where there is no readable one."""
     from transformers import PreTrainedConfig
 
     if Path(where).exists() and not (Path(where) / "config.json").is_file():
         return None
     try:
-        config, _ = PreTrainedConfig.get_config_dict(str(where), revision=revision or "main")
+        config, _ = PreTrainedConfig.get_config_dict(str(where), revision=revision or "main", token=token)
     except OSError:
         return None
     return config.get("model_type")
@@ -286,9 +289,8 @@ def model_version(where: str | Path, revision: str | None = None) -> str:
 
     A branch or a folder's name would say something else tomorrow.
     """
-    if Path(where).is_dir():
-        return f"sha256:{weight_files_fingerprint(Path(where))}"
-    return _commit(str(where), revision) or ""
+    commit = _commit(str(where), revision)
+    return f"sha256:{weight_files_fingerprint(Path(where))}" if Path(where).is_dir() else commit or ""
 
 
 def weight_files_fingerprint(folder: Path) -> str:
@@ -304,7 +306,9 @@ def weight_files_fingerprint(folder: Path) -> str:
 
 
 @asked_once
-def read_training_facts(where: str | Path, revision: str | None = None) -> dict[str, Any] | None:
+def read_training_facts(
+    where: str | Path, revision: str | None = None, token: str | None = None
+) -> dict[str, Any] | None:
     """The `training.json` of a model; `None` where there is no such file.
 
     Raises:
@@ -317,7 +321,7 @@ def read_training_facts(where: str | Path, revision: str | None = None) -> dict[
 
     path: Path | None = Path(where) / TRAINING_FILE
     if not Path(where).exists():
-        path = file_if_there(HfApi(), str(where), TRAINING_FILE, kind="model", revision=revision)
+        path = file_if_there(HfApi(token=token), str(where), TRAINING_FILE, kind="model", revision=revision)
     if path is None or not path.is_file():
         return None
     try:
@@ -327,14 +331,15 @@ def read_training_facts(where: str | Path, revision: str | None = None) -> dict[
     return facts if isinstance(facts, dict) else None
 
 
-def training_facts_or_nothing(where: str | Path, revision: str | None) -> dict[str, Any]:
+def training_facts_or_nothing(where: str | Path, revision: str | None, token: str | None = None) -> dict[str, Any]:
     """The `training.json` of a model; empty where there is none or it cannot be read, which is logged."""
     from .hub.tokens import redact
 
     try:
-        return read_training_facts(where, revision) or {}
+        return read_training_facts(where, revision, token) or {}
     except (ValueError, ConnectionError) as error:
-        logger.warning(redact(f"Cannot tell which data, histories and item columns {where} was trained on: {error}"))
+        said = f"Cannot tell which data, histories and item columns {where} was trained on: {error}"
+        logger.warning(redact(said, token))
         return {}
 
 
@@ -370,20 +375,23 @@ def refuse_options(kind: str | None, owners: Sequence[str], whose: str, **option
             raise ValueError(f"`{name}` is an option of {whose}, and `model` is a {kind} model; leave it out.")
 
 
-def _commit(where: str, revision: str | None) -> str | None:
+def _commit(where: str, revision: str | None, token: str | None = None) -> str | None:
     """The commit of a Hub id; `None` for a folder.
 
     Raises:
-        ValueError: the Hub has no such model, or a revision is named of a folder, which has one version only.
+        ValueError: the Hub has no such model, or a version of a folder is asked for.
     """
     from .modeling.hub_loading import hub_commit
 
     if Path(where).exists():
-        if revision is not None:
-            raise ValueError(f"`where` {where!r} is a folder, which has no revisions; leave {revision!r} out.")
+        if revision not in (None, "main"):
+            raise ValueError(
+                f"`where` {where!r} is a folder, which has no revisions and would be loaded whatever it holds; leave "
+                f"{revision!r} out, or run this where no folder has that name."
+            )
         return None
     try:
-        return hub_commit(where, revision=revision or "main") or revision
+        return hub_commit(where, revision=revision or "main", token=token) or revision
     except OSError as error:
         raise ValueError(f"{_no_model(where)} It says: {str(error).splitlines()[0]}") from error
 
@@ -392,13 +400,13 @@ def _no_model(where: str) -> str:
     return f"`where`: there is no folder {where!r}, and the Hub has no such model or cannot be reached."
 
 
-def _required_type(where: str, revision: str | None) -> str:
+def _required_type(where: str, revision: str | None, token: str | None = None) -> str:
     """The `model_type` of a model.
 
     Raises:
         ValueError: there is no such place, or no `config.json` in it.
     """
-    kind = model_type_of(where, revision)
+    kind = model_type_of(where, revision, token)
     if kind is None and not Path(where).exists():
         raise ValueError(_no_model(where))
     if kind is None:

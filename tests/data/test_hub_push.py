@@ -311,7 +311,7 @@ def test_a_token_in_a_card_is_not_published(hub):
     assert "kkk" not in str(caught.value) and hub.repos == {}
 
 
-def test_a_card_somebody_changed_is_kept(hub):
+def test_a_card_somebody_changed_is_kept(hub, tmp_path):
     from huggingface_hub import HfApi
 
     make().push_to_hub(REPO)
@@ -319,8 +319,15 @@ def test_a_card_somebody_changed_is_kept(hub):
     HfApi().upload_file(repo_id=REPO, repo_type="dataset", path_or_fileobj=b"Mine.\n", path_in_repo="README.md")
     with pytest.raises(ValueError, match="`readme`: README.md of .* was written or changed by hand"):
         make().push_to_hub(REPO)
-    make().push_to_hub(REPO, readme="keep")
+    make().save(tmp_path / "data")
+    with pytest.raises(ValueError, match="`card`: README.md of"):
+        push(tmp_path / "data", REPO)  # which knows it by another name
+    kept = push(tmp_path / "data", REPO, card="keep", license="mit")
+    assert kept.notes() == [f"`license` 'mit' changed nothing at {REPO}: its card is kept as it is."]
+    assert make().push_to_hub(REPO, readme="keep").notes() == []
     assert hub.files(REPO, kind="datasets")["README.md"] == b"Mine.\n"
+    with pytest.raises(ValueError, match="`card` is given, and `readme` 'keep'"):
+        make().push_to_hub(REPO, card="Words.", readme="keep")
     make().push_to_hub(REPO, readme="replace", license="mit")
     assert b"license: mit" in hub.files(REPO, kind="datasets")["README.md"]
     make().push_to_hub(REPO, license="cc0-1.0")  # a card whose front matter was set is still ours

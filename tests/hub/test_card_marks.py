@@ -25,6 +25,13 @@ def test_a_marker_that_is_not_at_the_end_or_of_another_text_is_none():
     assert marked(edited) == edited and not is_ours(edited)  # an edit is never made ours by marking again
 
 
+def test_the_card_of_a_new_space_is_nobodys_until_somebody_writes_into_it():
+    for sentence in ("Check out the configuration", "Configuration"):
+        made = f"---\nsdk: gradio\n---\n\n{sentence} reference at https://huggingface.co/docs/hub/spaces-config-reference\n"
+        assert is_ours(made) and not is_ours(made + "\nMy Space.\n")
+        assert not is_ours(made.split("---\n")[2])
+
+
 def test_choices():
     for good in ("write", "replace", "keep"):
         check_readme("card", good)

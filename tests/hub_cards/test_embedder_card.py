@@ -167,6 +167,15 @@ def test_an_adapter_names_its_base_and_library(tmp_path):
     assert ModelCard(render_embedder_card(facts)).data.base_model == "org/other"
 
 
+def test_a_local_base_of_a_relative_path_is_not_taken_for_a_repo_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/base").mkdir(parents=True)
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "runs/base"}
+    write_json(tmp_path / "adapter/adapter_config.json", adapter)
+    text = card_of(tmp_path / "adapter")
+    assert ModelCard(text).data.base_model is None and "vision-language model `base` into" in text
+
+
 def test_a_local_base_is_no_link_and_no_path(tmp_path):
     folder = config_folder(tmp_path / "m", facts=training(base_model="/home/somebody/models/base-x"))
     text = card_of(folder)

@@ -32,7 +32,14 @@ def test_all_three_are_drawn_and_stand_in_the_card(tmp_path):
 
 def test_only_what_was_measured_is_drawn(tmp_path):
     folder = config_folder(tmp_path / "m", evaluation=report(modality=None))
+    for name in ("modality.png", "margins.png", "mine.png"):  # of an earlier report and training
+        (folder / "evaluation" / name).write_bytes(b"old")
     assert [path.name for path in write_figures(folder)] == ["views.png"]
+    figures = EmbedderFacts.from_folder(folder).figures
+    assert figures == ("evaluation/margins.png", "evaluation/mine.png", "evaluation/views.png")
+    write_json(folder / "trainer_state.json", {"log_history": [{"step": 3, "loss": 1.0}]})
+    write_figures(folder)
+    assert EmbedderFacts.from_folder(folder).figures == figures[1:]
     with pytest.raises(ValueError, match="must hold a saved report"):
         write_figures(config_folder(tmp_path / "n"))
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vlm2rec_hf.hub_cards import EmbedderFacts, SpaceFacts, render_embedder_card, render_space_card
@@ -71,7 +71,7 @@ def check(text):
     body = card.split("\n---\n", 1)[1]
     outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", re.sub(r"^(`{3,}).*?^\1$", "", body, flags=re.M | re.S))
     tags = set(re.findall(r"<(?!!-- written by)[^>\n]*>", outside))
-    assert tags <= {"<details>", "</details>", "<summary>", "</summary>"}
+    assert tags <= {"<details>", "</details>", "<summary>", "</summary>", "<code>", "</code>"}
     targets = re.findall(r"(?<!\\)\]\(([^)]*)\)", outside)
     assert all(target.startswith(("https://huggingface.co/", "%")) or target.endswith(".png") for target in targets)
     assert not any(":" in target.removeprefix("https:") for target in targets)
@@ -103,6 +103,7 @@ def test_layout_holds_for_anything(text):
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
+@example("a\\|b")
 @given(st.text())
 def test_values_stay_values(text):
     assert "\n" not in escape(text) and "\n" not in code(text) and "<" not in escape(text)
@@ -114,6 +115,11 @@ def test_values_stay_values(text):
     assert json.loads("\n".join(block[1:-1])) == {"x": text}
     lines = table(["a", "b"], [(text, code(text))]).split("\n")
     assert len(lines) == 3 and len(re.findall(r"(?<!\\)\|", lines[2].replace("\\\\", ""))) == 3
+
+
+def test_a_bar_in_code_is_shown_alone_in_a_table_and_outside():
+    assert code("a|b") == r"<code>a\|b</code>" and code(r"a\|b*") == r"<code>a\\\|b\*</code>"
+    assert code("<a|b>") == r"<code>&lt;a\|b&gt;</code>"
 
 
 def test_a_fence_outgrows_what_it_holds():

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import AutoModel
 from vlm2rec_hf import VLM2RecEmbedder, VLM2RecProcessor, as_queries
 from vlm2rec_hf.hub_cards import publish
 from vlm2rec_hf.hub_cards.card import is_ours
+from vlm2rec_hf.hub_cards.probes import largest_difference
 from vlm2rec_hf.hub_cards.publish import publish_model
 from vlm2rec_hf.sentence_transformers import write_sentence_transformer_files
 
@@ -198,6 +200,14 @@ def test_a_copy_that_answers_otherwise_is_not_tagged(hub, folder, monkeypatch):
     with pytest.raises(ValueError, match=r"gives other vectors \(difference 0.01, .*not tagged"):
         publish_model(folder, REPO, tag="v2.0")
     assert [ref.name for ref in HfApi().list_repo_refs(REPO).tags] == ["v1.0"]
+
+
+def test_an_answer_of_nan_is_a_difference_wherever_it_stands():
+    good, bad = torch.zeros(2), torch.tensor([0.0, math.nan])
+    for names in ("ab", "ba"):
+        after = {name: {"a": good, "b": bad}[name] for name in names}
+        assert math.isnan(largest_difference(dict.fromkeys(names, good), after))
+        assert math.isnan(largest_difference(after, after)) and largest_difference({"a": good}, {"a": good}) == 0
 
 
 def test_refuses_what_would_not_load_or_would_give_secrets_away(hub, folder, tmp_path):

@@ -94,6 +94,18 @@ def test_the_card_names_embedder_and_data_and_its_snippet_runs(hub, split, tmp_p
     assert "[Recommendation(" in capsys.readouterr().out
 
 
+def test_a_local_embedder_of_a_relative_path_is_not_taken_for_a_repo_of_the_hub(hub, split, tmp_path):
+    trained(split, tmp_path / "head")
+    config = json.loads((tmp_path / "head" / "config.json").read_text())
+    config |= {"embedder": "runs/embedder", "embedder_revision": "sha256:" + "a" * 64}
+    (tmp_path / "head" / "config.json").write_text(json.dumps(config))
+    publish_model(tmp_path / "head", REPO, verify=False)
+    published = hub.files(REPO)
+    assert json.loads(published["config.json"])["embedder"] == "embedder"
+    card = published["README.md"].decode()
+    assert "over the item vectors of `embedder`" in card and "runs/embedder" not in card
+
+
 def test_what_nobody_could_use_is_refused(hub, split, tmp_path):
     trained(split, tmp_path / "head")
     (tmp_path / "head" / "catalogue.parquet").unlink()

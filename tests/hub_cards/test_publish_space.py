@@ -1,14 +1,17 @@
 """A Space is published whole, in one commit, for a model and a dataset that load; what it runs is what was checked."""
 
+import os
+
 import pytest
 
 import vlm2rec_hf
-from vlm2rec_hf import make_demo_shop
+from vlm2rec_hf import RecDataset, make_demo_shop
 from vlm2rec_hf.cli.main import main
 from vlm2rec_hf.hub.front_matter import front_matter
 from vlm2rec_hf.hub_cards import publish_space
 from vlm2rec_hf.hub_cards.publish import publish_model
 from vlm2rec_hf.hub_cards.publish_space import app_text, push_space
+from vlm2rec_hf.loading import load_with_processor
 
 SPACE, MODEL, DATASET = "org/page", "org/embedder", "org/shop"
 
@@ -55,6 +58,8 @@ def test_one_commit_whose_app_shows_the_model(published, monkeypatch, capsys):
 
     again = push_space(SPACE, MODEL, DATASET, verify=False)  # the licence stays
     assert not again.new and again.oid == done.oid
+    assert main([*command[:6], "--license", "gpl", "--card", "keep", "--no_verify"]) == 0
+    assert "`license` 'gpl' changed nothing" in capsys.readouterr().err
 
 
 def test_what_cannot_be_shown_is_not_published(hub, published, monkeypatch, tmp_path):
@@ -77,6 +82,22 @@ def test_what_cannot_be_shown_is_not_published(hub, published, monkeypatch, tmp_
     with pytest.raises(ValueError, match="belong together"):
         push_space(SPACE, MODEL, DATASET)
     assert ("spaces", SPACE) not in hub.repos
+
+
+def test_private_parts_are_opened_by_the_token_given_and_the_first_item_may_be_blank(hub, tiny, tmp_path, monkeypatch):
+    for part in tiny("qwen2_vl", max_history=4):
+        part.save_pretrained(tmp_path / "embedder")
+    publish_model(tmp_path / "embedder", MODEL, private=True, verify=False)
+    clicks = [{"user_id": u, "item_id": i, "timestamp": t} for u in "uv" for t, i in enumerate("abcd")]
+    titles = [{"item_id": i, "title": title} for i, title in zip("abcd", (None, "tent", "mug", "lamp"), strict=True)]
+    RecDataset.from_tables(clicks, titles).push_to_hub(DATASET, private=True, verify=False)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(ValueError, match="has no such model"):
+        push_space(SPACE, MODEL, DATASET)
+    done = push_space(SPACE, MODEL, DATASET, token=hub.token)  # the first item has neither text nor image
+    assert done.checked and done.model_commit == hub.history(MODEL)[0] and "HF_TOKEN" not in os.environ
+    loaded = load_with_processor(MODEL, token=hub.token)
+    assert loaded.revision == done.model_commit and loaded.processor.max_history == 4
 
 
 def test_the_app_is_made_of_literals():

@@ -21,7 +21,7 @@ from vlm2rec_hf import (
     VLM2RecTrainer,
     VLM2RecTrainingArguments,
 )
-from vlm2rec_hf.loading import load_model, load_or_build, load_processor, load_with_processor
+from vlm2rec_hf.loading import load_or_build
 from vlm2rec_hf.tiny.backbones import save_tiny_backbone
 from vlm2rec_hf.trainers.adapters import default_lora_config
 
@@ -208,13 +208,3 @@ def test_similarity_is_the_cosine_that_rankings_compare(tiny, tiny_pix):
             )
         assert model.similarity(vectors[0], vectors).shape == (1, 3)
         assert (model.similarity(torch.zeros(1, vectors.shape[1]), vectors) == 0).all()
-
-
-@pytest.mark.parametrize("load", [load_model, load_processor, load_with_processor])
-def test_a_revision_of_a_folder_is_refused(load, tiny, tmp_path):
-    """It would act on nothing: the folder's one version would be loaded under the name of another."""
-    for part in tiny():
-        part.save_pretrained(tmp_path)
-    load(str(tmp_path))
-    with pytest.raises(ValueError, match="is a folder, which has no revisions; leave 'v1' out"):
-        load(str(tmp_path), revision="v1")

@@ -1,16 +1,19 @@
 """What the page shows is what the model recommends, for every button of it, and nothing breaks out of it."""
 
 import base64
+import importlib.util
 import io
+import math
 import re
 
 import pytest
 import torch
 from PIL import Image
 
-from vlm2rec_hf import SeqRecConfig, SequentialRecommender, recommender
+from vlm2rec_hf import SeqRecConfig, SequentialRecommender, recommender, show_page
 from vlm2rec_hf.page import look
-from vlm2rec_hf.page.shop_window import HISTORY, LARGEST_IMAGE, ShopWindow
+from vlm2rec_hf.page.blocks import DELETE_UPLOADS_S
+from vlm2rec_hf.page.shop_window import HISTORY, LARGEST_IMAGE, ShopWindow, _details
 from vlm2rec_hf.recommending.cards import IMAGE_PIXELS, ShownItem, card
 
 from ..conftest import make_image
@@ -85,6 +88,25 @@ def test_a_new_item_is_found_and_ranked_at_once(window, open_shop):
     assert "click an item" in said
 
 
+def test_an_item_that_is_in_the_shop_is_never_said_not_to_be(window, open_shop, page_shop):
+    gone, _ = window.put("gone tomorrow", None)
+    open_shop.delete([gone.item_id])
+    item, said = window.put("put in beside it", None, [gone.item_id])
+    assert "is in the shop, one of 61 items; click an item" in said  # what left the shop left the history, too
+    by_images = ShopWindow(recommender(open_shop.side.loaded, page_shop, index=open_shop.side.index, view="image"))
+    _, said = by_images.put("words alone", None, [item.item_id])
+    assert "one of 62 items; your history says nothing" in said
+    with pytest.raises(ValueError, match="compares items by their images alone; search by an image"):
+        by_images.search("words alone")
+    assert ids(by_images.search("words", png()))
+
+
+def test_numbers_below_a_title_are_written_out():
+    row = {"item_id": "a", "brand": "", "price": 1299000.0, "colour": math.nan}
+    assert _details(row) == "1299000" and _details(row | {"price": 12345.67}) == "12345.67"
+    assert _details(row | {"price": None}) == "a"
+
+
 def test_search_by_text_and_by_image(window):
     by_text, _ = window.put("striped hammock", None)
     by_image, _ = window.put(None, png(9))
@@ -112,6 +134,18 @@ def test_what_cannot_be_put_in_changes_nothing(window, text, image, message):
     assert len(window.side.index) == 60
 
 
+@pytest.mark.parametrize("where", [{"port": 65536}, {"port": "7860"}, {"port": 0, "host": "no host"}])
+def test_where_nobody_can_listen_is_said(open_shop, where):
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("the extra `demo` is not installed")
+    with pytest.raises(ValueError, match="`port`"):
+        show_page(open_shop, block=False, **where)
+
+
+def test_no_upload_gets_older_than_an_hour():
+    assert sum(DELETE_UPLOADS_S) <= 3600  # they are looked through every so often, and go at an age
+
+
 def test_a_page_may_take_no_items(open_shop):
     with pytest.raises(ValueError, match="no new items"):
         ShopWindow(open_shop, new_items=False).put("a", None)
@@ -132,6 +166,20 @@ def test_a_head_is_searched_by_words_and_takes_no_items(page_shop):
     with pytest.raises(ValueError, match="words alone"):
         window.search(image=png())
     assert len(window.recommend(ids(found)[:2]).items) == 12
+
+
+def test_a_head_shows_the_images_of_items_that_its_embedders_index_keeps(open_shop, page_shop):
+    index = open_shop.side.index
+    vectors = torch.from_numpy(index.vectors(list(page_shop.item_ids))["both"])
+    options = {"item_representation": "content", "content_dims": {"both": vectors.shape[1]}}
+    head = SequentialRecommender(SeqRecConfig(n_items=page_shop.n_items, hidden_size=16, **options)).eval()
+    head.set_content({"both": vectors}, embedder_revision=index.facts.revision)
+    head.set_catalogue(list(page_shop.item_ids), torch.arange(page_shop.n_items))
+    window = ShopWindow(recommender(head, page_shop, index=index))
+    open_shop.upsert([{"item_id": "new", "title": "a parasol", "image": png()}])
+    assert len(window.browse().items) == 24  # which follows the index
+    new, old = window.shown(["new", str(page_shop.item_ids[0])])
+    assert new.image.startswith("data:image/jpeg") and old.image.startswith("data:image/jpeg")
 
 
 def test_titles_cannot_break_out_of_a_card():

@@ -91,6 +91,9 @@ def test_a_layer_of_other_options_is_not_published(hub, tiny, tmp_path):
     with pytest.raises(ValueError, match="1_Dense is not what `score_options` in config.json say"):
         publish_model(tmp_path / "second", "org/scored")
     publish_model(tmp_path / "first", "org/scored", verify=False)
+    (tmp_path / "first/1_Dense/model.safetensors").unlink()
+    with pytest.raises(ValueError, match="lacks 1_Dense/model.safetensors, without which"):
+        publish_model(tmp_path / "first", "org/scored", verify=False)
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,7 @@ def test_options_that_would_cut_rows_are_refused(loaded):
         (lambda: as_documents([3]), TypeError, "`items` holds a int"),
         (lambda: as_documents([{"image": "a.png"}]), TypeError, "`image` of an item"),
         (lambda: as_documents([""]), ValueError, "needs a text or an image"),
+        (lambda: as_queries([[{"text": "a", "image_features": [1.0]}]]), ValueError, "`image_features`, which"),
         (lambda: as_queries(["red tent"]), TypeError, r"`histories\[i\]` must be a list"),
         (lambda: as_queries([[]]), ValueError, "`histories` must not hold an empty"),
         (lambda: as_queries([["a"]], max_history=0), ValueError, "`max_history` must be at least 1"),

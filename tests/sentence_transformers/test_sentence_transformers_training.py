@@ -23,11 +23,13 @@ def model(tiny, tmp_path):
 
 def train(model, dataset, loss, folder, **options):
     options = {"per_device_train_batch_size": 9, "max_steps": 20, "learning_rate": 3e-3, "logging_steps": 1} | options
-    callbacks = options.pop("callbacks", None)
+    callbacks, eval_dataset = options.pop("callbacks", None), options.pop("eval_dataset", None)
     arguments = SentenceTransformerTrainingArguments(
         str(folder), report_to=[], save_strategy="no", disable_tqdm=True, use_cpu=True, seed=0, **options
     )
-    trainer = SentenceTransformerTrainer(model, arguments, train_dataset=dataset, loss=loss, callbacks=callbacks)
+    trainer = SentenceTransformerTrainer(
+        model, arguments, train_dataset=dataset, eval_dataset=eval_dataset, loss=loss, callbacks=callbacks
+    )
     trainer.train()
     return trainer
 
@@ -87,6 +89,17 @@ def test_evaluation_and_the_model_card(model, tmp_path):
     trainer.create_model_card()
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "CachedVLM2RecRankingLoss" in card and "2603.17450" in card and '"wpcl_lambda": 0.5' in card
+
+
+def test_an_evaluation_before_the_first_step_knows_the_progress_and_drops_nothing(model, tmp_path):
+    dataset = table(HISTORIES, POSITIVES)
+    loss = VLM2RecRankingLoss(model, "modality_dropout", modality_dropout=0.9, temperature="linear:1->0.1@0.5")
+    trainer = train(
+        model, dataset, loss, tmp_path / "run", eval_dataset=dataset, eval_on_start=True, max_steps=1,
+        per_device_eval_batch_size=9, learning_rate=0.0, callbacks=[loss.progress_callback()],
+    )  # fmt: skip
+    (first,) = [float(row["eval_loss"]) for row in trainer.state.log_history if "eval_loss" in row]
+    assert [trainer.evaluate()["eval_loss"] for _ in range(2)] == pytest.approx([first] * 2)
 
 
 def test_rows_and_images_say_the_same(model):

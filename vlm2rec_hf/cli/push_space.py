@@ -59,4 +59,6 @@ def main(argv: Sequence[str]) -> None:
             print(f"---- {name}\n{text}")
         say(f"Nothing was written; without --dry_run this is one commit on {done.url}.")
         return
+    for note in done.notes():
+        say(note)
     print(done)

@@ -88,7 +88,7 @@ def describe(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
     """
     parts = []
     for name in columns:
-        words = _words(row.get(name))
+        words = words_of(row.get(name))
         if words:
             parts.append(words if name == TITLE else f"{name}: {words}")
     return ", ".join(parts) or text_of(row)
@@ -100,11 +100,12 @@ def _number(value: float) -> str:
     return np.format_float_positional(single if float(single) == value else np.float64(value), trim="-")
 
 
-def _words(value: Any) -> str:
+def words_of(value: Any) -> str:
+    """One value as words on one line, numbers written out; empty for what is not there."""
     if value is None or value != value:  # None and NaN
         return ""
     if isinstance(value, (list, tuple)):
-        return " / ".join(words for words in map(_words, value) if words)
+        return " / ".join(words for words in map(words_of, value) if words)
     if isinstance(value, float):
         return _number(value)
     return " ".join(str(value).split())

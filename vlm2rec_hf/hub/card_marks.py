@@ -19,6 +19,10 @@ READMES = ("write", "replace", "keep")
 _MARKER = re.compile(
     r"\n<!-- written by vlm2rec_hf, sha256:([0-9a-f]{64}); edit freely: an edited card is kept -->\n?$"
 )
+_NEW_SPACE = re.compile(
+    r"(Check out the c|C)onfiguration reference at https://huggingface\.co/docs/hub/spaces-config-reference"
+)
+"""All that the Hub writes below the front matter of a Space that is made."""
 
 
 def is_ours(text: str) -> bool:
@@ -43,11 +47,13 @@ def unmarked(text: str) -> str:
 
 
 def is_blank_form(text: str) -> bool:
-    """Whether this is the client's model card template with nothing filled in, as `peft` writes it on saving."""
+    """Whether nobody wrote this: the client's model card template, as `peft` saves it, or the card of a new Space."""
     from huggingface_hub import ModelCard, ModelCardData
 
     blank = ModelCard.from_template(ModelCardData()).text
     body = re.sub(r"^---\n.*?\n---\n", "", text, count=1, flags=re.DOTALL)
+    if body != text and _NEW_SPACE.fullmatch(body.strip()):
+        return True
     body = re.sub(r"\n### Framework versions\s+(- PEFT \S+\s*)+$", "", body)
     return body.split() == blank.split()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # After `hf_oauth_` and `hf_jwt_` comes a web token ("eyJ...", dots inside) or a random one, of digits and both cases;
 # names of functions and files are neither.
@@ -25,6 +28,27 @@ def redact(text: str, *known: str | None) -> str:
     for secret in _secrets(known):
         text = text.replace(secret, HIDDEN)
     return _TOKEN.sub(HIDDEN, text)
+
+
+@contextmanager
+def logged_in(token: str | None) -> Iterator[None]:
+    """Inside, the client takes a token for the one of `hf auth login`, as in a Space with a secret HF_TOKEN.
+
+    Args:
+        token: None changes nothing.
+    """
+    if token is None:
+        yield
+        return
+    before = os.environ.get("HF_TOKEN")
+    os.environ["HF_TOKEN"] = token
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_TOKEN"]
+        else:
+            os.environ["HF_TOKEN"] = before
 
 
 def _secrets(known: tuple[str | None, ...]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .model_folder import (
     TRAINING_FILE,
+    embedder_name,
     find_figures,
     first_item_ids,
     has_remote_code,
@@ -107,6 +108,9 @@ class EmbedderFacts:
             raise ValueError(
                 f"`folder` {str(folder)!r} holds neither config.json nor adapter_config.json; save a model there."
             )
+        base = (adapter or {}).get("base_model_name_or_path")
+        if adapter and base and Path(base).is_dir():  # `runs/base` reads like a Hub id of somebody else
+            adapter["base_model_name_or_path"] = Path(base).resolve().name
         training, evaluation = _training_and_evaluation(folder, report_name)
         return cls(
             repo_id=repo_id or folder.resolve().name,
@@ -171,13 +175,13 @@ class HeadFacts:
         if config is None:
             raise ValueError(f"`folder` {str(folder)!r} holds no config.json; save a head there.")
         training, evaluation = _training_and_evaluation(folder, report_name)
-        where = text_or_none(config, "embedder")
+        embedder = embedder_name(config)
         return cls(
             repo_id=repo_id or folder.resolve().name,
             revision=revision,
             license=license,
-            config=publishable(config),
-            embedder=local_name(where) if where else None,
+            config=publishable(config | {"embedder": embedder}),
+            embedder=embedder,
             embedder_revision=text_or_none(config, "embedder_revision"),
             example_items=first_item_ids(folder, EXAMPLE_ITEMS),
             remote_code=has_remote_code(folder, config),

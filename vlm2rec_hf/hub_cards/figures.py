@@ -24,6 +24,8 @@ def write_figures(model_folder: str | os.PathLike[str]) -> list[Path]:
     - `evaluation/modality.png`: the modality diagnostics, where the report holds any.
     - `evaluation/margins.png`: margins over training, where the folder holds a `trainer_state.json` with some.
 
+    One of an earlier report or training that has nothing to draw now goes, so that no card shows it.
+
     Args:
         model_folder: holds `evaluation/` as `Report.save` wrote it.
 
@@ -42,10 +44,15 @@ def write_figures(model_folder: str | os.PathLike[str]) -> list[Path]:
     diagnostics = section(report.facts, "modality", REPORT_FILE)
     if any(_known(values) for values in diagnostics.values()):
         written.append(plot_modality(diagnostics, folder / "modality.png"))
-    state = read_json(Path(model_folder) / "trainer_state.json") or {}
-    log = [record for record in state.get("log_history", []) if "margin_text" in record or "margin_image" in record]
+    else:
+        (folder / "modality.png").unlink(missing_ok=True)
+    state = read_json(Path(model_folder) / "trainer_state.json")
+    history = [] if state is None else state.get("log_history", [])
+    log = [record for record in history if "margin_text" in record or "margin_image" in record]
     if log:
         written.append(plot_margins({"training": log}, folder / "margins.png"))
+    elif state is not None:  # of a training that told no margins; without the file nobody knows, and it may be drawn
+        (folder / "margins.png").unlink(missing_ok=True)
     return written
 
 

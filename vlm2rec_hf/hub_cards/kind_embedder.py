@@ -56,9 +56,17 @@ def sentence_transformer_files(folder: Path, names: tuple[str, ...], config: dic
 
 
 def _check_score_layer(folder: Path, score_options: dict[str, Any] | None) -> None:
-    """Raise ValueError if sentence-transformers would score by other options than the embedder's."""
+    """Raise ValueError if sentence-transformers would score by other options than the embedder's, or could not."""
     routes = (read_json(folder / "sentence_bert_config.json") or {}).get("modality_config") or {}
-    if score_options is None or all(route.get("method_output_name") != VIEWS for route in routes.values()):
+    if all(route.get("method_output_name") != VIEWS for route in routes.values()):
+        return
+    lacking = [name for name in ("config.json", "model.safetensors") if not (folder / SCORE_LAYER / name).is_file()]
+    if lacking:
+        raise ValueError(
+            f"`folder` {str(folder)!r} lacks {SCORE_LAYER}/{lacking[0]}, without which sentence-transformers cannot "
+            "load it; call `write_sentence_transformer_files(..., scored=True)` again."
+        )
+    if score_options is None:
         return
     written = load_file(folder / SCORE_LAYER / "model.safetensors")["linear.weight"]
     if not np.array_equal(written, ScoreOptions.from_dict(score_options).view_map(written.shape[1] // 2)):

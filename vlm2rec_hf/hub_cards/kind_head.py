@@ -10,7 +10,7 @@ from .card import render_head_card
 from .facts import HeadFacts
 from .kind import ModelKind
 from .metadata import hub_id
-from .model_folder import publishable
+from .model_folder import embedder_name, publishable
 from .probes import Answers
 
 CATALOGUE = {
@@ -40,9 +40,10 @@ def probe_head(where: str, hub: dict[str, Any], model_class: Any = None) -> Answ
 
 def config_without_places(folder: Path, names: tuple[str, ...], config: dict[str, Any]) -> dict[str, bytes]:
     """`config.json` with the name alone of a local embedder folder: its place says nothing to others."""
+    name = embedder_name(config)
     config = publishable(config, nulls=True)
-    if config.get("embedder") and hub_id(config["embedder"]) is None:
-        config["embedder"] = Path(config["embedder"]).name
+    if name:
+        config["embedder"] = name if hub_id(name) else Path(name).name
     return {"config.json": json_bytes(config)}
 
 

@@ -43,8 +43,14 @@ def escape(value: object) -> Markdown:
 
 
 def code(value: object) -> Markdown:
-    """A value as inline code, in a fence of backticks longer than any run inside it; fit for table cells too."""
-    text = one_line(value).replace("|", "\\|")
+    """A value as inline code, in a fence of backticks longer than any run inside it; fit for table cells too.
+
+    One with a `|` stands in tags: between backticks a backslash before it would be shown, but not in a table, where
+    it ends the cell without one.
+    """
+    text = one_line(value)
+    if "|" in text:
+        return Markdown(f"<code>{escape(text)}</code>")
     fence = "`" * (_longest_run(text) + 1)
     pad = " " if not text or text[0] == "`" or text[-1] == "`" else ""
     return Markdown(f"{fence}{pad}{text}{pad}{fence}")

@@ -95,6 +95,17 @@ def local_name(text: str) -> str:
     return re.split(r"[\\/]", text.rstrip("\\/"))[-1] if _ABSOLUTE.search(text) else text
 
 
+def embedder_name(config: dict[str, Any]) -> str | None:
+    """The embedder that a head's configuration names; of a folder, relative or not, the last part alone.
+
+    A version by weights, not by commit, says that it was a folder: `runs/shop` reads like a Hub id of somebody else.
+    """
+    where = text_or_none(config, "embedder")
+    if where is None or not str(config.get("embedder_revision")).startswith("sha256:"):
+        return where and local_name(where)
+    return re.split(r"[\\/]", where.rstrip("\\/"))[-1]
+
+
 def find_figures(folder: Path) -> tuple[str, ...]:
     """Paths of the images of the evaluation, relative to the model folder, with forward slashes, by name."""
     return tuple(f"{EVALUATION}/{path.name}" for path in sorted((folder / EVALUATION).glob("*.png")))

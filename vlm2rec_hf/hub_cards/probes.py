@@ -26,9 +26,12 @@ def probe_items() -> list[Any]:
 
 
 def largest_difference(before: Answers, after: Answers) -> float:
-    """Largest absolute difference of two sets of answers; infinite where their shapes differ."""
+    """Largest absolute difference of two sets of answers; infinite where shapes differ, NaN where one is NaN."""
+    import torch
+
     if {name: tuple(value.shape) for name, value in before.items()} != {
         name: tuple(value.shape) for name, value in after.items()
     }:
         return float("inf")
-    return max(float((before[name] - after[name]).abs().max()) for name in before if before[name].numel())
+    each = [float((before[name] - after[name]).abs().max()) for name in before if before[name].numel()]
+    return float(torch.tensor(each, dtype=torch.float64).max())  # Python's `max` would pass over a later NaN

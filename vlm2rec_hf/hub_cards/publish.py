@@ -19,7 +19,7 @@ from .model_card import render_model_card
 from .model_folder import REPORT_FILE, TRAINING_FILE, publishable, read_json
 from .model_kinds import kind_of
 from .probes import largest_difference
-from .publish_dataset import publish_dataset, states_licence
+from .publish_dataset import ignored_licence, publish_dataset
 from .publishable_files import ModelFiles, find_model_files, stale_files
 from .published import PublishedDataset, PublishedModel
 
@@ -81,7 +81,7 @@ def push(
     if report_name is not None:
         raise ValueError(f"`report_name` {report_name!r} names a model in a report, but `source` holds a dataset.")
     check_readme("card", card)
-    return publish_dataset(RecDataset.load(source), repo_id, readme=card, **options)
+    return publish_dataset(RecDataset.load(source), repo_id, readme=card, readme_argument="card", **options)
 
 
 def publish_model(
@@ -161,10 +161,8 @@ def publish_model(
         difference = _compare(before, model, repo_id, commit, token)
     if tag and not named:
         make_tag(api, repo_id, "model", tag, commit, message or f"Version {tag}")
-    ignored = None
-    if license is not None and not states_licence(read_card(api, repo_id, "model", commit), license):
-        why = f"{tag} is published, and tags never move; name a new tag" if named else "its card is somebody's own"
-        ignored = f"`license` {license!r} changed nothing at {repo_id}: {why}"
+    why = f"{tag} is published, and tags never move; name a new tag" if named else "its card is somebody's own"
+    ignored = ignored_licence(api, repo_id, "model", commit, license, why)
     return PublishedModel(
         repo_id=repo_id,
         oid=commit,

@@ -49,6 +49,7 @@ def publish_dataset(
     license: str | None = None,
     card: str | None = None,
     readme: str = "write",
+    readme_argument: str = "readme",
     max_shard_size: int | str = "500MB",
     quarantine: bool = True,
     verify: bool = True,
@@ -57,22 +58,26 @@ def publish_dataset(
 
     A tag that already names a commit with this dataset's fingerprint is left as it is, whatever the dataset was made
     from meanwhile; a `card` or `license` that the commit does not have is an error then. A licence that an earlier
-    publication put into the card stays there until another one is given.
+    publication put into the card stays there until another one is given. `readme_argument` is what the caller knows
+    `readme` as, for errors.
     """
     check_repo_id(repo_id)
     check_tag(tag)
-    check_readme("readme", readme)
+    check_readme(readme_argument, readme)
+    if card is not None and readme == "keep":
+        raise ValueError("`card` is given, and `readme` 'keep' leaves the repo's README as it is; leave one out.")
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
 
-    def published(commit: str, *, new: bool) -> PublishedDataset:
+    def published(commit: str, *, new: bool, ignored: str | None = None) -> PublishedDataset:
         return PublishedDataset(
             repo_id=repo_id,
             oid=commit,
             url=f"{api.endpoint}/datasets/{repo_id}/commit/{commit}",
             tag=tag,
             new=new,
+            ignored=ignored,
             fingerprint=dataset.fingerprint,
         )
 
@@ -107,7 +112,7 @@ def publish_dataset(
             return published(named, new=False)
         head = open_repo(api, repo_id, "dataset", private)
         if not may_write_card(
-            api, repo_id, "dataset", head, readme, argument="readme", card=files[CARD_FILE].read_bytes()
+            api, repo_id, "dataset", head, readme, argument=readme_argument, card=files[CARD_FILE].read_bytes()
         ):
             del files[CARD_FILE]
         message = message or f"Push {dataset!r}"
@@ -116,7 +121,8 @@ def publish_dataset(
             _verify(dataset, repo_id, commit, token, Path(place, "downloaded"))
     if tag is not None:
         make_tag(api, repo_id, "dataset", tag, commit, f"Fingerprint {dataset.fingerprint}")
-    return published(commit, new=commit != head.commit)
+    ignored = ignored_licence(api, repo_id, "dataset", commit, license, "its card is kept as it is")
+    return published(commit, new=commit != head.commit, ignored=ignored)
 
 
 def _card(
@@ -137,6 +143,13 @@ def states_licence(card: str, license: str) -> bool:
     """Whether a card's front matter states this licence, under its own name or as the Hub would have it."""
     stated = license_of(card)
     return stated.get("license") == license or licence_fields(license).items() <= stated.items()
+
+
+def ignored_licence(api: HfApi, repo_id: str, kind: str, commit: str, license: str | None, why: str) -> str | None:
+    """That a licence which was asked for stands nowhere in the card of a commit, in words; None where it does."""
+    if license is None or states_licence(read_card(api, repo_id, kind, commit), license):
+        return None
+    return f"`license` {license!r} changed nothing at {repo_id}: {why}"
 
 
 def _recorded_fingerprint(api: HfApi, repo_id: str, commit: str) -> str | None:

@@ -13,11 +13,12 @@ from ..hub.card_marks import CARD_FILE, check_readme, licence_in, may_write_card
 from ..hub.commits import commit_files, open_repo, read_head
 from ..hub.errors import check_repo_id
 from ..hub.files import file_if_there
-from ..hub.tokens import holds_token
+from ..hub.tokens import holds_token, logged_in
 from ..version import __version__
 from .card import render_space_card
 from .facts import SpaceFacts
 from .markdown import one_line
+from .publish_dataset import ignored_licence
 from .published import Published
 
 APP_FILE, REQUIREMENTS = "app.py", "requirements.txt"
@@ -102,11 +103,11 @@ def push_space(
     api = HfApi(token=token)
     model_commit = read_head(api, model, "model", model_revision).commit
     dataset_commit = read_head(api, dataset, "dataset", dataset_revision).commit
-    title = one_line(title or repo_id.split("/")[-1])
+    title = one_line(title or "") or repo_id.split("/")[-1]
     if verify:
         say(f"Opening {model} at {model_commit[:8]} and {dataset} at {dataset_commit[:8]} ...")
-        _open(model, model_commit, dataset, dataset_commit)
-    license = license or licence_in(read_card(api, repo_id, "space"))
+        with logged_in(token):
+            _open(model, model_commit, dataset, dataset_commit)
     facts = SpaceFacts(
         repo_id,
         title,
@@ -117,7 +118,7 @@ def push_space(
         app_file=APP_FILE,
         models=(model,),
         datasets=(dataset,),
-        license=license,
+        license=license or licence_in(read_card(api, repo_id, "space")),
     )
     files = {
         APP_FILE: app_text(model, model_commit, dataset, dataset_commit, title, new_items),
@@ -129,10 +130,10 @@ def push_space(
             raise ValueError(f"`{name}` would hold what looks like a Hub token; take it out of the arguments.")
     ast.parse(files[APP_FILE], APP_FILE)
 
-    def published(commit: str, new: bool, checked: bool) -> PublishedSpace:
+    def published(commit: str, new: bool, checked: bool, ignored: str | None = None) -> PublishedSpace:
         return PublishedSpace(
             repo_id=repo_id, oid=commit, url=f"{api.endpoint}/spaces/{repo_id}", tag=None, new=new, files=files,
-            model_commit=model_commit, dataset_commit=dataset_commit, checked=checked,
+            model_commit=model_commit, dataset_commit=dataset_commit, checked=checked, ignored=ignored,
         )  # fmt: skip
 
     if dry_run:
@@ -150,7 +151,8 @@ def push_space(
                 path = file_if_there(api, repo_id, name, kind="space", revision=commit, cache_dir=cache)
                 if path is None or path.read_bytes() != content:
                     raise ValueError(f"`repo_id` {repo_id!r} at {commit[:8]} holds another {name}; publish again.")
-    return published(commit, commit != head.commit, verify)
+    ignored = ignored_licence(api, repo_id, "space", commit, license, "its card is kept as it is")
+    return published(commit, commit != head.commit, verify, ignored)
 
 
 def app_text(model: str, model_commit: str, dataset: str, dataset_commit: str, title: str, new_items: bool) -> str:
@@ -180,8 +182,10 @@ def _open(model: str, model_commit: str, dataset: str, dataset_commit: str) -> N
     recommender = open_recommender(
         model=model, revision=model_commit, dataset=dataset, dataset_revision=dataset_commit
     )
-    item = str(recommender.catalogue.ids[0])
-    recommender.recommend([[item]], k=1)
+    ids, items = recommender.catalogue.ids, getattr(recommender.side, "catalogue", None)
+    # An encoder reads nothing of an item without text and image; a catalogue may begin with some.
+    readable = (i for i in range(len(ids)) if items is None or not items.is_empty(i))
+    recommender.recommend([[str(ids[next(readable, 0)])]], k=1)
 
 
 def _gradio_version() -> str:

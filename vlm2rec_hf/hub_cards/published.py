@@ -15,6 +15,7 @@ class Published:
         url: the page of the version.
         tag: the tag that names it, if one was asked for.
         new: whether there was anything to commit.
+        ignored: what was asked for and had no effect, in words.
     """
 
     repo_id: str
@@ -22,6 +23,7 @@ class Published:
     url: str
     tag: str | None
     new: bool = field(compare=False)
+    ignored: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         done = "Published" if self.new else "Already published"
@@ -29,7 +31,7 @@ class Published:
 
     def notes(self) -> list[str]:
         """Sentences about what a person may not expect."""
-        return []
+        return [] if self.ignored is None else [f"{self.ignored}."]
 
     def _check(self) -> str:
         raise NotImplementedError
@@ -45,20 +47,17 @@ class PublishedModel(Published):
         removed: files of an earlier version that this one deleted.
         difference: largest difference between the folder's vectors and those of the published copy, `None` where
             that was not checked.
-        ignored: what was asked for and had no effect, in words.
     """
 
     files: tuple[str, ...]
     left_out: tuple[str, ...]
     removed: tuple[str, ...]
     difference: float | None
-    ignored: str | None = field(default=None, compare=False)
 
     def notes(self) -> list[str]:
         """What of the folder stayed there, what of the earlier version went, and what had no effect."""
         sentences = [("Left out", self.left_out), ("Removed of the earlier version", self.removed)]
-        said = [f"{what}: {', '.join(names)}." for what, names in sentences if names]
-        return said if self.ignored is None else [*said, f"{self.ignored}."]
+        return [f"{what}: {', '.join(names)}." for what, names in sentences if names] + super().notes()
 
     def _check(self) -> str:
         return "not checked" if self.difference is None else f"vectors equal to {self.difference:.1e}"

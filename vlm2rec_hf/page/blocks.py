@@ -9,8 +9,8 @@ from .shop_window import Shelf, ShopWindow
 if TYPE_CHECKING:
     import gradio
 
-DELETE_UPLOADS_S = (600, 3600)
-"""How often uploaded files are looked through, and how old they get."""
+DELETE_UPLOADS_S = (600, 3000)
+"""How often uploaded files are looked through, and from which age they go then: none gets older than an hour."""
 
 
 def make_page(window: ShopWindow, title: str = "The shop") -> "gradio.Blocks":

@@ -22,7 +22,7 @@ class ItemImages:
 
     Args:
         dataset: holds images; None: only the index does.
-        side: of the recommender, for its index.
+        side: of the recommender, for the index that its items come from.
     """
 
     def __init__(self, dataset: RecDataset | None, side: Any) -> None:
@@ -34,7 +34,7 @@ class ItemImages:
     def of(self, item_ids: Sequence[str]) -> dict[str, str]:
         """Id -> `data:` URI, of the items that have an image that decodes."""
         own = {}
-        for row in self.side.index.rows(list(item_ids), ["_source", "_image"]).to_pylist():
+        for row in self.side.followed.rows(list(item_ids), ["_source", "_image"]).to_pylist():
             if row["_source"] == OWN:
                 own[row["item_id"]] = row["_image"]
         found = {item: self._one(item, own) for item in item_ids}

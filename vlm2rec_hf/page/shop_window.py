@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..data.described_items import words_of
 from ..data.images import ImageError, decode_image
 from ..recommending.cards import ShownItem
 from ..recommending.encoder_side import EncoderSide
@@ -151,6 +152,9 @@ class ShopWindow:
                     raise ValueError("This model searches by words alone; it reads no images.")
                 return Shelf(self._shown(self._with_words(text)), heading)
             query = {"text": text or None, "image": _image(image)}
+            if self.side.view in query and query[self.side.view] is None:
+                other = "an image" if self.side.view == "image" else "words"
+                raise ValueError(f"This page compares items by their {self.side.view}s alone; search by {other}.")
             (best,) = similar_lists(self.side, [query], self._options(0.5))
             return Shelf(self._shown(best.item_ids, best.scores), heading)
 
@@ -183,10 +187,17 @@ class ShopWindow:
         with self._lock:
             self.recommender.upsert([row])
             self._put.append(item_id)
-            (best,) = shop_lists(self.side, [list(history)], ListOptions(min(RANKED, len(self.side.index)), False))
+            options = ListOptions(min(RANKED, len(self.side.index)), False, on_unknown="skip")
+            best: Any
+            try:
+                (best,) = shop_lists(self.side, [list(history)], options)
+            except ValueError:  # a history that says nothing in the view that ranks; the item is there all the same
+                best = None
             (shown,) = self._shown([item_id])
         size = len(self.side.index)
-        if best.source == "popularity":
+        if best is None:
+            where = "your history says nothing that it could be ranked by"
+        elif best.source == "popularity":
             where = "click an item, and it is ranked with the others"
         elif item_id in best.item_ids:
             where = f"after your history it is number {best.item_ids.index(item_id) + 1:,}"
@@ -239,8 +250,7 @@ class ShopWindow:
 
 def _details(row: Mapping[str, Any]) -> str:
     """What stands below a title; the id where nothing else is known."""
-    found = [row[name] for name in DETAILS if row.get(name) not in (None, "")]
-    return " · ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in found) or row["item_id"]
+    return " · ".join(words for name in DETAILS if (words := words_of(row.get(name)))) or row["item_id"]
 
 
 def _text(text: str | None, name: str) -> str:

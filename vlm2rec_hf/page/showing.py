@@ -55,7 +55,7 @@ def show_page(
         The Gradio application, which runs; `close()` ends it.
 
     Raises:
-        ValueError: gradio is not installed, or the port is taken.
+        ValueError: gradio is not installed, or the host or the port cannot be listened on.
 
     Example:
         ```python
@@ -65,15 +65,16 @@ def show_page(
         ```
     """
     require_demo()
+    port = _port(host, port)
     os.environ.update(SETTINGS)
-    os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="vlm2rec-page-"))
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="vlm2rec-page-")
     import gradio as gr
 
     from . import look
     from .blocks import make_page
 
     page = make_page(ShopWindow(recommender, k=k, new_items=new_items), title)
-    port = port or _free_port(host)
     try:
         _, address, _ = page.launch(
             server_name=host,
@@ -93,7 +94,7 @@ def show_page(
             css=look.STYLE,
         )
     except OSError as error:
-        raise ValueError(f"`port` {port} of {host} cannot be listened on: {error}; name another, or 0.") from error
+        raise _no_listening(host, port, error) from error
     listening(address.rstrip("/"))
     if block:
         page.block_thread()
@@ -104,8 +105,24 @@ FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 """What the visitor's machine has; no font is fetched."""
 
 
-def _free_port(host: str) -> int:
+def _port(host: str, port: int) -> int:
+    """The port, a free one for 0.
+
+    Raises:
+        ValueError: it is none, or the host is none of this machine.
+    """
+    if not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ValueError(f"`port` must lie between 0 and 65535, got {port!r}.")
+    if port:
+        return port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as one:
-        one.bind((host, 0))
+        try:
+            one.bind((host, 0))
+        except OSError as error:
+            raise _no_listening(host, port, error) from error
         return int(one.getsockname()[1])
+
+
+def _no_listening(host: str, port: int, error: OSError) -> ValueError:
+    return ValueError(f"`port` {port} of {host} cannot be listened on: {error}; name another, or 0.")

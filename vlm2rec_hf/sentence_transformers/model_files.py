@@ -43,10 +43,15 @@ def as_documents(items: Sequence[Any]) -> list[dict[str, Any]]:
         One dict per item with `text` (str) and/or `image` (PIL.Image.Image).
 
     Raises:
-        ValueError: an item without text and image.
+        ValueError: an item without text and image, or with an image as features.
         TypeError: something that is no item, or a lone item in place of the list.
     """
-    typed = map(as_item, check_list("items", items))
+    typed = [*map(as_item, check_list("items", items))]
+    if any(item.get("image_features") is not None for item in typed):
+        raise ValueError(
+            "`items` holds `image_features`, which sentence-transformers hands to no model; encode such items with "
+            "`VLM2RecEmbedder.encode_items` and `encode_histories`, or pass their texts alone."
+        )
     return [{name: value for name, value in item.items() if value is not None} for item in typed]
 
 

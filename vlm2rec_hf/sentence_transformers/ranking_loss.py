@@ -216,7 +216,7 @@ class VLM2RecRankingLoss(nn.Module):
 
     def _drop(self, users: ViewVectors) -> ViewVectors:
         """In training, drop one modality of some users, never their only one."""
-        if not self.training:
+        if not self.model.training:  # the trainer puts the model into evaluation, never its loss
             return users
         chance = torch.rand(2, len(users), device=users.text.device)
         drop = (chance[0] < self.modality_dropout) & users.has_text & users.has_image
@@ -248,6 +248,10 @@ class _TellProgress(TrainerCallback):
 
     def __init__(self, loss: VLM2RecRankingLoss) -> None:
         self.loss = loss
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """An evaluation may come before the first step."""
+        self.on_step_begin(args, state, control, **kwargs)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.loss.progress = min(state.global_step / max(state.max_steps, 1), 1.0)
