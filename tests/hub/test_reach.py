@@ -4,6 +4,7 @@ import logging
 
 import huggingface_hub.constants as constants
 import pytest
+import transformers.utils.hub
 from huggingface_hub import HfApi
 
 from vlm2rec_hf import load_model, load_processor, load_recsys
@@ -15,6 +16,8 @@ NOWHERE = "http://127.0.0.1:9"  # the port of `discard`: nobody listens
 @pytest.fixture
 def no_line(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", NOWHERE)
+    # transformers keeps one client for good, made on first use; one made now would keep other tests waiting.
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
     monkeypatch.setattr(reach, "_answered", set())
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
