@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -150,10 +150,7 @@ class TrainModelArguments(EncoderModelArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in (*TINY_SIZES, "max_item_tokens", "max_history_item_tokens", "min_pixels", "max_pixels"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"`--{name}` must be at least 1, got {number}.")
+        check_at_least(self, 1, *TINY_SIZES, "max_item_tokens", "max_history_item_tokens", "min_pixels", "max_pixels")
         if self.tiny is None and (self.model or self.language_model) is not None:
             self._refuse(TINY_SIZES, "is of a tiny backbone (`--tiny`)")
         if self.tiny is not None:
@@ -175,9 +172,9 @@ class TrainModelArguments(EncoderModelArguments):
         Raises:
             ValueError: there is one.
         """
-        for name in names:
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise ValueError(f"`--{name}` {getattr(self, name)!r} {why}; leave it out.")
+        given = given_options(self)
+        for name in (name for name in names if name in given):
+            raise ValueError(f"`--{name}` {getattr(self, name)!r} {why}; leave it out.")
 
     def pixels(self) -> dict[str, int]:
         """Bounds of the images' sizes that were set."""
@@ -221,9 +218,8 @@ class WarmUpArguments:
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("warm_up_backbone", 0), ("warm_up_batch_size", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"`--{name}` must be at least {least}, got {getattr(self, name)}.")
+        check_at_least(self, 0, "warm_up_backbone")
+        check_at_least(self, 2, "warm_up_batch_size")
         if not self.warm_up_learning_rate > 0:
             raise ValueError(f"`--warm_up_learning_rate` must be above 0, got {self.warm_up_learning_rate}.")
         kind, colon, encoder = self.warm_up_target.partition(":")
@@ -253,8 +249,7 @@ class RankingArguments:
 
     def __post_init__(self) -> None:
         self.cut_offs()
-        if self.max_users is not None and self.max_users < 1:
-            raise ValueError(f"`--max_users` must be at least 1, got {self.max_users}.")
+        check_at_least(self, 1, "max_users")
 
     def cut_offs(self) -> tuple[int, ...]:
         """The cut-offs as numbers.
@@ -291,8 +286,7 @@ class EncoderRankingArguments(RankingArguments):
         super().__post_init__()
         if self.eval_split not in ("validation", "test"):
             raise ValueError(f"`--eval_split` must be validation or test, got {self.eval_split!r}.")
-        if self.eval_batch_size < 1:
-            raise ValueError(f"`--eval_batch_size` must be at least 1, got {self.eval_batch_size}.")
+        check_at_least(self, 1, "eval_batch_size")
 
     def ranking(self) -> dict[str, Any]:
         """Options of `evaluate`."""
@@ -337,8 +331,7 @@ class HeadEncoderArguments:
     dropout: float = field(default=0.2, metadata={"help": "During training."})
 
     def __post_init__(self) -> None:
-        if self.max_length < 1:
-            raise ValueError(f"`--max_length` must be at least 1, got {self.max_length}.")
+        check_at_least(self, 1, "max_length")
 
     def sizes(self) -> dict[str, Any]:
         """What of these a head's configuration takes."""
@@ -392,11 +385,8 @@ class PixRecRankingArguments(PixRecItemArguments):
     max_new_tokens: int = field(default=24, metadata={"help": "Tokens of a generated text at most."})
 
     def __post_init__(self) -> None:
-        if self.generate_users < 0:
-            raise ValueError(f"`--generate_users` must be at least 0, got {self.generate_users}.")
-        for name in ("beams", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`--{name}` must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 0, "generate_users")
+        check_at_least(self, 1, "beams", "max_new_tokens")
 
     def generation(self) -> Any:
         """`GenerationOptions`, or `None` where nobody is ranked so."""
@@ -430,7 +420,23 @@ class VisionCacheArguments:
         return VisionCache(self.vision_cache_dir, dtype=self.vision_cache_dtype)
 
 
+def check_at_least(arguments: Any, least: int, *names: str) -> None:
+    """Refuse numbers of a dataclass that are too small; None is none.
+
+    Raises:
+        ValueError: there is one, named as an option.
+    """
+    for name in names:
+        number = getattr(arguments, name)
+        if number is not None and number < least:
+            raise ValueError(f"`--{name}` must be at least {least}, got {number}.")
+
+
 def given_options(arguments: Any) -> list[str]:
     """Names of a dataclass' fields that differ from their defaults: what the user set."""
-    defaults = type(arguments)()
-    return [name for name, value in vars(arguments).items() if value != getattr(defaults, name)]
+    given = []
+    for one in fields(arguments):
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        if getattr(arguments, one.name) != default:
+            given.append(one.name)
+    return given

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .arguments import DataArguments
+from .arguments import DataArguments, check_at_least
 from .common import open_dataset, require, say
 from .parsing import check_options_early, parse
 from .places import check_new
@@ -31,8 +31,7 @@ class DescribeArguments:
     seed: int = field(default=0, metadata={"help": "Of the sampling."})
 
     def __post_init__(self) -> None:
-        if self.describe_batch_size < 1:
-            raise ValueError(f"`--describe_batch_size` must be at least 1, got {self.describe_batch_size}.")
+        check_at_least(self, 1, "describe_batch_size")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .arguments import TextEncoderArguments
+from .arguments import TextEncoderArguments, check_at_least
 
 if TYPE_CHECKING:
     from ..data.dataset import RecDataset
@@ -34,9 +34,7 @@ class DescriptionArguments(TextEncoderArguments):
     max_fine_tokens: int = field(default=64, metadata={"help": "Tokens kept of each original text."})
 
     def __post_init__(self) -> None:
-        for name in ("max_fine_tokens", "encode_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`--{name}` must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 1, "max_fine_tokens", "encode_batch_size")
 
     def columns(self) -> DescriptionColumns:
         """The item columns."""

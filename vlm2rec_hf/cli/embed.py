@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import DataArguments, EncoderModelArguments, given_options
+from .arguments import DataArguments, EncoderModelArguments, check_at_least, given_options
 from .common import item_ids, named_as_options, open_dataset, refuse_for_trained, refuse_given, require, say
 from .evaluate import load
 from .parsing import check_options_early, parse
@@ -52,10 +52,7 @@ class EmbedArguments:
     engine: str = field(default="local", metadata={"help": "local, or ray (a Ray Data job; needs the extra `ray`)."})
 
     def __post_init__(self) -> None:
-        for name in ("embed_batch_size", "shard_size", "num_processes", "torch_threads"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"`--{name}` must be at least 1, got {number}.")
+        check_at_least(self, 1, "embed_batch_size", "shard_size", "num_processes", "torch_threads")
         if self.engine not in ("local", "ray"):
             raise ValueError(f"`--engine` must be local or ray, got {self.engine!r}.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .arguments import DataArguments, EncoderModelArguments
+from .arguments import DataArguments, EncoderModelArguments, check_at_least
 from .common import item_ids, named_as_options, open_dataset, require
 from .evaluate import load
 from .parsing import check_options_early, parse
@@ -40,8 +40,7 @@ class IndexArguments:
     def __post_init__(self) -> None:
         if self.store not in ("auto", "exact", "lance"):
             raise ValueError(f"`--store` must be auto, exact or lance, got {self.store!r}.")
-        if self.index_batch_size is not None and self.index_batch_size < 1:
-            raise ValueError(f"`--index_batch_size` must be at least 1, got {self.index_batch_size}.")
+        check_at_least(self, 1, "index_batch_size")
 
 
 def main(argv: Sequence[str]) -> None:

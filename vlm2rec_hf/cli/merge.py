@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..files import whole_folder
-from .arguments import DataArguments, EncoderModelArguments
+from .arguments import DataArguments, EncoderModelArguments, check_at_least
 from .common import open_dataset, require, say
 from .evaluate import load
 from .parsing import check_options_early, parse
@@ -24,8 +24,7 @@ class MergeArguments:
     probes: int = field(default=64, metadata={"help": "Items, and as many histories, that are compared."})
 
     def __post_init__(self) -> None:
-        if self.probes < 1:
-            raise ValueError(f"`--probes` must be at least 1, got {self.probes}.")
+        check_at_least(self, 1, "probes")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import whole_folder
+from .arguments import check_at_least
 from .common import named_as_options, say
 from .parsing import check_options_early, parse
 from .places import check_folder
@@ -53,9 +54,7 @@ class QuickstartArguments:
 
         with named_as_options(n_items="--items", n_users="--users"):
             DemoShopConfig(n_items=self.items, n_users=self.users)
-        for name in ("warm_up_backbone", "steps", "batch_size", "users"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`--{name}` must be at least 1, got {getattr(self, name)}.")
+        check_at_least(self, 1, "warm_up_backbone", "steps", "batch_size", "users")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from .arguments import (
     PixRecRankingArguments,
     TrainModelArguments,
     WarmUpArguments,
+    check_at_least,
 )
 from .common import open_dataset, say
 from .parsing import check_options_early, parse
@@ -35,8 +36,7 @@ class PixRecArguments(PixRecRankingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.projection_dim is not None and self.projection_dim < 1:
-            raise ValueError(f"`--projection_dim` must be at least 1, got {self.projection_dim}.")
+        check_at_least(self, 1, "projection_dim")
 
 
 CHEAP = (

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import DataArguments, HeadEncoderArguments, RankingArguments, TextEncoderArguments, given_options
+from .arguments import (
+    DataArguments,
+    HeadEncoderArguments,
+    RankingArguments,
+    TextEncoderArguments,
+    check_at_least,
+    given_options,
+)
 from .common import named_as_options, open_dataset, say
 from .parsing import check_options_early, parse
 from .train import MethodArguments
@@ -41,8 +48,7 @@ class HeadArguments(HeadEncoderArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.embed_batch_size < 1:
-            raise ValueError(f"`--embed_batch_size` must be at least 1, got {self.embed_batch_size}.")
+        check_at_least(self, 1, "embed_batch_size")
 
 
 CHEAP = (MethodArguments, DataArguments, HeadArguments, TextEncoderArguments, RankingArguments)

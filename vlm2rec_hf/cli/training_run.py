@@ -34,7 +34,9 @@ def best_by_validation(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def check_training(training: Any, metric_names: Sequence[str]) -> None:
-    """Refuse an output folder that holds checkpoints of an earlier run, unless it is said what becomes of them.
+    """Refuse, before anything is read, training that could not end well.
+
+    An output folder that holds checkpoints of an earlier run is refused unless it is said what becomes of them.
 
     Args:
         training: the training arguments.
@@ -49,7 +51,6 @@ def check_training(training: Any, metric_names: Sequence[str]) -> None:
 
     with named_as_options(metric_for_best_model="--metric_for_best_model"):
         check_best_metric(training, metric_names)
-
     folder = check_folder(
         require(training.output_dir, "--output_dir", "the folder of the trained model"), "--output_dir"
     )

@@ -6,7 +6,7 @@ import codecs
 import io
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -56,17 +56,34 @@ def read_tables(
     texts = {*text_names(column_mapping), *(text_columns or ())}
     events, bad_events = _table(interactions, separator, encoding, ids)
     catalogue, bad_items = _table(items, separator, encoding, ids, texts)
+    images = {"image_folder": image_folder, "image_column": image_column, "image_pattern": image_pattern}
+    events, catalogue, named = standardised(events, catalogue, column_mapping, text_columns, beside, images)
+    return events, catalogue, q.concat([bad_events, bad_items]), named
+
+
+def standardised(
+    events: pa.Table | None,
+    catalogue: pa.Table | None,
+    column_mapping: ColumnMapping | None,
+    text_columns: Sequence[str] | None,
+    beside: Path | None,
+    images: Mapping[str, Any],
+) -> tuple[pa.Table | None, pa.Table | None, list[str] | None]:
+    """Both tables under standard names, the items with their images, and `text_columns` under standard names.
+
+    Args:
+        events: the interactions as read, or None.
+        catalogue: the items as read, or None.
+        column_mapping: as in `RecDataset.from_files`, with the next one.
+        text_columns: see there.
+        beside: see `with_named_images`.
+        images: its options `image_folder`, `image_column` and `image_pattern`.
+    """
     for_events, for_items = split_mapping(column_mapping, pa.table({}) if events is None else events, catalogue)
     events = None if events is None else rename(events, for_events, "interactions")
     catalogue = None if catalogue is None else rename(catalogue, for_items, "items")
     named = None if text_columns is None else [for_items.get(name, name) for name in text_columns]
-    images: dict[str, Any] = {
-        "image_folder": image_folder,
-        "image_column": image_column,
-        "image_pattern": image_pattern,
-    }
-    catalogue = with_named_images(catalogue, for_items, beside, **images)
-    return events, catalogue, q.concat([bad_events, bad_items]), named
+    return events, with_named_images(catalogue, for_items, beside, **images), named
 
 
 def _table(

@@ -28,17 +28,15 @@ IMAGES = "images"
 
 
 def with_images_beside(items: pa.Table, folder: Path) -> pa.Table:
-    """The items with the images of the folder `images` beside their table, where it is there and they have none.
+    """The items with the images of the folder `images` beside their table, where they have none.
 
     Nobody named that folder: if it has none of the images, that is a warning, and the items stay as they are.
 
     Args:
         items: rows with a string `item_id`.
-        folder: of the tables.
+        folder: of the tables; its `images` is there.
     """
-    if not (folder / IMAGES).is_dir() or _holds_images(items, None):
-        return items
-    return with_images(items, folder / IMAGES, required=False)
+    return items if _holds_images(items, None) else with_images(items, folder / IMAGES, required=False)
 
 
 def with_images(

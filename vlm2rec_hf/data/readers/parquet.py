@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 from ...columns import ITEM_ID, USER_ID
 from .. import quarantine as q
 from ..dataset import RecDataset
-from ..tables import concatenated, rename, split_mapping, standard_names
-from .file_tables import id_columns, read_file, text_names
-from .named_images import with_named_images
+from ..tables import concatenated, standard_names
+from .file_tables import id_columns, read_file, standardised, text_names
 from .table_files import candidates, find_table, shards
 
 
@@ -54,11 +53,11 @@ def read_parquet(
         raise ValueError(
             f"`folder` {str(folder)!r} has no interactions.parquet (nor a folder interactions/ of shards)."
         )
-    mapping = kwargs.pop("column_mapping", None)
+    mapping, text_columns = kwargs.pop("column_mapping", None), kwargs.pop("text_columns", None)
     items = find_table(folder, "items")
     catalogue = None
     if items is not None:
-        texts = {*text_names(mapping), *(kwargs.get("text_columns") or ())}
+        texts = {*text_names(mapping), *(text_columns or ())}
         catalogue, bad = read_file(items, separator, encoding, id_columns(mapping), texts=texts)
         parts = [kwargs["quarantine"]] if kwargs.get("quarantine") is not None else []
         kwargs["quarantine"] = q.concat([*parts, bad])
@@ -66,18 +65,9 @@ def read_parquet(
     ids = standard_names(mapping, (USER_ID, ITEM_ID))
     files = shards(source) if source.is_dir() else [source]
     events = concatenated(_read_interactions(files), ids)
-    for_events, for_items = split_mapping(mapping, events, catalogue)
-    events = rename(events, for_events, "interactions")
-    catalogue = None if catalogue is None else rename(catalogue, for_items, "items")
-    if kwargs.get("text_columns") is not None:
-        kwargs["text_columns"] = [for_items.get(name, name) for name in kwargs["text_columns"]]
-    images: dict[str, Any] = {
-        "image_folder": image_folder,
-        "image_column": image_column,
-        "image_pattern": image_pattern,
-    }
-    catalogue = with_named_images(catalogue, for_items, folder, **images)
-    return RecDataset.from_tables(events, catalogue, **kwargs)
+    images = {"image_folder": image_folder, "image_column": image_column, "image_pattern": image_pattern}
+    events, catalogue, named = standardised(events, catalogue, mapping, text_columns, folder, images)
+    return RecDataset.from_tables(events, catalogue, text_columns=named, **kwargs)
 
 
 def _read_interactions(paths: list[Path]) -> list[pa.Table]:
