@@ -83,7 +83,7 @@ def test_the_whole_flow(address, tmp_path):
         page.get_by_text("Put a new item into the shop").click()
         page.get_by_label("Title or description of the new item").fill("purple umbrella")
         page.locator("#new_image input[type=file]").set_input_files(file)
-        page.get_by_text("new.png").first.wait_for()
+        page.locator("#new_image").get_by_label("new.png").wait_for()  # the line that stays, not that of the upload
         page.get_by_role("button", name="Put it in").click()
         page.get_by_role("heading", name="Just in").wait_for()
         until("shop", "cards[0].innerText.includes('purple umbrella')")
