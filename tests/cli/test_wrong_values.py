@@ -34,6 +34,13 @@ EVALUATE = ["evaluate", "--model", "m", "--output", "out"]
         ),
         ([*TINY, "--metric_for_best_model", "ndcg@10"], "`--metric_for_best_model` 'ndcg@10' is not measured when"),
         ([*HEAD, "--lsa_dim", "64"], "`--lsa_dim` goes with `--text_encoder`, which is not named"),
+        ([*HEAD, "--lsa_dim", "64", "--text_encoder", "m"], "`--lsa_dim` is an option of --text_encoder lsa, and `--"),
+        (
+            ["encode-descriptions", "--text_encoder", "lsa", "--text_encoder_revision", "v1", "--output", "out"],
+            "`--text_encoder_revision` is an option of a SentenceTransformer, and `--text_encoder` is 'lsa'; leave it",
+        ),
+        ([*EVALUATE, "--vision_cache_dtype", "float16"], "`--vision_cache_dtype` goes with `--vision_cache_dir`,"),
+        ([*TINY, "--vision_cache_dtype", "float16"], "`--vision_cache_dtype` 'float16' is how `--vision_cache_dir`"),
     ],
 )
 def test_values_are_checked_before_the_data_is_read(line, message, tmp_path, monkeypatch, capsys):

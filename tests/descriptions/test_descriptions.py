@@ -7,6 +7,7 @@ import torch
 from vlm2rec_hf import RecDataset
 from vlm2rec_hf.descriptions import DescriptionColumns, EncodedItems, LSATextEncoder, encode_descriptions
 from vlm2rec_hf.descriptions.encoding import encode_texts
+from vlm2rec_hf.descriptions.text_encoders import load_text_encoder
 
 TITLES = ["red tent for two", "blue mug", "red mug with a lid", "small blue tent", "green lamp", "blue lamp"]
 WORDS = sorted({word for text in TITLES for word in text.split()} | {"a", "cosy", "http", "jpg", "png"})
@@ -176,3 +177,9 @@ def test_latent_semantic_analysis_encodes_a_dataset(dataset):
     for options, message in [({"dim": 1}, "`dim`"), ({"texts": ["a b", "c d"]}, "`texts`")]:
         with pytest.raises(ValueError, match=message):
             LSATextEncoder(**{"texts": TITLES, **options})
+
+
+def test_only_a_hub_id_has_revisions(tmp_path):
+    for name in ("lsa", str(tmp_path)):
+        with pytest.raises(ValueError, match=f"`revision` 'v1' goes with a Hub id, and `text_encoder` is '{name}'"):
+            load_text_encoder(name, TITLES, revision="v1")

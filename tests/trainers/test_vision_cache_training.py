@@ -102,6 +102,10 @@ def test_the_cache_and_a_training_tower_exclude_each_other(trainer, tmp_path):
         trainer(vision_cache_dir=str(tmp_path), freeze_vision=False)
     with pytest.raises(ValueError, match="`vision_cache_dtype` must be one of .* got 'int8'"):
         VLM2RecTrainingArguments(use_cpu=True, vision_cache_dtype="int8")
+    with pytest.raises(
+        ValueError, match="`vision_cache_dtype` 'float16' is how `vision_cache_dir` keeps .*leave both"
+    ):
+        VLM2RecTrainingArguments(use_cpu=True, vision_cache_dtype="float16")
     with pytest.raises(ValueError, match="`vision_cache_dir` needs `cache_vision_features=True`"):
         VLM2RecTrainingArguments(use_cpu=True, vision_cache_dir="x", cache_vision_features=False)
 

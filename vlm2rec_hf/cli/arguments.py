@@ -353,6 +353,14 @@ class TextEncoderArguments:
     lsa_dim: int = field(default=128, metadata={"help": "Length of the vectors of --text_encoder lsa."})
     encode_batch_size: int = field(default=32, metadata={"help": "Texts per forward pass of the text encoder."})
 
+    def __post_init__(self) -> None:
+        for name, is_lsa in (("lsa_dim", True), ("text_encoder_revision", False)):
+            if self.text_encoder and (self.text_encoder == "lsa") != is_lsa and name in given_options(self):
+                whose = "--text_encoder lsa" if is_lsa else "a SentenceTransformer"
+                raise ValueError(
+                    f"`--{name}` is an option of {whose}, and `--text_encoder` is {self.text_encoder!r}; leave it out."
+                )
+
 
 @dataclass
 class PixRecItemArguments:
@@ -410,6 +418,12 @@ class VisionCacheArguments:
     vision_cache_dtype: str = field(
         default="float32", metadata={"help": "What features are kept in: float32, bfloat16 or float16."}
     )
+
+    def __post_init__(self) -> None:
+        if not self.vision_cache_dir and "vision_cache_dtype" in given_options(self):
+            raise ValueError(
+                "`--vision_cache_dtype` goes with `--vision_cache_dir`, which is not named; leave it out."
+            )
 
     def cache(self) -> Any:
         """A `VisionCache`, or `None` where no folder is named."""

@@ -34,6 +34,7 @@ class DescriptionArguments(TextEncoderArguments):
     max_fine_tokens: int = field(default=64, metadata={"help": "Tokens kept of each original text."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_at_least(self, 1, "max_fine_tokens", "encode_batch_size")
 
     def columns(self) -> DescriptionColumns:

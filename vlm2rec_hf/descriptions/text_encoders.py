@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..catalogues.item_vectors import ItemVectors
@@ -28,8 +29,10 @@ def load_text_encoder(
         lsa_dim: length of the vectors of `"lsa"`.
 
     Raises:
-        ValueError: nothing loadable under that name.
+        ValueError: nothing loadable under that name, or a `revision` of what has none: a folder, or `"lsa"`.
     """
+    if revision is not None and (name == LSA or Path(name).exists()):
+        raise ValueError(f"`revision` {revision!r} goes with a Hub id, and `text_encoder` is {name!r}; leave it out.")
     if name == LSA:
         lsa = LSATextEncoder(texts, lsa_dim)
         return lsa, lsa.version

@@ -108,6 +108,11 @@ class EncoderTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{name}` must be at least 1 or None, got {value}.")
         if self.vision_cache_dtype not in DTYPES:
             raise ValueError(f"`vision_cache_dtype` must be one of {DTYPES}, got {self.vision_cache_dtype!r}.")
+        if self.vision_cache_dir is None and self.vision_cache_dtype != "float32":
+            raise ValueError(
+                f"`vision_cache_dtype` {self.vision_cache_dtype!r} is how `vision_cache_dir` keeps features, and "
+                "there is none; name it, or leave both out."
+            )
         if self.vision_cache_dir is not None and not self.cache_vision_features:
             raise ValueError("`vision_cache_dir` needs `cache_vision_features=True`; leave one of them out.")
         if self.ddp_find_unused_parameters is None:
