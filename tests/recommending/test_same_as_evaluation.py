@@ -78,6 +78,20 @@ def lists_of(kind, dtype, shop, tiny, tiny_pix):
     return recommender(model, shop, processor=processor, view=default), ranking
 
 
+def assert_same_list(items, scores, their_items, their_scores, exact):
+    """The same items in the same order with the same scores.
+
+    Not exact: but for what lies within a step of bfloat16. Some CPUs round its attention by how far a row is padded.
+    """
+    step = 2.0**-8
+    if exact:
+        assert items == their_items
+    assert scores == pytest.approx(their_scores, **({"rel": 1e-5, "abs": 1e-6} if exact else {"abs": step}))
+    ours, theirs = dict(zip(items, scores, strict=True)), dict(zip(their_items, their_scores, strict=True))
+    for item in ours | theirs:  # one that is only in one list was as good as the other's last
+        assert ours.get(item, scores[-1]) == pytest.approx(theirs.get(item, their_scores[-1]), abs=step)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_list_is_the_same(kind, dtype, shop, tiny, tiny_pix):
@@ -87,6 +101,7 @@ def test_every_list_is_the_same(kind, dtype, shop, tiny, tiny_pix):
     if kind not in (*HEADS, "content", "dmesr"):
         empty = [shop.item_ids[i] for i in range(0, shop.n_items, 8)]
         assert any(set(history[:-4]) and set(history[-4:]) & set(empty) for history in histories)
+    exact = dtype is torch.float32 or kind in (*HEADS, "content", "dmesr")
     found = ours.recommend(histories, k=K)
     alone = [ours.recommend([history], k=K)[0] for history in histories[:5]]
     ways = [found, alone]
@@ -94,8 +109,8 @@ def test_every_list_is_the_same(kind, dtype, shop, tiny, tiny_pix):
         ways.append(ours.recommend(histories, k=K, filter={"item_id": {"!=": ""}}))  # by its index
     for recommended in ways:
         for row, one in enumerate(recommended):
-            assert one.item_ids == shop.item_ids[ranking.top_items[row]].tolist()
-            assert one.scores == pytest.approx(ranking.top_scores[row].tolist(), rel=1e-5, abs=1e-6)
+            items, scores = shop.item_ids[ranking.top_items[row]].tolist(), ranking.top_scores[row].tolist()
+            assert_same_list(one.item_ids, one.scores, items, scores, exact)
 
 
 @pytest.mark.parametrize("kind", ["seqrec-sasrec", "dmesr"])
