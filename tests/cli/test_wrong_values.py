@@ -34,6 +34,7 @@ EVALUATE = ["evaluate", "--model", "m", "--output", "out"]
         ),
         ([*TINY, "--metric_for_best_model", "ndcg@10"], "`--metric_for_best_model` 'ndcg@10' is not measured when"),
         ([*HEAD, "--lsa_dim", "64"], "`--lsa_dim` goes with `--text_encoder`, which is not named"),
+        ([*HEAD, "--encode_batch_size", "0"], "`--encode_batch_size` must be at least 1, got 0."),
         ([*HEAD, "--lsa_dim", "64", "--text_encoder", "m"], "`--lsa_dim` is an option of --text_encoder lsa, and `--"),
         (
             ["encode-descriptions", "--text_encoder", "lsa", "--text_encoder_revision", "v1", "--output", "out"],

@@ -173,8 +173,9 @@ class TrainModelArguments(EncoderModelArguments):
             ValueError: there is one.
         """
         given = given_options(self)
-        for name in (name for name in names if name in given):
-            raise ValueError(f"`--{name}` {getattr(self, name)!r} {why}; leave it out.")
+        for name in names:
+            if name in given:
+                raise ValueError(f"`--{name}` {getattr(self, name)!r} {why}; leave it out.")
 
     def pixels(self) -> dict[str, int]:
         """Bounds of the images' sizes that were set."""
@@ -354,12 +355,14 @@ class TextEncoderArguments:
     encode_batch_size: int = field(default=32, metadata={"help": "Texts per forward pass of the text encoder."})
 
     def __post_init__(self) -> None:
-        for name, is_lsa in (("lsa_dim", True), ("text_encoder_revision", False)):
-            if self.text_encoder and (self.text_encoder == "lsa") != is_lsa and name in given_options(self):
-                whose = "--text_encoder lsa" if is_lsa else "a SentenceTransformer"
-                raise ValueError(
-                    f"`--{name}` is an option of {whose}, and `--text_encoder` is {self.text_encoder!r}; leave it out."
-                )
+        check_at_least(self, 1, "encode_batch_size")
+        foreign, whose = "lsa_dim", "--text_encoder lsa"
+        if self.text_encoder == "lsa":
+            foreign, whose = "text_encoder_revision", "a SentenceTransformer"
+        if self.text_encoder and foreign in given_options(self):
+            raise ValueError(
+                f"`--{foreign}` is an option of {whose}, and `--text_encoder` is {self.text_encoder!r}; leave it out."
+            )
 
 
 @dataclass
@@ -420,10 +423,7 @@ class VisionCacheArguments:
     )
 
     def __post_init__(self) -> None:
-        if not self.vision_cache_dir and "vision_cache_dtype" in given_options(self):
-            raise ValueError(
-                "`--vision_cache_dtype` goes with `--vision_cache_dir`, which is not named; leave it out."
-            )
+        check_goes_with(self, "vision_cache_dir", "vision_cache_dtype")
 
     def cache(self) -> Any:
         """A `VisionCache`, or `None` where no folder is named."""
@@ -444,6 +444,18 @@ def check_at_least(arguments: Any, least: int, *names: str) -> None:
         number = getattr(arguments, name)
         if number is not None and number < least:
             raise ValueError(f"`--{name}` must be at least {least}, got {number}.")
+
+
+def check_goes_with(arguments: Any, owner: str, *names: str) -> None:
+    """Refuse options of a dataclass that act only beside another one, where that is not named.
+
+    Raises:
+        ValueError: there is one.
+    """
+    given = given_options(arguments)
+    for name in names:
+        if name in given and not getattr(arguments, owner):
+            raise ValueError(f"`--{name}` goes with `--{owner}`, which is not named; leave it out.")
 
 
 def given_options(arguments: Any) -> list[str]:

@@ -35,7 +35,7 @@ class DescriptionArguments(TextEncoderArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "max_fine_tokens", "encode_batch_size")
+        check_at_least(self, 1, "max_fine_tokens")
 
     def columns(self) -> DescriptionColumns:
         """The item columns."""

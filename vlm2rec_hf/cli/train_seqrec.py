@@ -14,7 +14,7 @@ from .arguments import (
     RankingArguments,
     TextEncoderArguments,
     check_at_least,
-    given_options,
+    check_goes_with,
 )
 from .common import named_as_options, open_dataset, say
 from .parsing import check_options_early, parse
@@ -94,14 +94,8 @@ def check_vectors(head: HeadArguments, texts: TextEncoderArguments) -> None:
         raise ValueError(
             "Name at most one of `--embedder` and `--text_encoder` (encode now) and `--vectors` (encoded before)."
         )
-    given = {"embedder": given_options(head), "text_encoder": given_options(texts)}
-    for owner, names in (
-        ("embedder", ("embedder_revision", "embed_batch_size")),
-        ("text_encoder", ("text_encoder_revision", "lsa_dim", "encode_batch_size")),
-    ):
-        for name in names:
-            if name in given[owner] and owner not in given[owner]:
-                raise ValueError(f"`--{name}` goes with `--{owner}`, which is not named; leave it out.")
+    check_goes_with(head, "embedder", "embedder_revision", "embed_batch_size")
+    check_goes_with(texts, "text_encoder", "text_encoder_revision", "lsa_dim", "encode_batch_size")
     if texts.text_encoder and head.views not in ("both", "text"):
         raise ValueError(f"`--views` must be left out with `--text_encoder`, got {head.views!r}: it makes texts only.")
     if not any(sources) and (head.item_representation not in (None, "id") or head.init_ids):
